@@ -1,0 +1,489 @@
+//! Open files: descriptor tables, and each open file description once, however many descriptors
+//! (dup, fork) show it.
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+use std::fs::{self, Metadata};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use image::state::{
+    EpollTarget, Fd, FdTable, FdTableId, File, FileId, FileKind, Ghost, GhostId, Owner, PipeBuffer,
+    PipeId, Regular, SharedMemory,
+};
+use nix::libc;
+use pages::{PageSet, SharedId};
+use tracee::HostPid;
+use tracee::host::{file_owner, file_owner_uids, file_signal, pidfd_getfd, pidfd_open, same_file};
+use tracee::proc::fdinfo::{Extra, FdInfo};
+
+use super::sockets::{self, Socket, SocketTables};
+use super::timers::timer_fd;
+use super::{CollectOptions, Refusals, ghosts, pipes, shared, terminal};
+use crate::error::CollectError;
+use crate::survey::descriptor::{Allowed, OpenOn, open_on, plain_memory};
+use crate::survey::mapped::{MappedFile, Shows};
+use crate::survey::named::{Named, named};
+use crate::survey::refusals::{Trouble, Whose};
+use crate::survey::{locks, watches};
+
+/// All files of a tree, as they are found.
+pub(super) struct Files<'o> {
+    options: &'o CollectOptions<'o>,
+    shell_job: bool,
+    sockets: Option<SocketTables>,
+    files: Vec<File>,
+    tables: Vec<FdTable>,
+    /// Descriptions that look alike from outside: told apart by kcmp(2), in whose order they are.
+    alike: HashMap<Look, Vec<Known>>,
+    /// Files that are mapped, run or stood in.
+    standing: HashMap<(u64, u64, String), FileId>,
+    pipes: HashMap<u64, PipeId>,
+    buffers: Vec<PipeBuffer>,
+    ghosts: HashMap<(u64, u64), GhostId>,
+    bodies: Vec<Ghost>,
+    shared: HashMap<(u64, u64), SharedId>,
+    objects: Vec<SharedMemory>,
+    /// Content of shared memory.
+    pub(super) contents: Vec<(SharedId, PageSet, OwnedFd)>,
+}
+
+/// What two descriptors of one description have in common. The position may not change: nothing
+/// runs.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Look {
+    dev: u64,
+    inode: u64,
+    position: u64,
+    flags: u32,
+    link: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    holder: (HostPid, i32),
+    id: FileId,
+}
+
+/// A descriptor being looked at.
+struct Found<'a> {
+    whose: &'a Whose,
+    number: u32,
+    way: &'a Path,
+    link: &'a Path,
+    stat: &'a Metadata,
+    info: &'a FdInfo,
+    flags: u32,
+}
+
+/// Everything found.
+pub(super) struct Collected {
+    pub(super) files: Vec<File>,
+    pub(super) tables: Vec<FdTable>,
+    pub(super) pipes: Vec<PipeBuffer>,
+    pub(super) ghosts: Vec<Ghost>,
+    pub(super) shared: Vec<SharedMemory>,
+    pub(super) contents: Vec<(SharedId, PageSet, OwnedFd)>,
+}
+
+impl<'o> Files<'o> {
+    pub(super) fn new(options: &'o CollectOptions<'o>, shell_job: bool) -> Self {
+        Self {
+            options,
+            shell_job,
+            sockets: None,
+            files: Vec::new(),
+            tables: Vec::new(),
+            alike: HashMap::new(),
+            standing: HashMap::new(),
+            pipes: HashMap::new(),
+            buffers: Vec::new(),
+            ghosts: HashMap::new(),
+            bodies: Vec::new(),
+            shared: HashMap::new(),
+            objects: Vec::new(),
+            contents: Vec::new(),
+        }
+    }
+
+    pub(super) fn finish(self) -> Collected {
+        Collected {
+            files: self.files,
+            tables: self.tables,
+            pipes: self.buffers,
+            ghosts: self.bodies,
+            shared: self.objects,
+            contents: self.contents,
+        }
+    }
+
+    pub(super) fn ghost_limit(&self) -> u64 {
+        self.options.ghost_limit.0
+    }
+
+    /// Reads the descriptor table of a process.
+    pub(super) fn table(
+        &mut self,
+        whose: &Whose,
+        refusals: &mut Refusals,
+    ) -> Result<FdTableId, CollectError> {
+        let pid = whose.pid;
+        let id = FdTableId(number(self.tables.len()));
+        let process = pidfd_open(pid)?;
+        let mut fds = Vec::new();
+        let numbers = crate::survey::tree::descriptors(pid)
+            .map_err(CollectError::io("list the descriptors", pid))?;
+        for number in numbers {
+            let way = PathBuf::from(format!("/proc/{}/fd/{number}", pid.0));
+            let failed = CollectError::io("look at a descriptor", pid);
+            let link = fs::read_link(&way).map_err(&failed)?;
+            let stat = fs::metadata(&way).map_err(&failed)?;
+            let info = FdInfo::read(pid, number.cast_signed())?;
+            let close_on_exec = info.flags & libc::O_CLOEXEC.cast_unsigned() != 0;
+            let flags = info.flags & !libc::O_CLOEXEC.cast_unsigned();
+            let found = Found {
+                whose,
+                number,
+                way: &way,
+                link: &link,
+                stat: &stat,
+                info: &info,
+                flags,
+            };
+            if let Some(file) = self.description(&found, &process, refusals)? {
+                fds.push(Fd { number, file, close_on_exec });
+            }
+        }
+        self.tables.push(FdTable { id, fds });
+        Ok(id)
+    }
+
+    /// The description a descriptor shows: one that is known, or a new one.
+    fn description(
+        &mut self,
+        found: &Found,
+        process: &OwnedFd,
+        refusals: &mut Refusals,
+    ) -> Result<Option<FileId>, CollectError> {
+        let holder = (found.whose.pid, found.number.cast_signed());
+        let look = Look {
+            dev: found.stat.dev(),
+            inode: found.stat.ino(),
+            position: position(found.info),
+            flags: found.flags,
+            link: found.link.to_owned(),
+        };
+        let at = match self.alike.get(&look) {
+            Some(known) => match search(known, holder)? {
+                Ok(at) => return Ok(Some(known[at].id)),
+                Err(at) => at,
+            },
+            None => 0,
+        };
+        let copy = pidfd_getfd(process, holder.1)?;
+        let id = FileId(number(self.files.len()) + 1);
+        let kind = match self.kind(found, &copy, refusals)? {
+            Ok(kind) => kind,
+            Err(trouble) => {
+                refusals.add(trouble, found.whose.fd(found.number));
+                return Ok(None);
+            }
+        };
+        for trouble in locks::troubles(found.info, found.link) {
+            refusals.add(trouble, found.whose.fd(found.number));
+        }
+        let owner = owner(&copy).map_err(CollectError::io("read the owner of a file", holder.0))?;
+        self.files.push(File { id, flags: found.flags, owner, kind });
+        self.alike.entry(look).or_default().insert(at, Known { holder, id });
+        Ok(Some(id))
+    }
+
+    fn kind(
+        &mut self,
+        found: &Found,
+        copy: &OwnedFd,
+        refusals: &mut Refusals,
+    ) -> Result<Result<FileKind, Trouble>, CollectError> {
+        let Found { whose, stat, info, .. } = *found;
+        let pid = whose.pid;
+        let allowed = Allowed {
+            shell_job: self.shell_job,
+            ghost_limit: self.options.ghost_limit.0,
+        };
+        let open = match open_on(found.link, stat, found.flags, allowed) {
+            Ok(open) => open,
+            Err(trouble) => return Ok(Err(trouble)),
+        };
+        let nonsense = |what| CollectError::Nonsense { what, pid };
+        Ok(Ok(match open {
+            OpenOn::Named(named) => {
+                let position = has_position(found.flags, stat).then_some(position(info));
+                FileKind::Regular(self.regular(pid, named, stat, position, found.flags, found.way)?)
+            }
+            OpenOn::Pipe(inode) => FileKind::Pipe { pipe: self.pipe(pid, inode, found, copy)? },
+            OpenOn::Socket(inode) => return self.socket(pid, inode, copy),
+            OpenOn::EventFd => match info.extra {
+                Extra::EventFd { count, semaphore } => FileKind::EventFd {
+                    counter: count,
+                    semaphore: semaphore.unwrap_or(false),
+                },
+                _ => return Err(nonsense("an eventfd")),
+            },
+            OpenOn::Epoll => match &info.extra {
+                // An instance that watches nothing tells nothing.
+                Extra::Plain => FileKind::Epoll { targets: Vec::new() },
+                Extra::Epoll(targets) => {
+                    for trouble in watches::troubles(pid, found.number, targets) {
+                        refusals.add(trouble, whose.fd(found.number));
+                    }
+                    FileKind::Epoll { targets: targets.iter().map(target).collect() }
+                }
+                _ => return Err(nonsense("an epoll instance")),
+            },
+            OpenOn::SignalFd => match info.extra {
+                Extra::SignalFd(mask) => FileKind::SignalFd { mask },
+                _ => return Err(nonsense("a signalfd")),
+            },
+            OpenOn::TimerFd => match &info.extra {
+                Extra::TimerFd(timer) => {
+                    FileKind::TimerFd(timer_fd(timer, self.options.frozen.elapsed()))
+                }
+                _ => return Err(nonsense("a timerfd")),
+            },
+            OpenOn::Memfd(name) => {
+                if let Err(trouble) = plain_memory(copy, &name) {
+                    return Ok(Err(trouble));
+                }
+                let shared = self.shared(pid, name, stat, found.way)?;
+                FileKind::Memfd { shared, position: position(info) }
+            }
+            OpenOn::Tty => match terminal::read(copy, found.link, stat, pid)? {
+                Ok(tty) => FileKind::Tty(tty),
+                Err(trouble) => return Ok(Err(trouble)),
+            },
+        }))
+    }
+
+    fn regular(
+        &mut self,
+        pid: HostPid,
+        named: Named,
+        stat: &Metadata,
+        position: Option<u64>,
+        flags: u32,
+        way: &Path,
+    ) -> Result<Regular, CollectError> {
+        let (path, ghost) = match named {
+            Named::Path(path) => (path, None),
+            Named::Ghost(path) => (path, Some(self.ghost(pid, stat, way)?)),
+        };
+        let kind = stat.file_type();
+        // A log that others append to may differ: CRIU leaves it out too.
+        let appends = flags & (libc::O_WRONLY | libc::O_APPEND).cast_unsigned()
+            == (libc::O_WRONLY | libc::O_APPEND).cast_unsigned();
+        Ok(Regular {
+            path,
+            position,
+            size: (kind.is_file() && ghost.is_none() && !appends).then_some(stat.size()),
+            mode: ghost.is_none().then_some(stat.mode()),
+            rdev: (kind.is_char_device() || kind.is_block_device()).then_some(stat.rdev()),
+            ghost,
+        })
+    }
+
+    fn ghost(
+        &mut self,
+        pid: HostPid,
+        stat: &Metadata,
+        way: &Path,
+    ) -> Result<GhostId, CollectError> {
+        if let Some(id) = self.ghosts.get(&(stat.dev(), stat.ino())) {
+            return Ok(*id);
+        }
+        let id = GhostId(number(self.bodies.len()) + 1);
+        let body = ghosts::read(id, stat, way);
+        self.bodies.push(body.map_err(CollectError::io("read a deleted file", pid))?);
+        self.ghosts.insert((stat.dev(), stat.ino()), id);
+        Ok(id)
+    }
+
+    fn pipe(
+        &mut self,
+        pid: HostPid,
+        inode: u64,
+        found: &Found,
+        copy: &OwnedFd,
+    ) -> Result<PipeId, CollectError> {
+        let fresh = PipeId(number(self.pipes.len()) + 1);
+        let id = *self.pipes.entry(inode).or_insert(fresh);
+        let reads = found.flags & libc::O_ACCMODE.cast_unsigned() != libc::O_WRONLY.cast_unsigned();
+        if reads && !self.buffers.iter().any(|buffer| buffer.pipe == id) {
+            let buffer = pipes::read(id, copy);
+            self.buffers.push(buffer.map_err(CollectError::io("read a pipe", pid))?);
+        }
+        Ok(id)
+    }
+
+    fn socket(
+        &mut self,
+        pid: HostPid,
+        inode: u64,
+        copy: &OwnedFd,
+    ) -> Result<Result<FileKind, Trouble>, CollectError> {
+        let tables = match self.sockets.take() {
+            Some(tables) => tables,
+            None => SocketTables::read()
+                .map_err(|source| CollectError::Host { act: "ask for all sockets", source })?,
+        };
+        let fd = copy.as_fd();
+        let socket = sockets::socket(fd, inode, pid, &tables, self.options.tcp_close);
+        self.sockets = Some(tables);
+        Ok(match socket {
+            Ok(Socket::Inet(socket)) => Ok(FileKind::Inet(socket)),
+            Ok(Socket::Unix(mut socket)) => sockets::queue(fd, &socket).map(|queue| {
+                socket.queue = queue;
+                FileKind::Unix(socket)
+            }),
+            Err(trouble) => Err(trouble),
+        })
+    }
+
+    fn shared(
+        &mut self,
+        pid: HostPid,
+        name: String,
+        stat: &Metadata,
+        way: &Path,
+    ) -> Result<SharedId, CollectError> {
+        if let Some(id) = self.shared.get(&(stat.dev(), stat.ino())) {
+            return Ok(*id);
+        }
+        let id = SharedId(number(self.objects.len()) + 1);
+        let (object, pages, file) =
+            shared::read(id, name, way).map_err(CollectError::io("read shared memory", pid))?;
+        self.objects.push(object);
+        self.contents.push((id, pages, file));
+        self.shared.insert((stat.dev(), stat.ino()), id);
+        Ok(id)
+    }
+
+    /// The file behind a mapping.
+    pub(super) fn mapped(
+        &mut self,
+        pid: HostPid,
+        file: &MappedFile,
+    ) -> Result<FileId, CollectError> {
+        match &file.shows {
+            Shows::Memfd(name) => {
+                let key = (file.stat.dev(), file.stat.ino(), String::new());
+                if let Some(id) = self.standing.get(&key) {
+                    return Ok(*id);
+                }
+                let shared = self.shared(pid, name.clone(), &file.stat, &file.way)?;
+                Ok(self.stand(key, FileKind::Memfd { shared, position: 0 }))
+            }
+            Shows::File(named) => self.known_by_name(pid, named, &file.stat, &file.way),
+            _ => Err(CollectError::Nonsense { what: "the mappings", pid }),
+        }
+    }
+
+    /// What /proc/PID/exe, cwd or root shows.
+    pub(super) fn standing(
+        &mut self,
+        whose: &Whose,
+        what: &str,
+        refusals: &mut Refusals,
+    ) -> Result<Option<FileId>, CollectError> {
+        let way = PathBuf::from(format!("/proc/{}/{what}", whose.pid.0));
+        let failed = CollectError::io("look at the program or directories", whose.pid);
+        let link = fs::read_link(&way).map_err(&failed)?;
+        let stat = fs::metadata(&way).map_err(&failed)?;
+        match named(&link, &stat, self.ghost_limit()) {
+            Ok(named) => self.known_by_name(whose.pid, &named, &stat, &way).map(Some),
+            Err(trouble) => {
+                refusals.add(trouble, format!("{what} of {}", whose.process()));
+                Ok(None)
+            }
+        }
+    }
+
+    fn known_by_name(
+        &mut self,
+        pid: HostPid,
+        named: &Named,
+        stat: &Metadata,
+        way: &Path,
+    ) -> Result<FileId, CollectError> {
+        let (Named::Path(path) | Named::Ghost(path)) = named;
+        let key = (stat.dev(), stat.ino(), path.clone());
+        if let Some(id) = self.standing.get(&key) {
+            return Ok(*id);
+        }
+        let position = (!stat.is_dir()).then_some(0);
+        let regular = self.regular(pid, named.clone(), stat, position, 0, way)?;
+        Ok(self.stand(key, FileKind::Regular(regular)))
+    }
+
+    /// CRIU writes files that are only mapped or stood in as opened for reading.
+    fn stand(&mut self, key: (u64, u64, String), kind: FileKind) -> FileId {
+        let id = FileId(number(self.files.len()) + 1);
+        let flags = libc::O_RDONLY.cast_unsigned();
+        self.files.push(File { id, flags, owner: Owner::default(), kind });
+        self.standing.insert(key, id);
+        id
+    }
+}
+
+/// Where `holder` is among descriptions that look alike, or where it belongs.
+fn search(known: &[Known], holder: (HostPid, i32)) -> Result<Result<usize, usize>, CollectError> {
+    let (mut from, mut to) = (0, known.len());
+    while from < to {
+        let middle = from.midpoint(to);
+        match same_file(known[middle].holder, holder)? {
+            Ordering::Equal => return Ok(Ok(middle)),
+            Ordering::Less => from = middle + 1,
+            Ordering::Greater => to = middle,
+        }
+    }
+    Ok(Err(from))
+}
+
+fn position(info: &FdInfo) -> u64 {
+    u64::try_from(info.pos).unwrap_or(0)
+}
+
+/// Terminals, /dev/kmsg and directories are not seeked in.
+fn has_position(flags: u32, stat: &Metadata) -> bool {
+    let write_only = flags & libc::O_ACCMODE.cast_unsigned() == libc::O_WRONLY.cast_unsigned();
+    !(stat.file_type().is_char_device() && write_only)
+}
+
+fn owner(copy: &OwnedFd) -> std::io::Result<Owner> {
+    let owner = file_owner(copy.as_fd())?;
+    let [uid, euid] = file_owner_uids(copy.as_fd())?;
+    Ok(Owner {
+        uid,
+        euid,
+        signal: file_signal(copy.as_fd())?.unsigned_abs(),
+        pid_type: owner.kind.unsigned_abs(),
+        pid: owner.pid.unsigned_abs(),
+    })
+}
+
+fn target(watch: &tracee::proc::fdinfo::EpollWatch) -> EpollTarget {
+    EpollTarget {
+        fd: watch.target.cast_unsigned(),
+        events: watch.events,
+        data: watch.data,
+        // The kernel's own 32-bit device number.
+        dev: watch.sdev as u32,
+        inode: watch.ino,
+        position: watch.pos.cast_unsigned(),
+    }
+}
+
+/// Ids count from the lengths of our own lists; nobody has 2^32 open files.
+fn number(length: usize) -> u32 {
+    u32::try_from(length).expect("fewer than 2^32 objects")
+}

@@ -1,0 +1,241 @@
+//! The address space: its mappings and bounds, and which of its pages hold something.
+
+use image::state::{Advice, FileId, Mm, Vma, VmaFlags, VmaKind};
+use pages::{PageRange, PageSet, VirtAddr};
+use tracee::proc::maps::{self, Mapping};
+use tracee::proc::stat::Stat;
+use tracee::{HostPid, Pagemap, Wanted};
+
+use super::Refusals;
+use super::files::Files;
+use crate::error::CollectError;
+use crate::survey::mapped::{MappedFiles, Shows, place, shows};
+use crate::survey::refusals::{Trouble, Whose};
+
+/// The mappings of a process, read before anything of ours was mapped into it.
+pub(super) struct Layout {
+    vmas: Vec<Vma>,
+    /// The kernel's code.
+    pub(super) vdso: Option<PageRange>,
+}
+
+impl Layout {
+    /// Reads /proc/PID/smaps.
+    pub(super) fn read(
+        whose: &Whose,
+        files: &mut Files,
+        refusals: &mut Refusals,
+    ) -> Result<Self, CollectError> {
+        let pid = whose.pid;
+        let mut seen = MappedFiles::default();
+        let mut layout = Self { vmas: Vec::new(), vdso: None };
+        for mapping in maps::read_with_flags(pid)? {
+            let object = || whose.mapping(mapping.start.0, mapping.end.0);
+            let kind = match shows(&mapping) {
+                Ok(Some(Shows::Anon)) => VmaKind::Anon,
+                Ok(Some(Shows::Vdso)) => VmaKind::Vdso,
+                Ok(Some(Shows::Vvar)) => VmaKind::Vvar,
+                Ok(Some(Shows::Vsyscall)) => VmaKind::Vsyscall,
+                Ok(_) => match seen.behind(pid, &mapping, files.ghost_limit()) {
+                    Some(Ok(file)) => {
+                        let (offset, shared) = (mapping.offset, mapping.shared);
+                        let access = access(&mapping);
+                        let memfd = matches!(file.shows, Shows::Memfd(_));
+                        let file = files.mapped(pid, file)?;
+                        if memfd {
+                            VmaKind::Memfd { file, offset, shared, access }
+                        } else {
+                            VmaKind::File { file, offset, shared, access }
+                        }
+                    }
+                    Some(Err(trouble)) => {
+                        refusals.add(trouble.clone(), object());
+                        continue;
+                    }
+                    None => {
+                        refusals.add(Trouble::new(place(&mapping), "its file cannot be seen"), object());
+                        continue;
+                    }
+                },
+                Err(trouble) => {
+                    refusals.add(trouble, object());
+                    continue;
+                }
+            };
+            let range = PageRange::from_addrs(mapping.start, mapping.end)
+                .ok_or(CollectError::Nonsense { what: "the mappings", pid })?;
+            layout.add(&mapping, range, kind);
+        }
+        Ok(layout)
+    }
+
+    fn add(&mut self, mapping: &Mapping, range: PageRange, kind: VmaKind) {
+        if kind == VmaKind::Vdso {
+            self.vdso = Some(range);
+        }
+        // [vvar] and [vvar_vclock] (Linux 6.13) are one thing.
+        if let Some(last) = self.vmas.last_mut()
+            && (last.kind, kind) == (VmaKind::Vvar, VmaKind::Vvar)
+            && last.range.end() == range.start()
+        {
+            last.range = PageRange::between(last.range.start(), range.end()).unwrap_or(range);
+            return;
+        }
+        let kernels = matches!(kind, VmaKind::Vdso | VmaKind::Vvar | VmaKind::Vsyscall);
+        self.vmas.push(Vma {
+            range,
+            prot: mapping.prot,
+            kind,
+            flags: flags(mapping),
+            advice: if kernels { Advice::empty() } else { advice(mapping) },
+        });
+    }
+
+    /// The address space, and what of it must travel.
+    pub(super) fn finish(
+        self,
+        pid: HostPid,
+        stat: &Stat,
+        exe: FileId,
+        told: (VirtAddr, u32, bool),
+    ) -> Result<(Mm, PageSet), CollectError> {
+        let pages = contents(pid, &self.vmas)?;
+        let (brk, dumpable, thp_disabled) = told;
+        let mm = Mm {
+            start_code: VirtAddr(stat.start_code),
+            end_code: VirtAddr(stat.end_code),
+            start_data: VirtAddr(stat.start_data),
+            end_data: VirtAddr(stat.end_data),
+            start_stack: VirtAddr(stat.start_stack),
+            start_brk: VirtAddr(stat.start_brk),
+            brk,
+            arg_start: VirtAddr(stat.arg_start),
+            arg_end: VirtAddr(stat.arg_end),
+            env_start: VirtAddr(stat.env_start),
+            env_end: VirtAddr(stat.env_end),
+            auxv: auxv(pid)?,
+            exe,
+            vmas: self.vmas,
+            dumpable,
+            thp_disabled,
+        };
+        Ok((mm, pages))
+    }
+}
+
+/// /proc/PID/auxv: the auxiliary vector as the kernel gave it.
+fn auxv(pid: HostPid) -> Result<Vec<u64>, CollectError> {
+    let bytes = std::fs::read(format!("/proc/{}/auxv", pid.0))
+        .map_err(CollectError::io("read the auxiliary vector", pid))?;
+    Ok(bytes.chunks_exact(8).map(|word| super::long(word, 0)).collect())
+}
+
+/// Which pages of a process must travel: what private memory holds of its own, and the vdso, which
+/// is not ours but which CRIU compares with the destination's.
+fn contents(pid: HostPid, vmas: &[Vma]) -> Result<PageSet, CollectError> {
+    let pagemap = Pagemap::open(pid)?;
+    let mut pages = PageSet::new();
+    let mut pending: Option<(PageRange, Wanted)> = None;
+    for vma in vmas {
+        let wanted = match vma.kind {
+            VmaKind::Anon => Wanted::AnonContent,
+            VmaKind::File { shared: false, .. } | VmaKind::Memfd { shared: false, .. } => {
+                Wanted::CowedFileContent
+            }
+            VmaKind::Vdso => {
+                pages.insert(vma.range);
+                continue;
+            }
+            _ => continue,
+        };
+        // Neighbours of one kind are one question.
+        pending = match pending {
+            Some((range, same)) if same == wanted && range.end() == vma.range.start() => {
+                PageRange::between(range.start(), vma.range.end()).map(|range| (range, wanted))
+            }
+            earlier => {
+                scan(&pagemap, earlier, &mut pages)?;
+                Some((vma.range, wanted))
+            }
+        };
+    }
+    scan(&pagemap, pending, &mut pages)?;
+    Ok(pages)
+}
+
+fn scan(
+    pagemap: &Pagemap,
+    question: Option<(PageRange, Wanted)>,
+    pages: &mut PageSet,
+) -> Result<(), CollectError> {
+    if let Some((range, wanted)) = question {
+        for run in pagemap.scan(range, wanted)?.ranges() {
+            pages.insert(*run);
+        }
+    }
+    Ok(())
+}
+
+/// The access mode a mapped file must be opened with. A shared mapping may ever be made writable
+/// only if its file was opened for writing (`mw`); of a private one only reading is asked.
+fn access(mapping: &Mapping) -> u32 {
+    let writable = mapping.shared && mapping.has_flag(b"mw");
+    let mode = if writable { nix::libc::O_RDWR } else { nix::libc::O_RDONLY };
+    mode.cast_unsigned()
+}
+
+/// VmFlags that mmap(2) and mlock(2) have set (Documentation/filesystems/proc.rst).
+fn flags(mapping: &Mapping) -> VmaFlags {
+    [(b"gd", VmaFlags::GROWS_DOWN), (b"lo", VmaFlags::LOCKED), (b"nr", VmaFlags::NO_RESERVE)]
+        .into_iter()
+        .filter(|(flag, _)| mapping.has_flag(flag))
+        .map(|(_, flag)| flag)
+        .collect()
+}
+
+/// VmFlags that madvise(2) has set.
+fn advice(mapping: &Mapping) -> Advice {
+    [
+        (b"rr", Advice::RANDOM),
+        (b"sr", Advice::SEQUENTIAL),
+        (b"dc", Advice::DONT_FORK),
+        (b"mg", Advice::MERGEABLE),
+        (b"hg", Advice::HUGE_PAGE),
+        (b"nh", Advice::NO_HUGE_PAGE),
+        (b"dd", Advice::DONT_DUMP),
+        (b"wf", Advice::WIPE_ON_FORK),
+    ]
+    .into_iter()
+    .filter(|(flag, _)| mapping.has_flag(flag))
+    .map(|(_, advice)| advice)
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mapping(shared: bool, flags: &[&[u8; 2]]) -> Mapping {
+        Mapping {
+            shared,
+            flags: flags.iter().map(|flag| **flag).collect(),
+            ..Mapping::default()
+        }
+    }
+
+    #[test]
+    fn flags_of_a_mapping_become_what_the_program_asked_for() {
+        let stack = mapping(false, &[b"rd", b"wr", b"mw", b"gd", b"ac"]);
+        assert_eq!((flags(&stack), advice(&stack)), (VmaFlags::GROWS_DOWN, Advice::empty()));
+        let arena = mapping(false, &[b"nr", b"hg", b"dd", b"lo"]);
+        assert_eq!(flags(&arena), VmaFlags::NO_RESERVE | VmaFlags::LOCKED);
+        assert_eq!(advice(&arena), Advice::HUGE_PAGE | Advice::DONT_DUMP);
+    }
+
+    #[test]
+    fn only_shared_mappings_that_may_be_written_want_write_access() {
+        assert_eq!(access(&mapping(true, &[b"mw"])), 2);
+        assert_eq!(access(&mapping(true, &[b"rd"])), 0);
+        assert_eq!(access(&mapping(false, &[b"mw"])), 0);
+    }
+}

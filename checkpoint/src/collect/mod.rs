@@ -1,0 +1,247 @@
+//! Reads everything about a held tree except the content of its pages.
+//!
+//! Three files share each noun: `image::state` says what the state is, the file here reads it from
+//! the kernel, `restore::build` makes it again. Beside the nouns: [`waits`] tells how much of a
+//! sleep was left, `asked` has the tasks ask what only they can, `pipes`, `ghosts`, `shared` and
+//! `terminal` read what is behind descriptors.
+//!
+//! The order matters in three places. Registers, rseq and switch counts are read before anything
+//! runs in a task; mappings before our scratch memory is among them; pending signals after the
+//! timers, whose signals they may be.
+
+mod asked;
+mod creds;
+mod files;
+mod ghosts;
+mod mm;
+mod pipes;
+mod shared;
+mod signals;
+pub(crate) mod sockets;
+mod terminal;
+mod threads;
+mod timers;
+mod tree;
+mod waits;
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+
+use image::plan::{Plan, Refusal};
+use image::state::{Checkpoint, FdTableId};
+use pages::{ByteCount, PageSet, SpaceId};
+use tracee::host::{Kcmp, same_object};
+use tracee::proc::stat::Stat;
+use tracee::{Held, HostPid};
+
+pub(crate) use timers::timer_clock;
+pub(crate) use tree::comm;
+pub use timers::Moment;
+pub use waits::Clockwork;
+
+use crate::error::CollectError;
+use crate::survey::refusals::{Trouble, Whose};
+use crate::survey::task::{self, Judge};
+use files::Files;
+
+/// What the state of a held tree is, and where its pages are.
+#[derive(Debug)]
+pub struct Collected {
+    /// Everything but the pages.
+    pub checkpoint: Checkpoint,
+    /// The pages, space by space: processes first, parents before children.
+    pub spaces: Vec<SpacePages>,
+}
+
+/// The pages of one space that must travel.
+#[derive(Debug)]
+pub struct SpacePages {
+    /// Which space.
+    pub space: SpaceId,
+    /// Which pages; the others are as the destination's kernel makes them.
+    pub pages: PageSet,
+    /// Where to read them.
+    pub source: PageSource,
+}
+
+/// Where the pages of a space are read.
+#[derive(Debug)]
+pub enum PageSource {
+    /// [`tracee::Memory`] of this process.
+    Process(HostPid),
+    /// pread(2), by byte offset.
+    Shared {
+        /// The object, opened for reading.
+        file: OwnedFd,
+    },
+}
+
+/// What was allowed, and what was noted around the freeze.
+#[derive(Clone, Copy, Debug)]
+pub struct CollectOptions<'a> {
+    /// TCP connections become closed sockets.
+    pub tcp_close: bool,
+    /// Most bytes of one deleted file.
+    pub ghost_limit: ByteCount,
+    /// Sampled immediately before the freeze.
+    pub clockwork: &'a Clockwork,
+    /// When the freeze was complete.
+    pub frozen: Moment,
+}
+
+/// What cannot be carried after all.
+#[derive(Default)]
+struct Refusals(Vec<Refusal>);
+
+impl Refusals {
+    fn add(&mut self, trouble: Trouble, object: impl Into<String>) {
+        self.0.push(trouble.of(object));
+    }
+
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// Reads the state of a tree that `plan` was made of. The tree is changed in nothing: it may be
+/// resumed, whether this succeeds or not.
+pub fn collect(
+    held: &mut Held,
+    plan: &Plan,
+    options: &CollectOptions,
+) -> Result<Collected, CollectError> {
+    let mut refusals = Refusals::default();
+    let mut files = Files::new(options, plan.shell_job);
+    let family = Family::of(held)?;
+    let judge = Judge::new(family.root);
+    let mut checkpoint = Checkpoint {
+        clocks: options.frozen.inside(family.root),
+        tasks: Vec::new(),
+        fd_tables: Vec::new(),
+        files: Vec::new(),
+        pipes: Vec::new(),
+        ghosts: Vec::new(),
+        shared: Vec::new(),
+    };
+    let mut spaces = Vec::new();
+    let mut tables: Vec<(HostPid, FdTableId)> = Vec::new();
+    for member in &family.members {
+        let pid = member.pid;
+        let Some(at) = member.at else {
+            checkpoint.tasks.push(tree::zombie(member)?);
+            continue;
+        };
+        let whose = Whose { pid, comm: tree::comm(pid)? };
+        for trouble in judge.process(pid, &member.stat) {
+            refusals.add(trouble, whose.process());
+        }
+        if let Some(parent) = member.parent {
+            for trouble in task::sharing(pid, parent) {
+                refusals.add(trouble, whose.process());
+            }
+        }
+        let table = match shared_table(pid, &tables)? {
+            Some(table) => table,
+            None => files.table(&whose, &mut refusals)?,
+        };
+        tables.push((pid, table));
+        let process = tree::Living { member, whose: &whose, table };
+        let held = &mut held.processes()[at];
+        if let Some((task, pages)) = process.read(held, &mut files, &mut refusals, options)? {
+            spaces.push(SpacePages {
+                space: SpaceId::Process(task.id),
+                pages,
+                source: PageSource::Process(pid),
+            });
+            checkpoint.tasks.push(task);
+        }
+    }
+    if !refusals.0.is_empty() {
+        return Err(CollectError::Refused(refusals.0));
+    }
+    let found = files.finish();
+    checkpoint.fd_tables = found.tables;
+    checkpoint.files = found.files;
+    checkpoint.pipes = found.pipes;
+    checkpoint.ghosts = found.ghosts;
+    checkpoint.shared = found.shared;
+    spaces.extend(found.contents.into_iter().map(|(id, pages, file)| SpacePages {
+        space: SpaceId::Shared(id),
+        pages,
+        source: PageSource::Shared { file },
+    }));
+    Ok(Collected { checkpoint, spaces })
+}
+
+/// The table of a process that shares it with one already read (CLONE_FILES).
+fn shared_table(
+    pid: HostPid,
+    tables: &[(HostPid, FdTableId)],
+) -> Result<Option<FdTableId>, CollectError> {
+    for (other, table) in tables {
+        if same_object(pid, *other, Kcmp::Files)? {
+            return Ok(Some(*table));
+        }
+    }
+    Ok(None)
+}
+
+/// One process of the tree.
+struct Member {
+    pid: HostPid,
+    parent: Option<HostPid>,
+    stat: Stat,
+    /// Index among the held processes; `None` for a zombie.
+    at: Option<usize>,
+}
+
+/// The tree by parents, which may have changed since the processes were found.
+struct Family {
+    root: HostPid,
+    /// Parents before children.
+    members: Vec<Member>,
+}
+
+impl Family {
+    fn of(held: &mut Held) -> Result<Self, CollectError> {
+        let living: Vec<_> = held.processes().iter().map(|process| process.pid).collect();
+        let all = living.iter().enumerate().map(|(at, pid)| (*pid, Some(at)));
+        let all = all.chain(held.zombies().iter().map(|pid| (*pid, None)));
+        let mut orphans: HashMap<HostPid, Vec<Member>> = HashMap::new();
+        let mut members: Vec<Member> = Vec::new();
+        let root = *living.first().ok_or(CollectError::Nonsense {
+            what: "the tree",
+            pid: HostPid(0),
+        })?;
+        for (pid, at) in all {
+            let stat = Stat::read(pid)?;
+            let parent = HostPid(stat.ppid);
+            if pid == root {
+                members.push(Member { pid, parent: None, stat, at });
+            } else {
+                let member = Member { pid, parent: Some(parent), stat, at };
+                orphans.entry(parent).or_default().push(member);
+            }
+        }
+        let mut next = 0;
+        while let Some(member) = members.get(next) {
+            let children = orphans.remove(&member.pid);
+            members.extend(children.into_iter().flatten());
+            next += 1;
+        }
+        match orphans.into_values().flatten().next() {
+            Some(lost) => Err(CollectError::Nonsense { what: "the parent", pid: lost.pid }),
+            None => Ok(Self { root, members }),
+        }
+    }
+}
+
+/// The eight bytes at `at`.
+fn long(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+/// The four bytes at `at`.
+fn int(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+}

@@ -1,0 +1,567 @@
+//! Sockets: read from outside, through a copy of the descriptor (pidfd_getfd(2), Linux 5.6) and
+//! sock_diag(7). Nothing is consumed and nothing is run in the task.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{self, IoSliceMut};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use image::state::{InetSocket, SocketOptions, SocketState, UnixSocket};
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::socket::{MsgFlags, SockaddrStorage, getpeername, getsockname, recvmsg};
+use tracee::HostPid;
+
+use crate::survey::diag::{self, UnixInfo};
+use crate::survey::refusals::{BY_CRIU, TCP_CLOSE, Trouble};
+
+/// What sock_diag(7) said about all sockets of this network namespace, asked once.
+#[derive(Debug, Default)]
+pub(crate) struct SocketTables {
+    unix: HashMap<u32, UnixInfo>,
+    udp_shutdown: HashMap<u32, u32>,
+}
+
+impl SocketTables {
+    /// Asks the kernel.
+    pub(crate) fn read() -> io::Result<Self> {
+        Ok(Self { unix: diag::unix_sockets()?, udp_shutdown: diag::udp_shutdowns()? })
+    }
+}
+
+/// One socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Socket {
+    Unix(UnixSocket),
+    Inet(InetSocket),
+}
+
+/// Reads a socket that is open in `holder`, without its queue.
+pub(crate) fn socket(
+    fd: BorrowedFd,
+    inode: u64,
+    holder: HostPid,
+    tables: &SocketTables,
+    tcp_close: bool,
+) -> Result<Socket, Trouble> {
+    let shown = format!("socket:[{inode}]");
+    let inode = u32::try_from(inode)
+        .map_err(|_| Trouble::new(shown.clone(), "the inode number has more than 32 bits"))?;
+    let get = |option| word(fd, libc::SOL_SOCKET, option).map_err(|error| unread(&shown, &error));
+    let (family, kind, protocol) =
+        (get(libc::SO_DOMAIN)?, get(libc::SO_TYPE)?, get(libc::SO_PROTOCOL)?);
+    // Reading SO_ATTACH_FILTER counts in instructions of 8 bytes, up to BPF_MAXINSNS (4096): the
+    // room must hold them all. An eBPF program answers EACCES.
+    match tracee::host::getsockopt(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, 8 * 4096) {
+        Ok(none) if none.is_empty() => {}
+        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => {}
+        _ => return Err(Trouble::new(shown, "a packet filter is attached (SO_ATTACH_FILTER)")),
+    }
+    match family.cast_signed() {
+        libc::AF_UNIX => {
+            let info = tables.unix.get(&inode);
+            let info = info.ok_or_else(|| Trouble::new(shown, "in another network namespace"))?;
+            unix(fd, inode, holder, info).map(Socket::Unix)
+        }
+        libc::AF_INET | libc::AF_INET6 => {
+            let mut socket = inet(fd, inode, family, kind, protocol, tcp_close)?;
+            if protocol.cast_signed() == libc::IPPROTO_UDP {
+                socket.shutdown = tables.udp_shutdown.get(&inode).copied().unwrap_or(0);
+            }
+            Ok(Socket::Inet(socket))
+        }
+        other => {
+            let name = match other {
+                libc::AF_NETLINK => "a netlink socket",
+                libc::AF_PACKET => "a packet socket",
+                libc::AF_VSOCK => "a vsock socket",
+                libc::AF_ALG => "a socket of the kernel's cryptography",
+                libc::AF_XDP => "an XDP socket",
+                _ => "a socket of another family than unix, IPv4, IPv6",
+            };
+            let trouble = Trouble::new(format!("{shown} family {other}"), name);
+            let known_to_criu = matches!(other, libc::AF_NETLINK | libc::AF_PACKET);
+            Err(if known_to_criu { trouble.but(BY_CRIU) } else { trouble })
+        }
+    }
+}
+
+const SO_BUF_LOCK: i32 = 72; // asm-generic/socket.h, Linux 5.14
+const SO_PASSPIDFD: i32 = 76; // asm-generic/socket.h, Linux 6.5
+const UDP_CORK: i32 = 1; // linux/udp.h
+const UDP_ENCAP: i32 = 100; // linux/udp.h
+const IPV6_FREEBIND: i32 = 78; // linux/in6.h
+
+fn unread(shown: &str, error: &io::Error) -> Trouble {
+    Trouble::new(shown, format!("the socket cannot be read: {error}"))
+}
+
+fn unix(
+    fd: BorrowedFd,
+    inode: u32,
+    holder: HostPid,
+    info: &UnixInfo,
+) -> Result<UnixSocket, Trouble> {
+    let shown = match info.name.as_slice() {
+        [] => format!("socket:[{inode}]"),
+        [0, rest @ ..] => format!("unix:@{}", String::from_utf8_lossy(rest)),
+        path => format!("unix:{}", String::from_utf8_lossy(path)),
+    };
+    let state = match info.state {
+        1 => SocketState::Established,
+        7 => SocketState::Closed,
+        10 => SocketState::Listening,
+        other => return Err(Trouble::new(shown, format!("in the state {other}"))),
+    };
+    if state == SocketState::Listening && info.waiting > 0 {
+        let reason = format!("{} connections wait to be accepted", info.waiting);
+        return Err(Trouble::new(shown, reason).but("try again when they are accepted"));
+    }
+    for (option, name) in [(libc::SO_PASSSEC, "SO_PASSSEC"), (SO_PASSPIDFD, "SO_PASSPIDFD")] {
+        if flag(fd, libc::SOL_SOCKET, option) {
+            return Err(Trouble::new(shown, format!("{name} is set")));
+        }
+    }
+    let mut socket = UnixSocket {
+        inode,
+        peer: info.peer.unwrap_or(0),
+        kind: info.kind,
+        state,
+        name: info.name.clone(),
+        name_dir: None,
+        deleted: false,
+        node: None,
+        backlog: if state == SocketState::Listening { info.backlog } else { 0 },
+        shutdown: info.shutdown,
+        options: options(fd, &shown)?,
+        queue: Vec::new(),
+    };
+    if let Some(node) = info.node.filter(|_| !matches!(info.name.as_slice(), [] | [0, ..])) {
+        find_node(&mut socket, &shown, holder, node)?;
+    }
+    Ok(socket)
+}
+
+/// Looks whether the path a socket was bound to still names it.
+fn find_node(
+    socket: &mut UnixSocket,
+    shown: &str,
+    holder: HostPid,
+    (inode, _): (u32, u32),
+) -> Result<(), Trouble> {
+    let end = socket.name.iter().position(|byte| *byte == 0).unwrap_or(socket.name.len());
+    let name = Path::new(OsStr::from_bytes(&socket.name[..end]));
+    let path = if name.is_absolute() {
+        PathBuf::from(name)
+    } else {
+        let here = fs::read_link(format!("/proc/{}/cwd", holder.0)).unwrap_or_default();
+        let path = here.join(name);
+        let here = here.to_str().filter(|_| path.exists()).ok_or_else(|| {
+            Trouble::new(shown, "bound to a path relative to a directory that is not known")
+        })?;
+        socket.name_dir = Some(here.to_owned());
+        path
+    };
+    match fs::symlink_metadata(&path) {
+        // The low half of the inode number is all that unix_diag tells.
+        Ok(node) if node.file_type().is_socket() && node.ino() as u32 == inode => {
+            socket.node = Some((node.mode(), node.uid(), node.gid()));
+        }
+        _ => socket.deleted = true,
+    }
+    Ok(())
+}
+
+fn inet(
+    fd: BorrowedFd,
+    inode: u32,
+    family: u32,
+    kind: u32,
+    protocol: u32,
+    tcp_close: bool,
+) -> Result<InetSocket, Trouble> {
+    let unbound = match family.cast_signed() {
+        libc::AF_INET => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+        _ => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+    };
+    let source = address(getsockname(fd.as_raw_fd())).unwrap_or(unbound);
+    let destination = address(getpeername(fd.as_raw_fd()));
+    let proto = match protocol.cast_signed() {
+        libc::IPPROTO_TCP => "tcp",
+        libc::IPPROTO_UDP => "udp",
+        _ => "socket",
+    };
+    let shown = match destination {
+        Some(destination) => format!("{proto}:{source}->{destination}"),
+        None => format!("{proto}:{source}"),
+    };
+    let mut socket = InetSocket {
+        inode,
+        family,
+        kind,
+        protocol,
+        state: SocketState::Closed,
+        source,
+        destination,
+        backlog: 0,
+        v6_only: flag(fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY),
+        free_bind: flag(fd, libc::IPPROTO_IP, libc::IP_FREEBIND)
+            || flag(fd, libc::IPPROTO_IPV6, IPV6_FREEBIND),
+        no_delay: false,
+        cork: false,
+        shutdown: 0,
+        options: options(fd, &shown)?,
+    };
+    match protocol.cast_signed() {
+        libc::IPPROTO_TCP => tcp(fd, &mut socket, &shown, unbound, tcp_close)?,
+        libc::IPPROTO_UDP => {
+            if flag(fd, libc::IPPROTO_UDP, UDP_CORK) {
+                return Err(Trouble::new(shown, "a corked UDP socket (UDP_CORK)"));
+            }
+            if flag(fd, libc::IPPROTO_UDP, UDP_ENCAP) {
+                return Err(Trouble::new(shown, "a UDP socket that carries a tunnel (UDP_ENCAP)"));
+            }
+        }
+        libc::IPPROTO_MPTCP => return Err(Trouble::new(shown, "a multipath TCP socket")),
+        other => {
+            return Err(Trouble::new(shown, format!("a socket of the protocol {other}")));
+        }
+    }
+    Ok(socket)
+}
+
+/// tcp(7): listening and closed sockets are carried; a connection only as a closed socket, and
+/// only if that was asked for.
+fn tcp(
+    fd: BorrowedFd,
+    socket: &mut InetSocket,
+    shown: &str,
+    unbound: SocketAddr,
+    tcp_close: bool,
+) -> Result<(), Trouble> {
+    let info = tracee::host::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, 256)
+        .map_err(|error| unread(shown, &error))?;
+    let state = info.first().copied().unwrap_or(0);
+    let ulp = tracee::host::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_ULP, 16).unwrap_or_default();
+    if ulp.iter().any(|byte| *byte != 0) {
+        return Err(Trouble::new(shown, "the kernel speaks TLS on it (TCP_ULP)"));
+    }
+    socket.no_delay = flag(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY);
+    socket.cork = flag(fd, libc::IPPROTO_TCP, libc::TCP_CORK);
+    let keep = [libc::TCP_KEEPCNT, libc::TCP_KEEPIDLE, libc::TCP_KEEPINTVL]
+        .map(|option| word(fd, libc::IPPROTO_TCP, option).ok());
+    if let [Some(count), Some(idle), Some(interval)] = keep {
+        socket.options.tcp_keep = Some([count, idle, interval]);
+    }
+    match state {
+        LISTEN => {
+            // For a listener these two fields are the queue and its limit (inet_diag and
+            // tcp_get_info agree since Linux 2.6.14).
+            let waiting = info_word(&info, TCPI_UNACKED);
+            if waiting > 0 && !tcp_close {
+                let reason = format!("{waiting} connections wait to be accepted");
+                return Err(Trouble::new(shown, reason)
+                    .but("use `--tcp-close` to drop them, or try again when they are accepted"));
+            }
+            socket.state = SocketState::Listening;
+            socket.backlog = info_word(&info, TCPI_SACKED);
+        }
+        CLOSE => {}
+        _ if tcp_close => {
+            socket.source = unbound;
+            socket.destination = None;
+        }
+        other => {
+            let name = match other {
+                1 => "an established TCP connection",
+                2 | 3 => "a TCP connection being made",
+                _ => "a TCP connection being closed",
+            };
+            return Err(Trouble::new(shown, name).but(TCP_CLOSE));
+        }
+    }
+    Ok(())
+}
+
+const CLOSE: u8 = 7;
+const LISTEN: u8 = 10;
+/// Offsets in `struct tcp_info`, linux/tcp.h.
+const TCPI_UNACKED: usize = 24;
+const TCPI_SACKED: usize = 28;
+
+fn info_word(info: &[u8], at: usize) -> u32 {
+    info.get(at..at + 4).map_or(0, |word| u32::from_ne_bytes(word.try_into().expect("4 bytes")))
+}
+
+fn address(got: nix::Result<SockaddrStorage>) -> Option<SocketAddr> {
+    let got = got.ok()?;
+    if let Some(v4) = got.as_sockaddr_in() {
+        return Some(SocketAddrV4::from(*v4).into());
+    }
+    got.as_sockaddr_in6().map(|v6| SocketAddrV6::from(*v6).into())
+}
+
+fn options(fd: BorrowedFd, shown: &str) -> Result<SocketOptions, Trouble> {
+    let get = |option| word(fd, libc::SOL_SOCKET, option).map_err(|error| unread(shown, &error));
+    let on = |option| flag(fd, libc::SOL_SOCKET, option);
+    let linger = tracee::host::getsockopt(fd, libc::SOL_SOCKET, libc::SO_LINGER, 8)
+        .map_err(|error| unread(shown, &error))?;
+    let device = tracee::host::getsockopt(fd, libc::SOL_SOCKET, libc::SO_BINDTODEVICE, 16)
+        .unwrap_or_default();
+    let device = device.split(|byte| *byte == 0).next().filter(|name| !name.is_empty());
+    Ok(SocketOptions {
+        send_buffer: get(libc::SO_SNDBUF)?,
+        receive_buffer: get(libc::SO_RCVBUF)?,
+        buffer_lock: word(fd, libc::SOL_SOCKET, SO_BUF_LOCK).unwrap_or(0),
+        send_timeout: timeout(fd, libc::SO_SNDTIMEO),
+        receive_timeout: timeout(fd, libc::SO_RCVTIMEO),
+        reuse_address: on(libc::SO_REUSEADDR),
+        reuse_port: on(libc::SO_REUSEPORT),
+        broadcast: on(libc::SO_BROADCAST),
+        keep_alive: on(libc::SO_KEEPALIVE),
+        pass_credentials: on(libc::SO_PASSCRED),
+        oob_inline: on(libc::SO_OOBINLINE),
+        no_route: on(libc::SO_DONTROUTE),
+        priority: get(libc::SO_PRIORITY)?,
+        receive_low_water: get(libc::SO_RCVLOWAT)?,
+        mark: word(fd, libc::SOL_SOCKET, libc::SO_MARK).unwrap_or(0),
+        linger: (info_word(&linger, 0) != 0).then(|| info_word(&linger, 4)),
+        bound_device: device.map(|name| String::from_utf8_lossy(name).into_owned()),
+        tcp_keep: None,
+    })
+}
+
+/// `struct timeval` of SO_SNDTIMEO and SO_RCVTIMEO.
+fn timeout(fd: BorrowedFd, option: i32) -> (u64, u64) {
+    let bytes = tracee::host::getsockopt(fd, libc::SOL_SOCKET, option, 16).unwrap_or_default();
+    let half = |at: usize| {
+        bytes
+            .get(at..at + 8)
+            .map_or(0, |word| u64::from_ne_bytes(word.try_into().expect("8 bytes")))
+    };
+    (half(0), half(8))
+}
+
+fn word(fd: BorrowedFd, level: i32, option: i32) -> io::Result<u32> {
+    let bytes = tracee::host::getsockopt(fd, level, option, 4)?;
+    match bytes.as_slice() {
+        [a, b, c, d] => Ok(u32::from_ne_bytes([*a, *b, *c, *d])),
+        // A few options of IPPROTO_IP answer with one byte.
+        [a] => Ok(u32::from(*a)),
+        _ => Ok(0),
+    }
+}
+
+fn flag(fd: BorrowedFd, level: i32, option: i32) -> bool {
+    word(fd, level, option).is_ok_and(|value| value != 0)
+}
+
+/// What waits to be read in a unix socket, peeked: packet by packet, or as one chunk for a stream.
+///
+/// SO_PEEK_OFF (Linux 3.4, for streams too since 4.10) walks the queue; the program's own value is
+/// put back. Descriptors in flight are told by MSG_CTRUNC: there is no room for them, so the kernel
+/// does not make copies of them for us.
+pub(crate) fn queue(fd: BorrowedFd, socket: &UnixSocket) -> Result<Vec<Vec<u8>>, Trouble> {
+    if socket.state == SocketState::Listening {
+        return Ok(Vec::new());
+    }
+    let shown = format!("socket:[{}]", socket.inode);
+    let failed = |error: io::Error| Trouble::new(&*shown, format!("the queue cannot be read: {error}"));
+    let before = word(fd, libc::SOL_SOCKET, libc::SO_PEEK_OFF).map_err(failed)?;
+    let set = |offset: u32| {
+        tracee::host::setsockopt(fd, libc::SOL_SOCKET, libc::SO_PEEK_OFF, &offset.to_ne_bytes())
+    };
+    set(0).map_err(failed)?;
+    let packets = walk(fd, socket, &shown);
+    set(before).map_err(failed)?;
+    packets
+}
+
+fn walk(fd: BorrowedFd, socket: &UnixSocket, shown: &str) -> Result<Vec<Vec<u8>>, Trouble> {
+    let stream = socket.kind == libc::SOCK_STREAM.cast_unsigned();
+    let shut = socket.shutdown & 1 != 0;
+    let mut packets: Vec<Vec<u8>> = Vec::new();
+    loop {
+        let length = if stream { STREAM_PIECE } else { peek(fd, &mut [], socket, shown)?.unwrap_or(0) };
+        let mut bytes = vec![0; length];
+        let Some(got) = peek(fd, &mut bytes, socket, shown)? else { break };
+        bytes.truncate(got);
+        // An end of file, told for ever, looks like an empty packet.
+        if got == 0 && (stream || shut || socket.kind != libc::SOCK_DGRAM.cast_unsigned()) {
+            break;
+        }
+        match packets.last_mut() {
+            Some(whole) if stream => whole.append(&mut bytes),
+            _ => packets.push(bytes),
+        }
+    }
+    Ok(packets)
+}
+
+const STREAM_PIECE: usize = 64 << 10;
+
+/// Length of the next packet (all of it, however little room there is), or `None` if there is none.
+fn peek(
+    fd: BorrowedFd,
+    into: &mut [u8],
+    socket: &UnixSocket,
+    shown: &str,
+) -> Result<Option<usize>, Trouble> {
+    let mut room = [0; CREDENTIALS];
+    let room = if socket.options.pass_credentials { &mut room[..] } else { &mut [] };
+    let mut into = [IoSliceMut::new(into)];
+    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC;
+    match recvmsg::<()>(fd.as_raw_fd(), &mut into, Some(room), flags) {
+        Ok(got) if got.flags.contains(MsgFlags::MSG_CTRUNC) => {
+            Err(Trouble::new(shown, "open files are on their way through it (SCM_RIGHTS)")
+                .but(BY_CRIU))
+        }
+        Ok(got) => Ok(Some(got.bytes)),
+        Err(Errno::EAGAIN) => Ok(None),
+        // Unconnected, or the other end closed with unread data; the program has yet to be told.
+        Err(Errno::ENOTCONN | Errno::EINVAL | Errno::ECONNRESET) => Ok(None),
+        Err(error) => {
+            Err(Trouble::new(shown, format!("the queue cannot be read: {}", error.desc())))
+        }
+    }
+}
+
+/// CMSG_SPACE(sizeof(struct ucred)): SO_PASSCRED puts this in front of any descriptors.
+const CREDENTIALS: usize = 32;
+
+/// Looks whether the first packet carries descriptors; changes nothing, for use on a running task.
+pub(crate) fn carries_descriptors(fd: BorrowedFd, socket: &UnixSocket) -> Result<(), Trouble> {
+    if socket.state == SocketState::Listening {
+        return Ok(());
+    }
+    peek(fd, &mut [0], socket, &format!("socket:[{}]", socket.inode)).map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{IoSlice, Write};
+    use std::net::{TcpListener, TcpStream, UdpSocket};
+    use std::os::fd::{AsFd, RawFd};
+    use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+
+    use nix::sys::socket::{ControlMessage, sendmsg};
+
+    use super::*;
+
+    fn read(fd: &impl AsFd, tcp_close: bool) -> Result<Socket, Trouble> {
+        let link = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
+        let inode = fs::metadata(link).expect("own descriptor").ino();
+        let own = HostPid(std::process::id().cast_signed());
+        socket(fd.as_fd(), inode, own, &SocketTables::read().expect("sock_diag"), tcp_close)
+    }
+
+    fn unix_of(fd: &impl AsFd) -> UnixSocket {
+        match read(fd, false).expect("carried") {
+            Socket::Unix(socket) => socket,
+            Socket::Inet(other) => panic!("a unix socket: {other:?}"),
+        }
+    }
+
+    fn inet_of(fd: &impl AsFd, tcp_close: bool) -> InetSocket {
+        match read(fd, tcp_close).expect("carried") {
+            Socket::Inet(socket) => socket,
+            Socket::Unix(other) => panic!("an inet socket: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_stream_is_peeked_whole_and_stays() {
+        let (mut left, right) = UnixStream::pair().expect("a pair");
+        let sent: Vec<u8> = (0..100_000_u32).map(|n| n as u8).collect();
+        left.write_all(&sent).expect("send");
+        let socket = unix_of(&right);
+        for _ in 0..2 {
+            assert_eq!(queue(right.as_fd(), &socket), Ok(vec![sent.clone()]));
+        }
+        assert_eq!(queue(left.as_fd(), &unix_of(&left)), Ok(vec![]));
+        let mut back = vec![0; sent.len()];
+        io::Read::read_exact(&mut &right, &mut back).expect("receive");
+        assert_eq!(back, sent);
+    }
+
+    #[test]
+    fn packets_keep_their_bounds() {
+        let (left, right) = UnixDatagram::pair().expect("a pair");
+        for packet in [&b"one"[..], b"three", &[7; 3000]] {
+            left.send(packet).expect("send");
+        }
+        let queue = queue(right.as_fd(), &unix_of(&right)).expect("a queue");
+        assert_eq!(queue, [b"one".to_vec(), b"three".to_vec(), vec![7; 3000]]);
+    }
+
+    #[test]
+    fn descriptors_in_flight_are_refused() {
+        for pass_credentials in [false, true] {
+            let (left, right) = UnixStream::pair().expect("a pair");
+            tracee::host::setsockopt(
+                right.as_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PASSCRED,
+                &u32::from(pass_credentials).to_ne_bytes(),
+            )
+            .expect("SO_PASSCRED");
+            (&left).write_all(b"plain").expect("send");
+            let socket = unix_of(&right);
+            assert_eq!(carries_descriptors(right.as_fd(), &socket), Ok(()));
+            let fds: [RawFd; 1] = [left.as_raw_fd()];
+            let rights = [ControlMessage::ScmRights(&fds)];
+            sendmsg::<()>(left.as_raw_fd(), &[IoSlice::new(b"x")], &rights, MsgFlags::empty(), None)
+                .expect("send rights");
+            let trouble = queue(right.as_fd(), &socket).expect_err("rights");
+            assert!(trouble.reason.contains("SCM_RIGHTS"), "{trouble:?}");
+        }
+    }
+
+    #[test]
+    fn listeners_tell_their_backlog_and_refuse_the_waiting() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let socket = inet_of(&listener, false);
+        assert_eq!(socket.state, SocketState::Listening);
+        assert!(socket.backlog >= 128, "{socket:?}");
+        assert_eq!(socket.source, listener.local_addr().expect("bound"));
+        assert!(socket.options.reuse_address, "std sets it");
+        let client = TcpStream::connect(socket.source).expect("connect");
+        assert!(read(&listener, false).expect_err("one waits").reason.starts_with("1 connection"));
+        assert_eq!(inet_of(&listener, true).state, SocketState::Listening);
+
+        let trouble = read(&client, false).expect_err("established");
+        assert_eq!(trouble.hint, Some(TCP_CLOSE));
+        let closed = inet_of(&client, true);
+        assert_eq!((closed.state, closed.source.port()), (SocketState::Closed, 0));
+        assert_eq!(closed.destination, None);
+    }
+
+    #[test]
+    fn udp_keeps_its_addresses() {
+        let socket = UdpSocket::bind("[::1]:0").expect("bind");
+        let peer = UdpSocket::bind("[::1]:0").expect("bind").local_addr().expect("bound");
+        socket.connect(peer).expect("connect");
+        let read = inet_of(&socket, false);
+        assert_eq!((read.source, read.destination), (socket.local_addr().expect("bound"), Some(peer)));
+    }
+
+    #[test]
+    fn a_bound_path_is_told_with_its_node_and_its_loss() {
+        let path = std::env::temp_dir().join(format!("qmig-sock-{}", std::process::id()));
+        let _ = fs::remove_file(&path);
+        let listener = UnixListener::bind(&path).expect("bind");
+        let socket = unix_of(&listener);
+        let node = fs::metadata(&path).expect("bound");
+        // The kernel counts the NUL behind a path.
+        assert_eq!(socket.name.strip_suffix(b"\0"), Some(path.as_os_str().as_bytes()));
+        assert_eq!(socket.node, Some((node.mode(), node.uid(), node.gid())));
+        fs::remove_file(&path).expect("remove");
+        let socket = unix_of(&listener);
+        assert_eq!((socket.deleted, socket.node), (true, None));
+    }
+}

@@ -1,0 +1,392 @@
+//! How much of a timed wait was left.
+//!
+//! A thread stopped inside nanosleep(2), poll(2) or a futex(2) wait with a relative timeout is made
+//! to wait again on the destination. Its registers hold the *whole* timeout, and no interface tells
+//! how much of it had passed: the kernel keeps the end of the wait in a restart block that nobody
+//! can read, and the timer itself is gone once the thread is stopped. So the driver looks while the
+//! thread still sleeps, immediately before the freeze ([`Clockwork::sample`]):
+//!
+//! - /proc/timer_list has the exact ends of all sleeps of the machine, but not whose they are;
+//! - `se.exec_start` of /proc/TID/sched tells when the thread went to sleep, on a clock of its CPU
+//!   that lags behind CLOCK_MONOTONIC by the time the hypervisor took from that CPU.
+//!
+//! A timer whose end minus the thread's timeout falls where the thread went to sleep is its timer,
+//! and the end is then exact to the nanosecond. Where the kernel itself wrote the rest into the
+//! program's memory (nanosleep with a second argument) no guess is made.
+
+use std::collections::HashMap;
+use std::fs;
+use std::time::Duration;
+
+use nix::libc;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
+use pages::VirtAddr;
+use tracee::host::{hrtimers, sys_clock};
+use tracee::proc::stat::Stat;
+use tracee::proc::syscall::{self, Doing};
+use tracee::{HostPid, Memory};
+
+/// What was seen of sleeping threads and armed timers before a freeze.
+#[derive(Debug, Default)]
+pub struct Clockwork {
+    sleepers: HashMap<i32, Sleeper>,
+    /// Ends of sleeps on CLOCK_MONOTONIC, in nanoseconds, ascending.
+    ends: Vec<u64>,
+}
+
+/// A thread seen asleep in a call that may have a timeout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Sleeper {
+    call: u64,
+    args: [u64; 6],
+    /// Voluntary context switches so far.
+    switches: u64,
+    began: Began,
+}
+
+/// When a thread went to sleep, in nanoseconds of CLOCK_MONOTONIC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Began {
+    /// If no time was stolen from its CPU since: the best guess.
+    pub(crate) likely: u64,
+    /// If all time ever stolen from its CPU was stolen since.
+    pub(crate) earliest: u64,
+}
+
+impl Clockwork {
+    /// Looks at every thread of the tree under `root`. To be called right before the freeze: what
+    /// falls asleep between the two waits its whole time again (late, never early).
+    ///
+    /// Nothing here can fail a migration: what cannot be read is not known.
+    pub fn sample(root: HostPid) -> Self {
+        let mut lags = Lags::default();
+        let mut sleepers = HashMap::new();
+        for tid in crate::survey::threads_below(root) {
+            if let Some(sleeper) = Sleeper::look(tid, &mut lags) {
+                sleepers.insert(tid.0, sleeper);
+            }
+        }
+        if sleepers.is_empty() {
+            return Self::default();
+        }
+        // After the sleepers: a timer must be seen for each of them that sleeps on.
+        let timers = hrtimers().unwrap_or_default();
+        let mut ends: Vec<u64> = timers
+            .iter()
+            .filter(|timer| timer.function == "hrtimer_wakeup" && MONOTONIC.contains(&timer.base))
+            .map(|timer| timer.expires_soft_ns)
+            .collect();
+        ends.sort_unstable();
+        Self { sleepers, ends }
+    }
+
+    /// How much of the wait in `wait` was left at `frozen`, if that can be told.
+    ///
+    /// `switches` is the thread's count of voluntary context switches after the freeze, before
+    /// anything was run in it.
+    pub(crate) fn left(
+        &self,
+        tid: HostPid,
+        wait: &Wait,
+        switches: u64,
+        frozen: Duration,
+    ) -> Option<Duration> {
+        match wait.rest {
+            Rest::Written(rest) => Some(rest),
+            Rest::Of(whole) => {
+                let seen = self.sleepers.get(&tid.0)?;
+                let same_call = seen.args[..4] == wait.args[..4]
+                    && (seen.call == wait.call || seen.call == RESTART_SYSCALL);
+                // Going from sleep to the ptrace stop is one switch; more of them are another wait.
+                if !same_call || switches > seen.switches + 1 {
+                    return None;
+                }
+                Some(rest(&self.ends, whole, seen.began, frozen))
+            }
+        }
+    }
+}
+
+/// A timed wait a thread was stopped in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Wait {
+    /// The system call.
+    pub(crate) call: u64,
+    args: [u64; 6],
+    rest: Rest,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rest {
+    /// The kernel wrote what was left into the program's memory when it was interrupted.
+    Written(Duration),
+    /// Only the whole is known.
+    Of(Duration),
+}
+
+impl Wait {
+    /// Reads the timeout of a call that ended with ERESTART_RESTARTBLOCK; `None` if it has none,
+    /// or an absolute one, which needs no care.
+    pub(crate) fn read(memory: &Memory, call: u64, args: [u64; 6]) -> Option<Self> {
+        let rest = match call {
+            NANOSLEEP => sleep(memory, args[0], args[1])?,
+            CLOCK_NANOSLEEP if args[1] & TIMER_ABSTIME == 0 => sleep(memory, args[2], args[3])?,
+            // The timeout is an int; negative is for ever.
+            POLL => match args[2] as u32 {
+                milliseconds if milliseconds >> 31 == 0 => {
+                    Rest::Of(Duration::from_millis(u64::from(milliseconds)))
+                }
+                _ => return None,
+            },
+            FUTEX if args[1] & FUTEX_COMMAND == FUTEX_WAIT && args[3] != 0 => {
+                Rest::Of(timespec(memory, args[3])?)
+            }
+            _ => return None,
+        };
+        Some(Self { call, args, rest })
+    }
+}
+
+/// nanosleep(2) writes the rest to `left` before it returns to be restarted.
+fn sleep(memory: &Memory, whole: u64, left: u64) -> Option<Rest> {
+    match left {
+        0 => timespec(memory, whole).map(Rest::Of),
+        left => timespec(memory, left).map(Rest::Written),
+    }
+}
+
+fn timespec(memory: &Memory, at: u64) -> Option<Duration> {
+    let mut bytes = [0; 16];
+    memory.read(VirtAddr(at), &mut bytes).ok()?;
+    let [seconds, nanos] = [&bytes[..8], &bytes[8..]]
+        .map(|half| u64::from_le_bytes(half.try_into().expect("half of 16 bytes")));
+    let nanos = u32::try_from(nanos).ok().filter(|nanos| *nanos < 1_000_000_000)?;
+    (seconds >> 63 == 0).then(|| Duration::new(seconds, nanos))
+}
+
+/// Which call restart_syscall(2) stands for: the number was overwritten at an earlier interruption,
+/// but compilers and C libraries load it (`b8 imm32`) right before the `syscall` instruction.
+pub(crate) fn call_before_restart(memory: &Memory, after_syscall: u64) -> Option<u64> {
+    let mut code = [0; 7];
+    memory.read(VirtAddr(after_syscall.checked_sub(7)?), &mut code).ok()?;
+    loaded_number(code)
+}
+
+fn loaded_number(code: [u8; 7]) -> Option<u64> {
+    let [0xb8, n0, n1, n2, n3, 0x0f, 0x05] = code else { return None };
+    let number = u64::from(u32::from_le_bytes([n0, n1, n2, n3]));
+    [NANOSLEEP, CLOCK_NANOSLEEP, POLL, FUTEX].contains(&number).then_some(number)
+}
+
+/// What is left at `frozen` of a wait of `whole` that began about `began`, given the ends of all
+/// sleeps, ascending.
+///
+/// The thread's own timer is the one whose beginning (end − whole) lies in the window between the
+/// earliest and the likely beginning; of several the nearest to the likely one. Without any, the
+/// likely beginning must do.
+pub(crate) fn rest(ends: &[u64], whole: Duration, began: Began, frozen: Duration) -> Duration {
+    let whole = nanos(whole);
+    let first = began.earliest.saturating_add(whole).saturating_sub(SLACK_NS);
+    let last = began.likely.saturating_add(whole).saturating_add(SLACK_NS);
+    let from = ends.partition_point(|end| *end < first);
+    let to = ends.partition_point(|end| *end <= last);
+    let likely = began.likely.saturating_add(whole);
+    let end = ends[from..to.max(from)]
+        .iter()
+        .copied()
+        .min_by_key(|end| end.abs_diff(likely))
+        .unwrap_or(likely);
+    Duration::from_nanos(end.saturating_sub(nanos(frozen)).min(whole))
+}
+
+/// Clock bases of /proc/timer_list that count CLOCK_MONOTONIC.
+const MONOTONIC: [u32; 2] = [0, 4];
+
+/// A timer is set a little before the thread leaves the CPU, and clocks are read one after another.
+const SLACK_NS: u64 = 2_000_000;
+
+const NANOSLEEP: u64 = libc::SYS_nanosleep as u64;
+const CLOCK_NANOSLEEP: u64 = libc::SYS_clock_nanosleep as u64;
+const POLL: u64 = libc::SYS_poll as u64;
+const FUTEX: u64 = libc::SYS_futex as u64;
+pub(crate) const RESTART_SYSCALL: u64 = libc::SYS_restart_syscall as u64;
+const TIMER_ABSTIME: u64 = 1;
+const FUTEX_COMMAND: u64 = 0x7f;
+const FUTEX_WAIT: u64 = 0;
+
+impl Sleeper {
+    fn look(tid: HostPid, lags: &mut Lags) -> Option<Self> {
+        let Doing::Call { nr, args, .. } = syscall::read(tid, tid).ok()? else { return None };
+        let call = nr.cast_unsigned();
+        if ![NANOSLEEP, CLOCK_NANOSLEEP, POLL, FUTEX, RESTART_SYSCALL].contains(&call) {
+            return None;
+        }
+        let sched = fs::read_to_string(format!("/proc/{}/sched", tid.0)).ok()?;
+        let (start, switches) = parse_sched(&sched)?;
+        let lag = lags.of(usize::try_from(Stat::read(tid).ok()?.processor).ok()?)?;
+        let likely = start.saturating_add(lag);
+        Some(Self { call, args, switches, began: Began { likely, earliest: start.min(likely) } })
+    }
+}
+
+/// By how much the scheduler's clock of each CPU lags behind CLOCK_MONOTONIC, in nanoseconds.
+///
+/// Measured on this very thread: it moves to the CPU, and its own `se.exec_start` is then the
+/// clock's reading of just now.
+#[derive(Default)]
+struct Lags {
+    known: HashMap<usize, Option<u64>>,
+}
+
+impl Lags {
+    fn of(&mut self, cpu: usize) -> Option<u64> {
+        *self.known.entry(cpu).or_insert_with(|| measure(cpu))
+    }
+}
+
+fn measure(cpu: usize) -> Option<u64> {
+    let own = Pid::from_raw(0);
+    let before = sched_getaffinity(own).ok()?;
+    let mut only = CpuSet::new();
+    only.set(cpu).ok()?;
+    sched_setaffinity(own, &only).ok()?;
+    let lag = exec_start_of_this_thread();
+    // Cannot fail: it was this thread's set a moment ago.
+    let _ = sched_setaffinity(own, &before);
+    lag
+}
+
+fn exec_start_of_this_thread() -> Option<u64> {
+    // To yield brings the reading up to date: it is taken when a thread gets its CPU.
+    std::thread::yield_now();
+    let sched = fs::read_to_string("/proc/thread-self/sched").ok()?;
+    let now = nanos(sys_clock(libc::CLOCK_MONOTONIC).ok()?);
+    let (start, _) = parse_sched(&sched)?;
+    Some(now.saturating_sub(start))
+}
+
+/// /proc/TID/sched: (se.exec_start in nanoseconds, nr_voluntary_switches).
+fn parse_sched(text: &str) -> Option<(u64, u64)> {
+    let value = |name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name))?;
+        line.split_once(':').map(|(_, value)| value.trim())
+    };
+    let (whole, part) = value("se.exec_start")?.split_once('.')?;
+    let (whole, part): (u64, u64) = (whole.parse().ok()?, part.parse().ok()?);
+    let start = whole.checked_mul(1_000_000)?.checked_add(part)?;
+    Some((start, value("nr_voluntary_switches")?.parse().ok()?))
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    /// A sleep of 400 ms that began at 10 s and was frozen at 10.150 s.
+    #[test]
+    fn the_timer_that_fits_the_thread_gives_the_rest() {
+        struct Case {
+            name: &'static str,
+            ends: &'static [u64],
+            likely: u64,
+            earliest: u64,
+            left_ms: u64,
+        }
+        let cases = [
+            Case {
+                name: "exact end, guess 1 ms late",
+                ends: &[9_000 * MS, 10_400 * MS, 12_000 * MS],
+                likely: 10_001 * MS,
+                earliest: 10_001 * MS,
+                left_ms: 250,
+            },
+            Case {
+                name: "clock lagged 60 ms since, still the only timer in the window",
+                ends: &[10_390 * MS - 100 * MS, 10_400 * MS],
+                likely: 10_060 * MS,
+                earliest: 9_950 * MS,
+                left_ms: 250,
+            },
+            Case {
+                name: "several fit: the nearest to the guess",
+                ends: &[10_380 * MS, 10_400 * MS, 10_401 * MS + MS / 2],
+                likely: 10_000 * MS + MS / 10,
+                earliest: 9_980 * MS,
+                left_ms: 250,
+            },
+            Case {
+                name: "none fits: the guess itself",
+                ends: &[10_300 * MS, 10_500 * MS],
+                likely: 10_000 * MS,
+                earliest: 10_000 * MS,
+                left_ms: 250,
+            },
+            Case {
+                name: "no timers at all",
+                ends: &[],
+                likely: 10_040 * MS,
+                earliest: 10_000 * MS,
+                left_ms: 290,
+            },
+            Case {
+                name: "never more than the whole",
+                ends: &[],
+                likely: 11_000 * MS,
+                earliest: 10_000 * MS,
+                left_ms: 400,
+            },
+            Case {
+                name: "over: nothing left",
+                ends: &[],
+                likely: 9_000 * MS,
+                earliest: 9_000 * MS,
+                left_ms: 0,
+            },
+        ];
+        for case in cases {
+            let began = Began { likely: case.likely, earliest: case.earliest };
+            let whole = Duration::from_millis(400);
+            let left = rest(case.ends, whole, began, Duration::from_millis(10_150));
+            assert_eq!(left, Duration::from_millis(case.left_ms), "{}", case.name);
+        }
+    }
+
+    #[test]
+    fn another_wait_than_the_one_seen_is_not_guessed() {
+        let args = [0x1000, 1, 400, 0, 0, 0];
+        let began = Began { likely: 10_000 * MS, earliest: 10_000 * MS };
+        let sleeper = Sleeper { call: POLL, args, switches: 5, began };
+        let clockwork =
+            Clockwork { sleepers: HashMap::from([(7, sleeper)]), ends: vec![10_400 * MS] };
+        let frozen = Duration::from_millis(10_150);
+        let wait = Wait { call: POLL, args, rest: Rest::Of(Duration::from_millis(400)) };
+        let left = |tid, wait, switches| clockwork.left(HostPid(tid), &wait, switches, frozen);
+        assert_eq!(left(7, wait, 6), Some(Duration::from_millis(250)));
+        assert_eq!(left(7, wait, 7), None, "it slept again in between");
+        assert_eq!(left(8, wait, 6), None, "never seen");
+        assert_eq!(left(7, Wait { args: [1; 6], ..wait }, 6), None, "another call");
+        let written = Wait { rest: Rest::Written(Duration::from_millis(3)), ..wait };
+        assert_eq!(left(8, written, 9), Some(Duration::from_millis(3)));
+    }
+
+    #[test]
+    fn the_scheduler_s_text_is_read() {
+        let sched = "cat (1, #threads: 1)\n---\nse.exec_start      :      1340086.575764\n\
+                     nr_switches : 9\nnr_voluntary_switches      :      4\n";
+        assert_eq!(parse_sched(sched), Some((1_340_086_575_764, 4)));
+        assert_eq!(parse_sched("se.exec_start : 12\n"), None);
+    }
+
+    #[test]
+    fn the_number_is_read_from_the_code_that_loads_it() {
+        assert_eq!(loaded_number([0xb8, 0xe6, 0, 0, 0, 0x0f, 0x05]), Some(CLOCK_NANOSLEEP));
+        assert_eq!(loaded_number([0xb8, 0x01, 0, 0, 0, 0x0f, 0x05]), None, "write never restarts");
+        assert_eq!(loaded_number([0x90, 0xe6, 0, 0, 0, 0x0f, 0x05]), None);
+    }
+}

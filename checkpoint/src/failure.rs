@@ -1,0 +1,168 @@
+//! How a dump ends when it does not end well: what failed, whose fault, what to do, who runs now.
+
+use std::fmt;
+
+use image::DirectoryError;
+use image::plan::Refusal;
+use transport::quic::{DialError, IdentityError, LinkError};
+use transport::session::{Outcome, RunsOn};
+use transport::wire::Abort;
+use transport::PeerMisbehaved;
+
+use crate::error::{CollectError, SurveyError};
+use crate::pump::ReadPages;
+
+/// A dump that did not move the tree.
+#[derive(Debug)]
+pub struct Failure {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Why.
+    pub cause: Cause,
+}
+
+/// Why a dump ended. Messages read after "failed to".
+#[derive(Debug, thiserror::Error)]
+pub enum Cause {
+    /// This host's tree cannot be carried.
+    #[error("take the tree: it cannot be carried")]
+    CannotTake(Vec<Refusal>),
+    /// The tree could not even be looked at.
+    #[error("look at the tree: {0}")]
+    Survey(SurveyError),
+    /// There is no destination.
+    #[error("reach the destination: {0}")]
+    Dial(#[from] DialError),
+    /// No random number for the session.
+    #[error("begin a session: {0}")]
+    Session(#[from] IdentityError),
+    /// The destination's host cannot carry the plan.
+    #[error("move the tree: the destination refuses it")]
+    Refused(Vec<String>),
+    /// The destination stopped.
+    #[error("move the tree: the destination stopped: {0}")]
+    PeerAborted(Abort),
+    /// The link was lost or closed.
+    #[error("talk to the destination: {0}")]
+    Link(#[from] LinkError),
+    /// The destination said something out of turn.
+    #[error("understand the destination: it {0}")]
+    PeerMisbehaved(#[from] PeerMisbehaved),
+    /// The tree could not be stopped.
+    #[error("stop the tree: {0}")]
+    Freeze(tracee::Error),
+    /// Its state could not be read.
+    #[error("read the state of the tree: {0}")]
+    Collect(#[from] CollectError),
+    /// Its pages could not be read.
+    #[error("read memory: {0}")]
+    Pages(#[from] ReadPages),
+    /// More than one migration may have.
+    #[error("describe the tree: {0}")]
+    TooMuch(String),
+    /// A plain checkpoint could not be written.
+    #[error("write the checkpoint: {0}")]
+    Directory(#[from] DirectoryError),
+    /// Somebody pressed Ctrl-C or sent SIGTERM.
+    #[error("finish: it was interrupted")]
+    Interrupted,
+    /// After the hand-over, nobody could be asked any more.
+    #[error("learn what became of the hand-over: the destination does not answer")]
+    Stranded,
+    /// After the hand-over, the destination could not let the tree run, and gave the right back.
+    #[error("move the tree: the destination gave it back")]
+    GivenBack,
+    /// After the hand-over, a person decided that the copy here is the only one.
+    #[error("move the tree: it was taken back by hand")]
+    TakenBackByHand,
+    /// A test told it to fail.
+    #[error("finish: {0}")]
+    ToldToFail(#[from] tracee::chaos::ToldToFail),
+}
+
+impl Failure {
+    /// Nothing was touched.
+    pub fn refused(cause: impl Into<Cause>) -> Self {
+        Self { outcome: Outcome::Refused, cause: cause.into() }
+    }
+
+    /// The tree runs on.
+    pub fn aborted(cause: impl Into<Cause>) -> Self {
+        Self { outcome: Outcome::Aborted, cause: cause.into() }
+    }
+
+    /// Who runs now.
+    pub fn runs_on(&self) -> RunsOn {
+        self.outcome.runs_on()
+    }
+
+    /// Whose fault it is.
+    pub fn whose(&self) -> &'static str {
+        match &self.cause {
+            Cause::CannotTake(_)
+            | Cause::Session(_)
+            | Cause::Survey(_)
+            | Cause::Freeze(_)
+            | Cause::Collect(_)
+            | Cause::Pages(_)
+            | Cause::TooMuch(_)
+            | Cause::Directory(_) => "the source",
+            Cause::Refused(_) | Cause::PeerAborted(_) | Cause::PeerMisbehaved(_) => "the destination",
+            Cause::GivenBack => "the destination",
+            Cause::Dial(_) | Cause::Link(_) | Cause::Stranded => "the link or the destination",
+            Cause::Interrupted | Cause::TakenBackByHand | Cause::ToldToFail(_) => {
+                "whoever stopped qmig"
+            }
+        }
+    }
+
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match &self.cause {
+            Cause::Dial(error) => error.hint().map(str::to_owned),
+            Cause::Refused(_) => Some("change the destination as it says, then try again".into()),
+            Cause::Link(LinkError::Lost(_)) => {
+                Some("see that UDP passes both ways between the hosts, then try again".into())
+            }
+            Cause::Stranded => Some(
+                "look on the destination whether the tree runs there; the stopped copy here was \
+                 ended, because two copies must never run"
+                    .into(),
+            ),
+            _ => None,
+        }
+    }
+
+    /// If it is a refusal, every reason.
+    pub fn reasons(&self) -> Vec<String> {
+        match &self.cause {
+            Cause::CannotTake(refusals) => refusals.iter().map(ToString::to_string).collect(),
+            Cause::Refused(reasons) => reasons.clone(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "failed to {}", self.cause)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl Cause {
+    /// The destination's reasons.
+    pub(crate) fn refused(reasons: &[transport::wire::Refusal]) -> Self {
+        Self::Refused(reasons.iter().map(ToString::to_string).collect())
+    }
+}
+
+impl From<SurveyError> for Cause {
+    fn from(error: SurveyError) -> Self {
+        match error {
+            SurveyError::Refused(refusals) => Self::CannotTake(refusals),
+            other => Self::Survey(other),
+        }
+    }
+}

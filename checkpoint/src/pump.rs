@@ -1,0 +1,199 @@
+//! Reads pages on a thread of its own, through a bounded channel: the reader is never more than a
+//! few mebibytes ahead of the network.
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::thread::JoinHandle;
+
+use bytes::{Bytes, BytesMut};
+use nix::errno::Errno;
+use nix::sys::uio::pread;
+use pages::{ByteCount, PageCount, PageRange, SpaceId};
+use tokio::sync::mpsc;
+use tracee::Memory;
+use transport::encode;
+use transport::wire::PageRun;
+
+use crate::collect::{PageSource, SpacePages};
+
+/// Pages read in one go: long enough to be fast, short enough to flow.
+const PIECE: PageCount = PageCount(256);
+/// Runs that may wait for the network.
+const WAITING: usize = 16;
+/// Buffers kept for reuse: what waits, what the network has not yet acknowledged, and the one
+/// being filled. More are made when all are in flight, and dropped again.
+const BUFFERS: usize = 64;
+
+/// Pages could not be read.
+#[derive(Debug, thiserror::Error)]
+#[error("reading {}of {space}: {source}", range.map_or(String::new(), |range| format!("{range:?} ")))]
+pub struct ReadPages {
+    space: SpaceId,
+    range: Option<PageRange>,
+    source: Unread,
+}
+
+/// A thread that reads pages.
+pub struct Pump {
+    runs: mpsc::Receiver<(PageRun, Bytes)>,
+    thread: JoinHandle<Result<(), ReadPages>>,
+}
+
+impl Pump {
+    /// Starts reading every page of every space, in order.
+    pub fn start(spaces: Vec<SpacePages>) -> Self {
+        let (sender, runs) = mpsc::channel(WAITING);
+        let thread = std::thread::spawn(move || {
+            let mut buffers = Buffers::default();
+            for space in &spaces {
+                let pieces = space.pages.ranges().iter().flat_map(|range| range.pieces(PIECE));
+                let source = Source::open(&space.source).map_err(failed(space.space, None))?;
+                for range in pieces {
+                    let bytes = source
+                        .read(range, &mut buffers)
+                        .map_err(failed(space.space, Some(range)))?;
+                    for run in encode::runs(space.space, range, bytes) {
+                        if sender.blocking_send(run).is_err() {
+                            return Ok(()); // nobody wants them any more
+                        }
+                    }
+                }
+            }
+            Ok(())
+        });
+        Self { runs, thread }
+    }
+
+    /// The next run, or `None` once every page has been read.
+    pub async fn next(&mut self) -> Result<Option<(PageRun, Bytes)>, ReadPages> {
+        match self.runs.recv().await {
+            Some(run) => Ok(Some(run)),
+            None => self.ended(),
+        }
+    }
+
+    /// The same for a thread that may block.
+    pub fn next_blocking(&mut self) -> Result<Option<(PageRun, Bytes)>, ReadPages> {
+        match self.runs.blocking_recv() {
+            Some(run) => Ok(Some(run)),
+            None => self.ended(),
+        }
+    }
+
+    fn ended(&mut self) -> Result<Option<(PageRun, Bytes)>, ReadPages> {
+        let nothing_more = std::thread::spawn(|| Ok(()));
+        std::mem::replace(&mut self.thread, nothing_more)
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            .map(|()| None)
+    }
+}
+
+type Unread = Box<dyn std::error::Error + Send + Sync>;
+
+fn failed(space: SpaceId, range: Option<PageRange>) -> impl FnOnce(Unread) -> ReadPages {
+    move |source| ReadPages { space, range, source }
+}
+
+/// A space, opened for reading.
+enum Source<'a> {
+    Process(Memory),
+    Shared(&'a OwnedFd),
+}
+
+impl<'a> Source<'a> {
+    fn open(source: &'a PageSource) -> Result<Self, Unread> {
+        Ok(match source {
+            PageSource::Process(pid) => Self::Process(Memory::open(*pid)?),
+            PageSource::Shared { file } => Self::Shared(file),
+        })
+    }
+
+    fn read(&self, range: PageRange, buffers: &mut Buffers) -> Result<Bytes, Unread> {
+        let mut bytes = buffers.take(range.bytes());
+        match self {
+            Self::Process(memory) => memory.read(range.start_addr(), &mut bytes)?,
+            Self::Shared(file) => read_padded(file, &mut bytes, range.start_addr().0)?,
+        }
+        Ok(buffers.lend(bytes))
+    }
+}
+
+/// Reads a file whose last page may be cut short; what is beyond its end is zero.
+fn read_padded(file: &OwnedFd, into: &mut [u8], at: u64) -> std::io::Result<()> {
+    let mut done = 0;
+    while done < into.len() {
+        let offset = i64::try_from(at + done as u64).map_err(std::io::Error::other)?;
+        match pread(file, &mut into[done..], offset) {
+            Ok(0) => break,
+            Ok(count) => done += count,
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    into[done..].fill(0);
+    Ok(())
+}
+
+/// Buffers that come back once the network has let go of them, so that a large process does not
+/// make the allocator map and unmap memory for every mebibyte.
+#[derive(Default)]
+struct Buffers {
+    lent: VecDeque<Bytes>,
+}
+
+impl Buffers {
+    fn take(&mut self, size: ByteCount) -> BytesMut {
+        let size = usize::try_from(size.0).expect("a piece fits in memory");
+        let whole = usize::try_from(PIECE.bytes().0).expect("a piece fits in memory");
+        let free = self.lent.pop_front().and_then(|oldest| match oldest.try_into_mut() {
+            Ok(buffer) => Some(buffer),
+            Err(still_lent) => {
+                self.lent.push_front(still_lent);
+                None
+            }
+        });
+        let mut buffer = free.unwrap_or_else(|| BytesMut::zeroed(whole));
+        buffer.resize(size, 0);
+        buffer
+    }
+
+    fn lend(&mut self, buffer: BytesMut) -> Bytes {
+        let lent = buffer.freeze();
+        if self.lent.len() < BUFFERS {
+            self.lent.push_back(lent.clone());
+        }
+        lent
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_comes_back_only_when_nobody_holds_it() {
+        let mut buffers = Buffers::default();
+        let mut first = buffers.take(ByteCount(4096));
+        first[0] = 7;
+        let held = buffers.lend(first);
+        let second = buffers.take(ByteCount(8192));
+        assert_eq!(held[0], 7, "still lent: not touched");
+        let address = held.as_ptr();
+        drop(held);
+        let third = buffers.take(ByteCount(4096));
+        assert_eq!(third.as_ptr(), address);
+        assert_ne!(second.as_ptr(), address);
+    }
+
+    #[test]
+    fn a_short_file_reads_as_zeros_beyond_its_end() {
+        let path = std::env::temp_dir().join(format!("qmig-pump-{}", std::process::id()));
+        std::fs::write(&path, b"abc").expect("a file");
+        let file = OwnedFd::from(std::fs::File::open(&path).expect("the file"));
+        std::fs::remove_file(&path).expect("gone again");
+        let mut bytes = [9; 8];
+        read_padded(&file, &mut bytes, 1).expect("read");
+        assert_eq!(&bytes, b"bc\0\0\0\0\0\0");
+    }
+}

@@ -1,0 +1,110 @@
+//! Looks at a tree while it runs, and writes the Plan, or refuses by name.
+//!
+//! Nothing is stopped and nothing is changed: /proc is read, descriptors are copied
+//! (pidfd_getfd(2)) and asked. Tasks may come and go meanwhile; what is gone when it is looked at
+//! is not part of the plan. Everything that cannot be carried is told at once, so that nobody stops
+//! a program for a migration that could not succeed; what appears between here and the freeze,
+//! [`crate::collect`] refuses.
+
+mod build_id;
+pub(crate) mod descriptor;
+pub(crate) mod diag;
+mod guards;
+mod host;
+pub(crate) mod locks;
+pub(crate) mod mapped;
+pub(crate) mod named;
+mod needed;
+mod open;
+mod outside;
+mod process;
+pub(crate) mod refusals;
+pub(crate) mod task;
+pub(crate) mod tree;
+pub(crate) mod watches;
+
+use image::plan::{Plan, PlannedTask};
+use pages::{ByteCount, PAGE_SIZE, TaskId};
+use tracee::HostPid;
+use tracee::proc::stat::Stat;
+
+pub use crate::error::SurveyError;
+use host::Host;
+use process::Look;
+
+/// What the person who asks for the migration allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SurveyOptions {
+    /// The tree stands on a terminal; the destination's takes its place.
+    pub shell_job: bool,
+    /// TCP connections become closed sockets.
+    pub tcp_close: bool,
+    /// Most bytes of one deleted file.
+    pub ghost_limit: ByteCount,
+}
+
+impl Default for SurveyOptions {
+    fn default() -> Self {
+        Self { shell_job: false, tcp_close: false, ghost_limit: ByteCount(64 << 20) }
+    }
+}
+
+/// Surveys the tree under `root`.
+pub fn survey(root: HostPid, options: &SurveyOptions) -> Result<Plan, SurveyError> {
+    let root_stat = Stat::read(root).map_err(|error| gone(root, error))?;
+    let host = Host::look().map_err(|source| SurveyError::Host { act: "ask for uname", source })?;
+    let mut look = Look::new(root, options)?;
+    look.is_not_qmig(root, &root_stat);
+    look.session(root, &root_stat);
+    let pids = tree::processes(root);
+    look.all(&pids);
+    outside::judge(&mut look);
+    if !pids.contains(&root) || Stat::read(root).is_err() {
+        return Err(SurveyError::NoSuchProcess(root));
+    }
+    if !look.refusals.is_empty() {
+        return Err(SurveyError::Refused(look.refusals));
+    }
+    Ok(Plan {
+        qmig_version: env!("CARGO_PKG_VERSION").to_owned(),
+        kernel: host.kernel,
+        architecture: host.architecture,
+        page_size: PAGE_SIZE as u32,
+        hostname: host.hostname,
+        cpu: host.cpu,
+        vdso: look.vdso,
+        root: TaskId(root.0.unsigned_abs()),
+        command: look.tasks.first().map_or_else(String::new, |task| task.comm.clone()),
+        tasks: look.tasks,
+        files: look.needed.files(),
+        listeners: look.listeners,
+        unix_names: look.unix_names.into_iter().collect(),
+        hard_limits: look.hard_limits,
+        highest_fd: look.highest_fd,
+        resident: ByteCount(look.resident),
+        ghosts: ByteCount(look.needed.ghosts()),
+        shell_job: look.terminal,
+        // What the first version carries every destination knows.
+        needs: Vec::new(),
+    })
+}
+
+/// All threads of all processes under (and with) `root`.
+pub(crate) fn threads_below(root: HostPid) -> Vec<HostPid> {
+    tree::threads(root)
+}
+
+fn gone(root: HostPid, error: tracee::Error) -> SurveyError {
+    if error.is_gone() { SurveyError::NoSuchProcess(root) } else { error.into() }
+}
+
+/// One process as the destination will know it.
+fn planned(pid: HostPid, parent: Option<HostPid>, comm: String, threads: &[HostPid]) -> PlannedTask {
+    let id = |pid: &HostPid| TaskId(pid.0.unsigned_abs());
+    PlannedTask {
+        id: id(&pid),
+        parent: parent.as_ref().map(id),
+        comm,
+        threads: threads.iter().map(id).collect(),
+    }
+}

@@ -1,0 +1,251 @@
+//! What the kernel tells about sockets by netlink: sock_diag(7), one dump per family.
+//!
+//! `getsockopt` cannot name the other end of a unix socket, nor what was shut down; this can. The
+//! answer is about the network namespace qmig runs in.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::AsRawFd;
+
+use nix::libc::{
+    AF_INET, AF_INET6, AF_UNIX, IPPROTO_UDP, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
+};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket,
+};
+
+/// What unix_diag says about one unix socket (linux/unix_diag.h, Linux 3.3).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct UnixInfo {
+    /// SOCK_STREAM 1, SOCK_DGRAM 2, SOCK_SEQPACKET 5.
+    pub(crate) kind: u32,
+    /// ESTABLISHED 1, CLOSE 7, LISTEN 10.
+    pub(crate) state: u32,
+    /// Inode of the other end, if it has one.
+    pub(crate) peer: Option<u32>,
+    /// Raw `sun_path`; abstract names start with NUL.
+    pub(crate) name: Vec<u8>,
+    /// (inode, device) of the name's node.
+    pub(crate) node: Option<(u32, u32)>,
+    /// For a listener: connections nobody has accepted yet. Else bytes or packets waiting.
+    pub(crate) waiting: u32,
+    /// For a listener: the backlog.
+    pub(crate) backlog: u32,
+    /// 0 none, 1 read, 2 write, 3 both.
+    pub(crate) shutdown: u32,
+}
+
+/// Every unix socket of this network namespace, by inode.
+pub(crate) fn unix_sockets() -> io::Result<HashMap<u32, UnixInfo>> {
+    let mut request = vec![AF_UNIX as u8, 0, 0, 0];
+    request.extend_from_slice(&u32::MAX.to_ne_bytes()); // every state
+    request.extend_from_slice(&0_u32.to_ne_bytes()); // no single inode
+    request.extend_from_slice(&(SHOW_NAME | SHOW_VFS | SHOW_PEER | SHOW_RQLEN).to_ne_bytes());
+    request.extend_from_slice(&[0xff; 8]); // no cookie
+    let mut found = HashMap::new();
+    dump(&request, |body| {
+        if let Some((inode, info)) = unix_message(body) {
+            found.insert(inode, info);
+        }
+    })?;
+    Ok(found)
+}
+
+/// What was shut down of every UDP socket of this network namespace, by inode; those of which
+/// nothing was are left out (linux/inet_diag.h).
+pub(crate) fn udp_shutdowns() -> io::Result<HashMap<u32, u32>> {
+    let mut found = HashMap::new();
+    for family in [AF_INET, AF_INET6] {
+        let mut request = vec![family as u8, IPPROTO_UDP as u8, 0, 0];
+        request.extend_from_slice(&u32::MAX.to_ne_bytes());
+        request.extend_from_slice(&[0; INET_SOCKID]);
+        dump(&request, |body| {
+            if let Some((inode, shutdown @ 1..)) = inet_message(body) {
+                found.insert(inode, shutdown);
+            }
+        })?;
+    }
+    Ok(found)
+}
+
+const SOCK_DIAG_BY_FAMILY: u16 = 20; // linux/sock_diag.h
+const SHOW_NAME: u32 = 1;
+const SHOW_VFS: u32 = 2;
+const SHOW_PEER: u32 = 4;
+const SHOW_RQLEN: u32 = 16;
+const ATTR_NAME: u16 = 0;
+const ATTR_VFS: u16 = 1;
+const ATTR_PEER: u16 = 2;
+const ATTR_RQLEN: u16 = 4;
+const ATTR_SHUTDOWN: u16 = 6;
+/// `struct inet_diag_sockid`.
+const INET_SOCKID: usize = 48;
+/// `struct inet_diag_msg`.
+const INET_MESSAGE: usize = 72;
+const INET_ATTR_SHUTDOWN: u16 = 8;
+
+/// Sends one dump request and hands every answer's payload to `each`.
+fn dump(request: &[u8], mut each: impl FnMut(&[u8])) -> io::Result<()> {
+    let netlink = socket(
+        AddressFamily::Netlink,
+        SockType::Datagram,
+        SockFlag::SOCK_CLOEXEC,
+        SockProtocol::NetlinkSockDiag,
+    )?;
+    let mut message = Vec::with_capacity(HEADER + request.len());
+    message.extend_from_slice(&((HEADER + request.len()) as u32).to_ne_bytes());
+    message.extend_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+    message.extend_from_slice(&((NLM_F_REQUEST | NLM_F_DUMP) as u16).to_ne_bytes());
+    message.extend_from_slice(&[0; 8]); // sequence, port
+    message.extend_from_slice(request);
+    sendto(netlink.as_raw_fd(), &message, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let length = recv(netlink.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
+        if length == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        for (kind, body) in Messages(&buffer[..length]) {
+            match i32::from(kind) {
+                NLMSG_DONE => return Ok(()),
+                NLMSG_ERROR => {
+                    let code = word(body, 0).map_or(0, u32::cast_signed);
+                    return Err(io::Error::from_raw_os_error(code.wrapping_neg()));
+                }
+                _ => each(body),
+            }
+        }
+    }
+}
+
+/// `struct nlmsghdr`.
+const HEADER: usize = 16;
+
+/// The messages of one datagram: (type, payload).
+struct Messages<'a>(&'a [u8]);
+
+impl<'a> Iterator for Messages<'a> {
+    type Item = (u16, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let length = word(self.0, 0)? as usize;
+        let kind = half(self.0, 4)?;
+        let body = self.0.get(HEADER..length)?;
+        self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or(&[]);
+        Some((kind, body))
+    }
+}
+
+/// Netlink attributes: (type, payload).
+struct Attributes<'a>(&'a [u8]);
+
+impl<'a> Iterator for Attributes<'a> {
+    type Item = (u16, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let length = usize::from(half(self.0, 0)?);
+        let kind = half(self.0, 2)?;
+        let body = self.0.get(4..length)?;
+        self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or(&[]);
+        Some((kind, body))
+    }
+}
+
+/// `struct unix_diag_msg` and its attributes.
+fn unix_message(body: &[u8]) -> Option<(u32, UnixInfo)> {
+    let mut info = UnixInfo {
+        kind: u32::from(*body.get(1)?),
+        state: u32::from(*body.get(2)?),
+        ..UnixInfo::default()
+    };
+    let inode = word(body, 4)?;
+    for (kind, value) in Attributes(body.get(16..)?) {
+        match kind {
+            ATTR_NAME => info.name = value.to_vec(),
+            ATTR_VFS => info.node = word(value, 0).zip(word(value, 4)),
+            ATTR_PEER => info.peer = word(value, 0).filter(|peer| *peer != 0),
+            ATTR_RQLEN => {
+                info.waiting = word(value, 0)?;
+                info.backlog = word(value, 4)?;
+            }
+            ATTR_SHUTDOWN => info.shutdown = u32::from(*value.first()?),
+            _ => {}
+        }
+    }
+    Some((inode, info))
+}
+
+/// `struct inet_diag_msg`: (inode, shutdown).
+fn inet_message(body: &[u8]) -> Option<(u32, u32)> {
+    let inode = word(body, INET_MESSAGE - 4)?;
+    let shutdown = Attributes(body.get(INET_MESSAGE..)?)
+        .find(|(kind, _)| *kind == INET_ATTR_SHUTDOWN)
+        .and_then(|(_, value)| value.first().copied());
+    Some((inode, u32::from(shutdown.unwrap_or(0))))
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+fn half(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::fs::MetadataExt;
+    use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+
+    use super::*;
+
+    fn inode(fd: &impl AsRawFd) -> u32 {
+        let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
+        u32::try_from(std::fs::metadata(link).expect("own descriptor").ino()).expect("32 bits")
+    }
+
+    #[test]
+    fn a_pair_names_its_peers() {
+        let (left, right) = UnixStream::pair().expect("a pair");
+        right.shutdown(std::net::Shutdown::Write).expect("shutdown");
+        let all = unix_sockets().expect("unix_diag");
+        let (of_left, of_right) = (&all[&inode(&left)], &all[&inode(&right)]);
+        assert_eq!(of_left.peer, Some(inode(&right)));
+        assert_eq!(of_right.peer, Some(inode(&left)));
+        assert_eq!((of_left.kind, of_left.state), (1, 1));
+        assert_eq!((of_left.shutdown, of_right.shutdown), (1, 2));
+    }
+
+    #[test]
+    fn a_listener_tells_its_name_backlog_and_who_waits() {
+        let name = format!("qmig-diag-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(&name).expect("a name");
+        let listener = UnixListener::bind_addr(&address).expect("bind");
+        let _waiting = UnixStream::connect_addr(&address).expect("connect");
+        let info = unix_sockets().expect("unix_diag").remove(&inode(&listener)).expect("ours");
+        assert_eq!(info.name, format!("\0{name}").into_bytes());
+        assert_eq!((info.state, info.waiting), (10, 1));
+        assert!(info.backlog >= 128, "std listens with at least 128: {}", info.backlog);
+    }
+
+    #[test]
+    fn a_shut_down_udp_socket_is_told_from_others() {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("bind");
+        socket.connect(socket.local_addr().expect("bound")).expect("connect");
+        assert_eq!(udp_shutdowns().expect("inet_diag").get(&inode(&socket)), None);
+        nix::sys::socket::shutdown(socket.as_raw_fd(), nix::sys::socket::Shutdown::Write)
+            .expect("shutdown");
+        assert_eq!(udp_shutdowns().expect("inet_diag").get(&inode(&socket)), Some(&2));
+    }
+
+    #[test]
+    fn cut_messages_end_the_walk() {
+        let whole = [20, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0];
+        assert_eq!(Messages(&whole).collect::<Vec<_>>(), [(3, &[7, 0, 0, 0][..])]);
+        assert_eq!(Messages(&whole[..19]).count(), 0);
+        assert_eq!(Messages(&[0; 16]).count(), 0, "a length below the header is no message");
+        assert_eq!(unix_message(&[1, 1, 1]), None);
+    }
+}

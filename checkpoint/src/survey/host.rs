@@ -1,0 +1,82 @@
+//! Facts about this host that the destination compares with its own.
+
+use std::io;
+
+use image::plan::Cpu;
+use nix::sys::utsname::uname;
+use tracee::{HostPid, Memory, XsaveLayout};
+
+/// What `uname` and the processor say.
+pub(crate) struct Host {
+    pub(crate) kernel: String,
+    pub(crate) architecture: String,
+    pub(crate) hostname: String,
+    pub(crate) cpu: Cpu,
+}
+
+impl Host {
+    /// Asks the kernel and the processor.
+    pub(crate) fn look() -> io::Result<Self> {
+        let names = uname()?;
+        let layout = XsaveLayout::of_this_cpu();
+        Ok(Self {
+            kernel: names.release().to_string_lossy().into_owned(),
+            architecture: names.machine().to_string_lossy().into_owned(),
+            hostname: names.nodename().to_string_lossy().into_owned(),
+            cpu: Cpu { features: layout.features(), xsave_size: layout.size(), vendor: vendor() },
+        })
+    }
+}
+
+/// The first `vendor_id` of /proc/cpuinfo.
+fn vendor() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let line = text.lines().find(|line| line.starts_with("vendor_id"));
+    line.and_then(|line| line.split_once(':')).map_or("", |(_, vendor)| vendor.trim()).to_owned()
+}
+
+/// Hash of the vdso that `pid` has mapped at `start..end`.
+///
+/// Only equality is asked of it, between two kernels' own code: FNV-1a (128 bits) over the bytes,
+/// with the length in front.
+pub(crate) fn vdso_hash(pid: HostPid, start: pages::VirtAddr, end: pages::VirtAddr) -> Vec<u8> {
+    let length = usize::try_from(end.0.saturating_sub(start.0)).unwrap_or(0).min(LONGEST_VDSO);
+    let mut bytes = vec![0; length];
+    match Memory::open(pid).and_then(|memory| memory.read(start, &mut bytes)) {
+        Ok(()) => fnv(&bytes).to_vec(),
+        Err(_) => Vec::new(),
+    }
+}
+
+/// The kernel's is two pages.
+const LONGEST_VDSO: usize = 64 << 10;
+
+fn fnv(bytes: &[u8]) -> [u8; 16] {
+    const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
+    const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
+    let length = (bytes.len() as u64).to_le_bytes();
+    let hash = length.iter().chain(bytes).fold(OFFSET, |hash, byte| {
+        (hash ^ u128::from(*byte)).wrapping_mul(PRIME)
+    });
+    hash.to_le_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_host_has_a_name_and_a_processor() {
+        let host = Host::look().expect("uname");
+        assert_eq!(host.architecture, "x86_64");
+        assert!(host.cpu.features & 0b11 == 0b11, "x87 and SSE: {:?}", host.cpu);
+        assert!(!host.kernel.is_empty() && !host.hostname.is_empty() && !host.cpu.vendor.is_empty());
+    }
+
+    #[test]
+    fn any_other_byte_gives_another_hash() {
+        assert_eq!(fnv(b"vdso"), fnv(b"vdso"));
+        assert_ne!(fnv(b"vdso"), fnv(b"vdsp"));
+        assert_ne!(fnv(b""), fnv(b"\0"));
+    }
+}

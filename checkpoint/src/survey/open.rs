@@ -1,0 +1,118 @@
+//! Looks at the open files of a running process.
+
+use std::fs;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+
+use image::plan::{Listener, Protocol};
+use image::state::{InetSocket, SocketState, UnixSocket};
+use nix::libc;
+use tracee::host::{pidfd_getfd, pidfd_open};
+use tracee::proc::fdinfo::{Extra, FdInfo};
+
+use super::descriptor::{Allowed, OpenOn, open_on, plain_memory};
+use super::needed::Use;
+use super::process::Look;
+use super::refusals::{Trouble, Whose};
+use super::{locks, tree, watches};
+use crate::collect::sockets::{Socket, carries_descriptors, socket};
+
+impl Look<'_> {
+    /// Looks at every descriptor of a process.
+    pub(super) fn descriptors(&mut self, whose: &Whose) {
+        let Ok(numbers) = tree::descriptors(whose.pid) else { return };
+        self.highest_fd = self.highest_fd.max(numbers.last().copied().unwrap_or(0));
+        for number in numbers {
+            for trouble in self.descriptor(whose, number).unwrap_or_default() {
+                self.refuse(trouble, whose.fd(number));
+            }
+        }
+    }
+
+    /// `None` if it was closed meanwhile.
+    fn descriptor(&mut self, whose: &Whose, number: u32) -> Option<Vec<Trouble>> {
+        let way = PathBuf::from(format!("/proc/{}/fd/{number}", whose.pid.0));
+        let link = fs::read_link(&way).ok()?;
+        let stat = fs::metadata(&way).ok()?;
+        let info = FdInfo::read(whose.pid, number.cast_signed()).ok()?;
+        let allowed = Allowed {
+            shell_job: self.options.shell_job,
+            ghost_limit: self.options.ghost_limit.0,
+        };
+        let open = match open_on(&link, &stat, info.flags, allowed) {
+            Ok(open) => open,
+            Err(trouble) => return Some(vec![trouble]),
+        };
+        let mut troubles = locks::troubles(&info, &link);
+        match open {
+            OpenOn::Named(named) => {
+                let appends = (libc::O_WRONLY | libc::O_APPEND).cast_unsigned();
+                let how = if info.flags & appends == appends { Use::Log } else { Use::Data };
+                let used_as = || whose.fd(number);
+                self.needed.add(&named, &stat, how, used_as);
+            }
+            OpenOn::Pipe(inode) => self.ends.pipe(inode, whose.fd(number)),
+            OpenOn::Socket(inode) => {
+                if let Err(trouble) = self.socket(whose, number, inode)? {
+                    troubles.push(trouble);
+                }
+            }
+            OpenOn::Epoll => {
+                if let Extra::Epoll(targets) = &info.extra {
+                    troubles.extend(watches::troubles(whose.pid, number, targets));
+                }
+            }
+            OpenOn::Memfd(name) => {
+                if let Err(trouble) = fs::File::open(&way).ok().map_or(Ok(()), |file| plain_memory(&file, &name)) {
+                    troubles.push(trouble);
+                }
+            }
+            OpenOn::Tty => self.terminal = true,
+            OpenOn::EventFd | OpenOn::SignalFd | OpenOn::TimerFd => {}
+        }
+        Some(troubles)
+    }
+
+    fn socket(&mut self, whose: &Whose, number: u32, inode: u64) -> Option<Result<(), Trouble>> {
+        let process = pidfd_open(whose.pid).ok()?;
+        let copy = pidfd_getfd(&process, number.cast_signed()).ok()?;
+        let read =
+            socket(copy.as_fd(), inode, whose.pid, &self.sockets, self.options.tcp_close);
+        Some(match read {
+            Ok(Socket::Inet(socket)) => {
+                self.inet(&socket);
+                Ok(())
+            }
+            Ok(Socket::Unix(socket)) => {
+                self.unix(whose, number, &socket);
+                carries_descriptors(copy.as_fd(), &socket)
+            }
+            Err(trouble) => Err(trouble),
+        })
+    }
+
+    fn inet(&mut self, socket: &InetSocket) {
+        if socket.source.port() == 0 {
+            return;
+        }
+        let protocol = match socket.protocol.cast_signed() {
+            libc::IPPROTO_UDP => Protocol::Udp,
+            _ => Protocol::Tcp,
+        };
+        let listener = Listener { protocol, address: socket.source, v6_only: socket.v6_only };
+        if !self.listeners.contains(&listener) {
+            self.listeners.push(listener);
+        }
+    }
+
+    fn unix(&mut self, whose: &Whose, number: u32, socket: &UnixSocket) {
+        self.ends.unix(socket.inode, socket.peer, whose.fd(number));
+        if !socket.name.is_empty() && !socket.deleted {
+            // The kernel counts the NUL behind a path.
+            let path = !socket.name.starts_with(b"\0");
+            let name = socket.name.strip_suffix(b"\0").filter(|_| path);
+            self.unix_names.insert(name.unwrap_or(&socket.name).to_vec());
+        }
+        debug_assert!(socket.state != SocketState::Listening || socket.peer == 0);
+    }
+}

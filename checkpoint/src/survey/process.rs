@@ -1,0 +1,239 @@
+//! Looks at the processes of a tree one by one, and gathers what the plan says of them all.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use image::plan::{Listener, PlannedTask, Refusal};
+use tracee::HostPid;
+use tracee::proc::maps::{self, Mapping};
+use tracee::proc::stat::Stat;
+use tracee::proc::status::Status;
+use tracee::proc::{children, timers};
+
+use super::guards::Guards;
+use super::host::vdso_hash;
+use super::mapped::{MappedFiles, Shows, shows};
+use super::named::named;
+use super::needed::{Needed, Use};
+use super::outside::Ends;
+use super::refusals::{SHELL_JOB, Trouble, Whose};
+use super::task::{self, Judge};
+use super::{SurveyError, SurveyOptions, planned};
+use crate::collect::sockets::SocketTables;
+
+/// What has been seen of a tree so far.
+pub(crate) struct Look<'o> {
+    pub(crate) options: &'o SurveyOptions,
+    judge: Judge,
+    pub(crate) sockets: SocketTables,
+    pub(crate) refusals: Vec<Refusal>,
+    pub(crate) tasks: Vec<PlannedTask>,
+    pub(crate) needed: Needed,
+    pub(crate) listeners: Vec<Listener>,
+    pub(crate) unix_names: BTreeSet<Vec<u8>>,
+    pub(crate) hard_limits: [u64; 16],
+    pub(crate) highest_fd: u32,
+    /// Bytes.
+    pub(crate) resident: u64,
+    /// A terminal is open.
+    pub(crate) terminal: bool,
+    pub(crate) vdso: Vec<u8>,
+    /// Pipes and unix sockets whose other ends must be in the tree.
+    pub(crate) ends: Ends,
+    guards: Guards,
+}
+
+impl<'o> Look<'o> {
+    /// Nothing seen yet.
+    pub(crate) fn new(root: HostPid, options: &'o SurveyOptions) -> Result<Self, SurveyError> {
+        let sockets = SocketTables::read();
+        Ok(Self {
+            options,
+            judge: Judge::new(root),
+            sockets: sockets
+                .map_err(|source| SurveyError::Host { act: "ask for all sockets", source })?,
+            refusals: Vec::new(),
+            tasks: Vec::new(),
+            needed: Needed::default(),
+            listeners: Vec::new(),
+            unix_names: BTreeSet::new(),
+            hard_limits: [0; 16],
+            highest_fd: 0,
+            resident: 0,
+            terminal: false,
+            vdso: Vec::new(),
+            ends: Ends::default(),
+            guards: Guards::default(),
+        })
+    }
+
+    pub(crate) fn refuse(&mut self, trouble: Trouble, object: impl Into<String>) {
+        self.refusals.push(trouble.of(object));
+    }
+
+    /// A tree that qmig itself is part of would stop qmig.
+    pub(crate) fn is_not_qmig(&mut self, root: HostPid, stat: &Stat) {
+        let mut above = HostPid(std::process::id().cast_signed());
+        while above.0 != 0 {
+            if above == root {
+                let whose = Whose { pid: root, comm: stat.comm.clone() };
+                self.refuse(Trouble::new("", "qmig itself runs under it"), whose.process());
+                return;
+            }
+            above = Stat::read(above).map_or(HostPid(0), |stat| HostPid(stat.ppid));
+        }
+    }
+
+    /// A tree whose root does not lead its session stands on somebody else's terminal.
+    pub(crate) fn session(&mut self, root: HostPid, stat: &Stat) {
+        if HostPid(stat.session) != root && !self.options.shell_job {
+            let whose = Whose { pid: root, comm: stat.comm.clone() };
+            let place = format!("session {}", stat.session);
+            let trouble = Trouble::new(place, "its session is led by a process outside the tree");
+            self.refuse(trouble.but(SHELL_JOB), whose.process());
+        }
+    }
+
+    /// Looks at every process.
+    pub(crate) fn all(&mut self, pids: &[HostPid]) {
+        for (at, pid) in pids.iter().enumerate() {
+            if self.process(*pid, &pids[..at]).is_none() {
+                // It has ended meanwhile, or it is about to.
+                continue;
+            }
+        }
+    }
+
+    /// Looks at one; `None` if it went away.
+    fn process(&mut self, pid: HostPid, earlier: &[HostPid]) -> Option<()> {
+        let stat = Stat::read(pid).ok()?;
+        let whose = Whose { pid, comm: crate::collect::comm(pid).ok()? };
+        let parent = earlier.contains(&HostPid(stat.ppid)).then_some(HostPid(stat.ppid));
+        for trouble in self.judge.process(pid, &stat) {
+            self.refuse(trouble, whose.process());
+        }
+        let threads = children::threads(pid).ok()?;
+        if stat.state == 'Z' || stat.state == 'X' {
+            if threads.len() > 1 {
+                let reason = "its main thread has ended while others go on";
+                self.refuse(Trouble::new("", reason), whose.process());
+                return Some(());
+            }
+            self.tasks.push(planned(pid, parent, whose.comm, &[pid]));
+            return Some(());
+        }
+        if stat.flags & KERNEL != 0 {
+            return Some(());
+        }
+        for other in earlier {
+            for trouble in task::sharing(pid, *other) {
+                self.refuse(trouble, whose.process());
+            }
+        }
+        threads.iter().for_each(|tid| self.thread(&whose, *tid));
+        self.memory(&whose);
+        self.places(&whose);
+        self.descriptors(&whose);
+        self.clocks(&whose);
+        if let Ok(limits) = tracee::host::rlimits(pid) {
+            for (highest, (_, hard)) in self.hard_limits.iter_mut().zip(limits) {
+                *highest = (*highest).max(hard);
+            }
+        }
+        let mut ordered = vec![pid];
+        ordered.extend(threads.into_iter().filter(|tid| *tid != pid));
+        self.tasks.push(planned(pid, parent, whose.comm, &ordered));
+        Some(())
+    }
+
+    fn thread(&mut self, whose: &Whose, tid: HostPid) {
+        let Ok(status) = Status::read(tid) else { return };
+        let mut troubles = task::thread(&status);
+        troubles.extend(task::traced(&status));
+        if let Ok((policy, ..)) = tracee::host::sched(tid) {
+            troubles.extend(task::scheduling(policy));
+        }
+        for trouble in troubles {
+            self.refuse(trouble, whose.thread(tid));
+        }
+        if tid == whose.pid {
+            self.resident += (status.vm_rss + status.vm_swap) << 10;
+        }
+    }
+
+    fn memory(&mut self, whose: &Whose) {
+        let Ok(mappings) = maps::read_with_flags(whose.pid) else { return };
+        let mut files = MappedFiles::default();
+        for mapping in &mappings {
+            if let Some(trouble) = self.mapping(whose, mapping, &mut files) {
+                self.refuse(trouble, whose.mapping(mapping.start.0, mapping.end.0));
+            }
+        }
+        if let Some(mapping) = self.guards.find(whose.pid, &mappings) {
+            let trouble = Trouble::new(super::mapped::place(mapping), "guard pages (MADV_GUARD_INSTALL)");
+            self.refuse(trouble, whose.mapping(mapping.start.0, mapping.end.0));
+        }
+    }
+
+    fn mapping(
+        &mut self,
+        whose: &Whose,
+        mapping: &Mapping,
+        files: &mut MappedFiles,
+    ) -> Option<Trouble> {
+        match shows(mapping) {
+            Err(trouble) => return Some(trouble),
+            Ok(Some(Shows::Vdso)) if self.vdso.is_empty() => {
+                self.vdso = vdso_hash(whose.pid, mapping.start, mapping.end);
+            }
+            Ok(Some(_)) => {}
+            Ok(None) => match files.behind(whose.pid, mapping, self.options.ghost_limit.0)? {
+                Err(trouble) => return Some(trouble.clone()),
+                Ok(file) => {
+                    if let Shows::File(named) = &file.shows {
+                        let how = if mapping.prot & EXECUTE != 0 { Use::Code } else { Use::Data };
+                        let used_as = || format!("mapped by {} ({})", whose.pid, whose.comm);
+                        self.needed.add(named, &file.stat, how, used_as);
+                    }
+                }
+            },
+        }
+        None
+    }
+
+    /// Program, working directory, root.
+    fn places(&mut self, whose: &Whose) {
+        let places =
+            [("exe", "program", Use::Code), ("cwd", "working directory", Use::Directory),
+             ("root", "root directory", Use::Directory)];
+        for (file, name, how) in places {
+            let way = PathBuf::from(format!("/proc/{}/{file}", whose.pid.0));
+            let looked: io::Result<_> = fs::read_link(&way).and_then(|link| {
+                let stat = fs::metadata(&way)?;
+                Ok((link, stat))
+            });
+            let Ok((link, stat)) = looked else { continue };
+            match named(&link, &stat, self.options.ghost_limit.0) {
+                Ok(found) => {
+                    self.needed.add(&found, &stat, how, || format!("{name} of {}", whose.process()));
+                }
+                Err(trouble) => self.refuse(trouble, format!("{name} of {}", whose.process())),
+            }
+        }
+    }
+
+    fn clocks(&mut self, whose: &Whose) {
+        for timer in timers::read(whose.pid).unwrap_or_default() {
+            if let Err(trouble) = crate::collect::timer_clock(&timer) {
+                self.refuse(trouble, whose.process());
+            }
+        }
+    }
+}
+
+/// PF_KTHREAD, linux/sched.h.
+const KERNEL: u32 = 0x0020_0000;
+/// PROT_EXEC.
+const EXECUTE: u32 = 4;

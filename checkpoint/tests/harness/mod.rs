@@ -1,0 +1,132 @@
+//! Starts the program in `subjects/subject.c` and reads what it tells.
+#![allow(dead_code)] // each test file uses its part
+
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use checkpoint::survey::SurveyOptions;
+use pages::ByteCount;
+use tracee::HostPid;
+
+/// What tests allow: small deleted files only.
+pub const OPTIONS: SurveyOptions =
+    SurveyOptions { shell_job: false, tcp_close: false, ghost_limit: ByteCount(1 << 20) };
+
+/// True if the test can run; says so if not, and is a failure where CI promised that it can.
+pub fn can_run() -> bool {
+    if nix::unistd::geteuid().is_root() {
+        return true;
+    }
+    assert!(std::env::var_os("CI").is_none(), "CI must run as root");
+    eprintln!("SKIPPED: ptrace and map_files need root");
+    false
+}
+
+/// A running subject with a folder of its own; ended, with its children, when dropped.
+pub struct Subject {
+    child: Child,
+    pub folder: PathBuf,
+}
+
+impl Subject {
+    /// Starts it with the state `what` names, and waits until it is there.
+    pub fn start(what: &[&str]) -> Self {
+        static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let nth = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("qmig-subject-{}-{nth}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).expect("a folder");
+        Self::start_in(folder, what)
+    }
+
+    pub fn start_in(folder: PathBuf, what: &[&str]) -> Self {
+        let child = Command::new(program())
+            .arg(&folder)
+            .args(what)
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("start the subject");
+        let mut subject = Self { child, folder };
+        subject.wait_for("ready");
+        subject
+    }
+
+    pub fn pid(&self) -> HostPid {
+        HostPid(i32::try_from(self.child.id()).expect("a pid"))
+    }
+
+    pub fn told(&self) -> String {
+        fs::read_to_string(self.folder.join("told")).unwrap_or_default()
+    }
+
+    /// Waits until it tells a line that begins so.
+    pub fn wait_for(&mut self, line: &str) {
+        let until = Instant::now() + Duration::from_secs(20);
+        loop {
+            let told = self.told();
+            assert!(!told.contains("failed "), "the subject: {told}");
+            if told.lines().any(|have| have.starts_with(line)) {
+                return;
+            }
+            if let Some(status) = self.child.try_wait().expect("wait") {
+                panic!("the subject ended with {status} (signal {:?}): {told}", status.signal());
+            }
+            assert!(Instant::now() < until, "the subject never told {line:?}: {told}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// The words behind the first word of a line.
+    pub fn words(&self, first: &str) -> Vec<String> {
+        let told = self.told();
+        let line = told.lines().find(|line| line.split(' ').next() == Some(first));
+        let line = line.unwrap_or_else(|| panic!("a line {first:?} in {told}"));
+        line.split(' ').skip(1).map(str::to_owned).collect()
+    }
+
+    /// Numbers, decimal or 0x…, behind the first word of a line.
+    pub fn numbers(&self, first: &str) -> Vec<u64> {
+        let words = self.words(first);
+        let number = |word: &String| match word.strip_prefix("0x") {
+            Some(hex) => u64::from_str_radix(hex, 16).ok(),
+            None => word.parse().ok(),
+        };
+        words.iter().filter_map(number).collect()
+    }
+}
+
+impl Drop for Subject {
+    fn drop(&mut self) {
+        for pid in self.told().lines().filter_map(|line| line.split("child ").nth(1)) {
+            let pid = pid.trim().parse().map(nix::unistd::Pid::from_raw);
+            let _ = pid.map(|pid| nix::sys::signal::kill(pid, nix::sys::signal::SIGKILL));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Compiles the subject, once.
+fn program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/subjects/subject.c");
+        let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("subject-{}", std::process::id()));
+        let status = Command::new("cc")
+            .args(["-O1", "-pthread", "-Wl,--build-id", "-o"])
+            .arg(&program)
+            .arg(source)
+            .status()
+            .expect("a C compiler");
+        assert!(status.success(), "the subject must compile");
+        program
+    })
+}

@@ -1,0 +1,236 @@
+//! The survey of real programs: the plan they should have, or exactly the reasons they should get.
+
+mod harness;
+
+use std::os::unix::net::UnixListener;
+
+use checkpoint::SurveyError;
+use checkpoint::survey::{SurveyOptions, survey};
+use harness::{OPTIONS, Subject, can_run};
+use image::plan::{PlannedKind, Protocol, Refusal};
+use tracee::HostPid;
+
+fn refused(subject: &Subject, options: &SurveyOptions) -> Vec<Refusal> {
+    match survey(subject.pid(), options) {
+        Err(SurveyError::Refused(refusals)) => refusals,
+        other => panic!("expected refusals: {other:?}"),
+    }
+}
+
+#[test]
+fn a_quiet_program_has_a_plain_plan() {
+    if !can_run() {
+        return;
+    }
+    let subject = Subject::start(&["quiet"]);
+    let plan = survey(subject.pid(), &OPTIONS).expect("nothing to refuse");
+    assert_eq!(plan.root.0, subject.pid().0.unsigned_abs());
+    assert!(plan.command.starts_with("subject"), "{}", plan.command);
+    assert_eq!((plan.tasks.len(), plan.thread_count()), (1, 1));
+    assert_eq!(plan.architecture, "x86_64");
+    assert_eq!(plan.vdso.len(), 16);
+    assert!(plan.resident.0 > 100 << 10, "{}", plan.resident);
+    assert_eq!((plan.ghosts.0, plan.shell_job, plan.highest_fd), (0, false, 3));
+    assert!(plan.listeners.is_empty() && plan.unix_names.is_empty());
+
+    let file = |end: &str| plan.files.iter().find(|file| file.path.ends_with(end));
+    let null = file("/dev/null").expect("its stdin");
+    assert_eq!(null.kind, PlannedKind::CharDevice);
+    assert_eq!(null.rdev, Some(nix::sys::stat::makedev(1, 3)));
+    let program = file("/subject-").or_else(|| plan.files.iter().find(|f| f.path.contains("subject-")));
+    assert_eq!(program.expect("its code").build_id.as_ref().map(Vec::len), Some(20));
+    let libc = file("libc.so.6").expect("its C library");
+    assert!(libc.build_id.is_some() && libc.size.is_some(), "{libc:?}");
+    assert_eq!(plan.files.iter().find(|file| file.path == "/").expect("cwd").kind, PlannedKind::Directory);
+    let wire = image::Plan::from_bytes(&plan.to_bytes()).expect("the destination understands it");
+    assert_eq!(wire, plan);
+}
+
+#[test]
+fn a_rich_program_has_everything_in_its_plan() {
+    if !can_run() {
+        return;
+    }
+    let subject = Subject::start(&["rich"]);
+    let plan = survey(subject.pid(), &OPTIONS).expect("nothing to refuse");
+    let pids = subject.numbers("pid");
+    let tasks: Vec<_> = plan.tasks.iter().map(|task| (u64::from(task.id.0), task.threads.len())).collect();
+    assert_eq!(tasks[0], (pids[0], 2));
+    assert!(tasks.contains(&(pids[1], 1)) && tasks.contains(&(pids[2], 1)), "{tasks:?}");
+    assert_eq!(plan.listeners.len(), 1);
+    assert_eq!(plan.listeners[0].protocol, Protocol::Tcp);
+    assert_eq!(plan.ghosts.0, 4096);
+    let data = plan.files.iter().find(|file| file.path.ends_with("/data")).expect("an open file");
+    assert_eq!((data.size, data.mode & 0o777), (Some(10), 0o640));
+    assert_eq!(plan.hard_limits[6], u64::MAX.min(plan.hard_limits[6]));
+}
+
+/// What is refused, one by one: the subject's argument, words of the object, words of the reason.
+const TABLE: &[(&str, &str, &str)] = &[
+    ("inotify", "fd 4 of", "inotify"),
+    ("pidfd", "fd 4 of", "pidfd"),
+    ("packet-pipe", "fd 5 of", "packet mode"),
+    ("fifo", "fd 4 of", "FIFO"),
+    ("o-path", "fd 4 of", "O_PATH"),
+    ("lock", "fd 4 of", "F_SETLK"),
+    ("hard-link", "fd 4 of", "other names"),
+    ("deleted-folder", "fd 4 of", "deleted directory"),
+    ("big-ghost", "fd 4 of", "the limit is 1048576"),
+    ("sysv", "mapping", "System V"),
+    ("aio", "mapping", "io_setup"),
+    ("guard", "mapping", "guard pages"),
+    ("mseal", "mapping", "sealed"),
+    ("seccomp", "process", "seccomp (filters)"),
+    ("netlink", "fd 4 of", "netlink"),
+    ("packet", "fd 4 of", "packet socket"),
+    ("raw", "fd 4 of", "protocol 1"),
+    ("unaccepted", "fd 4 of", "wait to be accepted"),
+    ("rights", "fd 5 of", "SCM_RIGHTS"),
+    ("stale-watch", "fd 4 of", "once fd 5"),
+    ("thread-clock", "process", "CPU time of a thread"),
+    ("personality", "process", "personality"),
+    ("deadline", "process", "class"),
+    ("sigtrap", "process", "SIGTRAP"),
+    ("uts", "process", "another UTS namespace"),
+];
+
+#[test]
+fn each_thing_that_cannot_be_carried_is_refused_by_name_and_alone() {
+    if !can_run() {
+        return;
+    }
+    for (what, object, reason) in TABLE {
+        let subject = Subject::start(&[what]);
+        let mut refusals = refused(&subject, &OPTIONS);
+        if *what == "unaccepted" {
+            // The client's end is in the tree too.
+            refusals.retain(|refusal| !refusal.reason.contains("established"));
+        }
+        let [refusal] = &refusals[..] else { panic!("{what}: one refusal: {refusals:#?}") };
+        assert!(refusal.object.contains(object), "{what}: {refusal:?}");
+        assert!(refusal.reason.contains(reason), "{what}: {refusal:?}");
+        assert!(refusal.object.contains(&subject.pid().to_string()), "{what}: {refusal:?}");
+        assert!(refusal.object.contains("subject"), "{what}: {refusal:?}");
+    }
+}
+
+#[test]
+fn everything_is_told_at_once() {
+    if !can_run() {
+        return;
+    }
+    let all = ["inotify", "o-path", "lock", "aio", "netlink", "thread-clock"];
+    let subject = Subject::start(&all);
+    assert_eq!(refused(&subject, &OPTIONS).len(), all.len());
+}
+
+#[test]
+fn connections_are_dropped_where_that_is_allowed() {
+    if !can_run() {
+        return;
+    }
+    let subject = Subject::start(&["established"]);
+    let refusals = refused(&subject, &OPTIONS);
+    assert_eq!(refusals.len(), 2, "both ends: {refusals:#?}");
+    for refusal in &refusals {
+        assert!(refusal.reason.contains("established"), "{refusal:?}");
+        assert!(refusal.hint.as_ref().is_some_and(|hint| hint.contains("--tcp-close")));
+        assert!(refusal.place.starts_with("tcp:127.0.0.1:"), "{refusal:?}");
+    }
+    let options = SurveyOptions { tcp_close: true, ..OPTIONS };
+    let plan = survey(subject.pid(), &options).expect("connections are dropped");
+    assert_eq!(plan.listeners, [], "a dropped connection holds no address");
+    drop(subject);
+    let subject = Subject::start(&["unaccepted"]);
+    let plan = survey(subject.pid(), &options).expect("connections are dropped");
+    assert_eq!(plan.listeners.len(), 1);
+}
+
+#[test]
+fn a_terminal_is_refused_with_its_master_in_the_tree() {
+    if !can_run() {
+        return;
+    }
+    let subject = Subject::start(&["terminal"]);
+    let refusals = refused(&subject, &OPTIONS);
+    assert_eq!(refusals.len(), 2, "{refusals:#?}");
+    assert!(refusals.iter().any(|refusal| refusal.reason.contains("master")));
+    let hint = refusals.iter().filter_map(|refusal| refusal.hint.as_deref());
+    assert!(hint.clone().any(|hint| hint.contains("--shell-job")), "{refusals:#?}");
+    let options = SurveyOptions { shell_job: true, ..OPTIONS };
+    let refusals = refused(&subject, &options);
+    assert_eq!(refusals.len(), 1, "the master stays refused: {refusals:#?}");
+}
+
+#[test]
+fn a_connection_to_a_process_outside_is_refused() {
+    if !can_run() {
+        return;
+    }
+    let folder = std::env::temp_dir().join(format!("qmig-outside-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let _listener = UnixListener::bind(folder.join("test.sock")).expect("a listener");
+    let subject = Subject::start_in(folder, &["unix-outside"]);
+    let refusals = refused(&subject, &OPTIONS);
+    assert!(matches!(&refusals[..], [one] if one.reason.contains("outside the tree")), "{refusals:#?}");
+}
+
+#[test]
+fn a_pipe_to_a_process_outside_is_refused() {
+    if !can_run() {
+        return;
+    }
+    // `sh` leads a session through setsid(1); its output goes to us.
+    let mut child = std::process::Command::new("setsid")
+        .args(["sh", "-c", "echo ready; exec sleep 1000"])
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("setsid");
+    let mut ready = [0; 6];
+    let mut output = child.stdout.take().expect("piped");
+    std::io::Read::read_exact(&mut output, &mut ready).expect("it runs");
+    let outcome = survey(HostPid(child.id().cast_signed()), &OPTIONS);
+    child.kill().expect("end it");
+    child.wait().expect("it ends");
+    // qmig's own ends do not count, so the reader in this process is nobody: but nothing else is
+    // wrong with it either.
+    assert!(outcome.is_ok(), "{outcome:?}");
+}
+
+#[test]
+fn qmig_itself_its_ancestors_and_nobody_are_refused() {
+    if !can_run() {
+        return;
+    }
+    for pid in [std::process::id().cast_signed(), 1] {
+        match survey(HostPid(pid), &OPTIONS) {
+            Err(SurveyError::Refused(refusals)) => {
+                assert!(refusals.iter().any(|one| one.reason.contains("qmig itself")), "{refusals:?}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(matches!(survey(HostPid(0x3f_fff0), &OPTIONS), Err(SurveyError::NoSuchProcess(_))));
+}
+
+#[test]
+fn every_process_of_this_machine_gets_an_answer() {
+    if !can_run() {
+        return;
+    }
+    let tasks = std::fs::read_dir("/proc").expect("proc").flatten();
+    let pids = tasks.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let mut asked = 0;
+    for pid in pids.map(HostPid) {
+        let answer = survey(pid, &SurveyOptions { shell_job: true, tcp_close: true, ..OPTIONS });
+        let kernel = std::fs::read_link(format!("/proc/{pid}/exe")).is_err();
+        if let (Ok(plan), false) = (&answer, kernel) {
+            assert!(image::Plan::from_bytes(&plan.to_bytes()).is_ok(), "{plan}");
+        }
+        asked += 1;
+    }
+    assert!(asked > 10, "{asked} processes");
+}

@@ -1,0 +1,130 @@
+//! `qmig dump`: to another host, or into a directory.
+
+use std::fs;
+
+use checkpoint::{Afterwards, Checkpointing, Failure as Ended, Job, SurveyOptions};
+use pages::ByteCount;
+use tracee::HostPid;
+use transport::event::{Event, Watch as _};
+use transport::quic::{FirstUse, Identity, KeyFingerprint, LinkOptions, Pins, SourceTrust, Ticket};
+use transport::session::{Outcome, Report};
+
+use super::{chain, runtime, wishes};
+use crate::args::{Dump, DumpTrust};
+use crate::exit::Exit;
+use crate::options;
+use crate::progress::{Failure, Progress};
+
+pub(crate) fn run(args: Dump, progress: &mut Progress) -> Result<Exit, Failure> {
+    let survey = SurveyOptions {
+        shell_job: args.shell_job,
+        tcp_close: args.tcp_close,
+        ghost_limit: ByteCount(args.ghost_limit),
+    };
+    let report = match (&args.to, &args.images_dir) {
+        (Some(to), _) => migrate(&args, to.clone(), survey, progress)?,
+        (None, Some(directory)) => {
+            let afterwards = match (args.leave_running, args.leave_stopped) {
+                (true, _) => Afterwards::Run,
+                (_, true) => Afterwards::Stop,
+                _ => Afterwards::End,
+            };
+            let directory = directory.clone();
+            let job = Checkpointing { root: HostPid(args.tree), survey, directory, afterwards };
+            checkpoint::dump_to(&job, progress).map_err(told)?
+        }
+        (None, None) => return Err(Failure::usage("know where to", "give --to or --images-dir")),
+    };
+    progress.event(Event::Report(report));
+    Ok(Exit::Done)
+}
+
+fn migrate(
+    args: &Dump,
+    to: String,
+    survey: SurveyOptions,
+    progress: &mut Progress,
+) -> Result<Report, Failure> {
+    let link = LinkOptions {
+        socket: options::inherited_socket(args.socket_fd)?,
+        connect_timeout: args.connect_timeout,
+        ..LinkOptions::default()
+    };
+    let job = Job {
+        root: HostPid(args.tree),
+        trust: trust(&args.trust, &to)?,
+        to,
+        link,
+        survey,
+        software: options::software(),
+        patience: args.connect_timeout,
+    };
+    runtime()?.block_on(async {
+        let mut stop = wishes::listen()?;
+        checkpoint::migrate_out(&job, &mut stop, progress).await.map_err(told)
+    })
+}
+
+fn trust(args: &DumpTrust, to: &str) -> Result<SourceTrust, Failure> {
+    if let Some(text) = ticket_text(args)? {
+        let ticket = text.parse::<Ticket>().map_err(|error| {
+            Failure::usage(
+                format!("read the ticket: {}", chain(&error)),
+                "copy the whole line that `qmig restore --listen` printed",
+            )
+        })?;
+        return Ok(SourceTrust::Ticket(ticket));
+    }
+    if let Some(ca) = options::ca_files(&args.ca)? {
+        return Ok(SourceTrust::Ca(ca));
+    }
+    let home = options::home(args.home.as_deref());
+    let known_peers = home.join("known_peers");
+    let identity = Identity::load_or_create(&home.join("identity"))
+        .map_err(|error| Failure::here(chain(&error)))?;
+    let mut pins = Pins::load(&known_peers).map_err(|error| Failure::here(chain(&error)))?;
+    if let Some(key) = &args.peer {
+        let key: KeyFingerprint = key.parse().map_err(|_| {
+            Failure::usage(
+                format!("read the key {key}"),
+                "copy the line that `qmig identity` prints on the destination",
+            )
+        })?;
+        if pins.key(to) != Some(key) {
+            Pins::append(&known_peers, to, key).map_err(|error| Failure::here(chain(&error)))?;
+            pins = pins.with(to, key);
+        }
+    }
+    Ok(SourceTrust::Known { identity, pins, first_use: FirstUse::Refuse })
+}
+
+fn ticket_text(args: &DumpTrust) -> Result<Option<String>, Failure> {
+    if let Some(text) = &args.ticket {
+        return Ok(Some(text.clone()));
+    }
+    let Some(path) = &args.ticket_file else { return Ok(None) };
+    let text = fs::read_to_string(path).map_err(|error| {
+        Failure::usage(
+            format!("read the ticket file {}: {error}", path.display()),
+            "it is the file that `qmig restore --ticket-file` wrote",
+        )
+    })?;
+    Ok(Some(text))
+}
+
+/// A failed dump in the words of the command line.
+fn told(ended: Ended) -> Failure {
+    let code = match ended.outcome {
+        Outcome::Refused => Exit::Refused,
+        Outcome::Moved | Outcome::Aborted | Outcome::TakenBack => Exit::Aborted,
+        Outcome::Stranded => Exit::Stranded,
+    };
+    Failure {
+        code,
+        whose: ended.whose(),
+        hint: ended.hint(),
+        reasons: ended.reasons(),
+        runs_on: ended.runs_on(),
+        what: chain(&ended.cause),
+    }
+}

@@ -1,0 +1,196 @@
+//! `qmig restore`: from another host, or from a directory; then the parent of the tree.
+
+use std::fs;
+use std::io::Write as _;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use restore::{BuildOptions, Failure as Ended, Farewell, Host, Offspring};
+use tokio::signal::unix::SignalKind;
+use transport::event::{Event, Watch as _};
+use transport::quic::{AuthorizedPeers, DestinationTrust, Identity, LinkOptions, Listener};
+use transport::session::Outcome;
+
+use super::{chain, runtime, wishes};
+use crate::args::Restore;
+use crate::exit::Exit;
+use crate::options;
+use crate::progress::{Failure, Progress};
+
+/// How long a source whose link was lost may come back after the tree has been left to init.
+const SEE_OFF: Duration = Duration::from_secs(30);
+
+pub(crate) fn run(args: Restore, progress: &mut Progress) -> Result<Exit, Failure> {
+    let build = BuildOptions { pidns: args.pidns, shell_job: args.shell_job };
+    runtime()?.block_on(async {
+        if let Some(directory) = &args.images_dir {
+            let offspring = restore::restore_from(directory, build, progress).map_err(told)?;
+            return outlive(offspring, None, &args, progress).await;
+        }
+        let listener = listen(&args, progress).await?;
+        loop {
+            let host = Host {
+                listener: &listener,
+                build,
+                grace: args.grace,
+                software: options::software(),
+            };
+            let mut stop = wishes::listen()?;
+            match restore::migrate_in(&host, &mut stop, progress).await {
+                Ok((offspring, farewell)) => {
+                    return outlive(offspring, Some((farewell, &listener)), &args, progress).await;
+                }
+                Err(ended) if args.keep && !ended.is_final() => {
+                    if let Some(session) = ended.session {
+                        listener.renew(session, args.ticket_expires);
+                    }
+                    progress.failure(&told(ended));
+                }
+                Err(ended) => {
+                    listener.wait_idle().await;
+                    return Err(told(ended));
+                }
+            }
+        }
+    })
+}
+
+/// Binds, makes the ticket, and says what to type on the source.
+async fn listen(args: &Restore, progress: &mut Progress) -> Result<Listener, Failure> {
+    let link = LinkOptions {
+        socket: options::inherited_socket(args.socket_fd)?,
+        ..LinkOptions::default()
+    };
+    let address = args.listen.map_or_else(|| "[::]:0".to_owned(), |addr| addr.to_string());
+    let listener = Listener::bind(&address, trust(args)?, &link)
+        .await
+        .map_err(|error| Failure::here(chain(&error)))?;
+    let ticket = (!args.no_ticket)
+        .then(|| listener.ticket(args.ticket_expires))
+        .transpose()
+        .map_err(|error| Failure::here(format!("make a ticket: {}", chain(&error))))?
+        .map(|ticket| ticket.to_string());
+    if let (Some(path), Some(ticket)) = (&args.ticket_file, &ticket) {
+        write_ticket(path, ticket).map_err(|error| {
+            Failure::here(format!("write the ticket to {}: {error}", path.display()))
+        })?;
+    }
+    let local = listener
+        .local_addr()
+        .map_err(|error| Failure::here(format!("learn the port listened on: {error}")))?;
+    let mut command = format!("qmig dump --tree PID --to {}", reachable(local));
+    match (&ticket, &args.ticket_file) {
+        (Some(_), Some(path)) => command += &format!(" --ticket-file {}", path.display()),
+        (Some(ticket), None) => command += &format!(" --ticket {ticket}"),
+        (None, _) => {}
+    }
+    progress.event(Event::Listening { address: local.to_string(), ticket, command });
+    Ok(listener)
+}
+
+fn trust(args: &Restore) -> Result<DestinationTrust, Failure> {
+    let fail = |error: &dyn std::error::Error| Failure::here(chain(error));
+    if let Some(ca) = options::ca_files(&args.ca)? {
+        return Ok(DestinationTrust::with_ca(ca));
+    }
+    let home = options::home(args.home.as_deref());
+    let (key, peers) = (home.join("identity"), home.join("authorized_peers"));
+    // A destination that is only ever reached by ticket leaves nothing on the disk.
+    let identity = if args.no_ticket || key.exists() {
+        Identity::load_or_create(&key).map_err(|error| fail(&error))?
+    } else {
+        Identity::generate().map_err(|error| fail(&error))?
+    };
+    let trust = DestinationTrust::new(identity);
+    if !peers.exists() && !args.no_ticket {
+        return Ok(trust);
+    }
+    let peers = AuthorizedPeers::load(&peers).map_err(|error| fail(&error))?;
+    Ok(trust.with_peers(peers))
+}
+
+/// Mode 0600, complete under its name at once: a reader sees all of it or nothing.
+fn write_ticket(path: &Path, ticket: &str) -> std::io::Result<()> {
+    let mut part = path.as_os_str().to_owned();
+    part.push(".part");
+    let _ = fs::remove_file(&part);
+    let mut file =
+        fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part)?;
+    writeln!(file, "{ticket}")?;
+    fs::rename(&part, path)
+}
+
+/// An address by which the source can reach us, where the one listened on is a wildcard.
+fn reachable(local: SocketAddr) -> SocketAddr {
+    if !local.ip().is_unspecified() {
+        return local;
+    }
+    let ours = nix::ifaddrs::getifaddrs().into_iter().flatten().filter_map(|interface| {
+        let address = interface.address?;
+        let v4 = address.as_sockaddr_in().map(|addr| IpAddr::V4(addr.ip()));
+        let v6 = address.as_sockaddr_in6().map(|addr| IpAddr::V6(addr.ip()));
+        v4.or(v6)
+    });
+    let usable = |ip: &IpAddr| match ip {
+        IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_link_local(),
+        IpAddr::V6(ip) => local.is_ipv6() && !ip.is_loopback() && !ip.is_unicast_link_local(),
+    };
+    let best = ours.filter(usable).min_by_key(IpAddr::is_ipv6);
+    SocketAddr::new(best.unwrap_or(IpAddr::from([127, 0, 0, 1])), local.port())
+}
+
+/// Stays as the parent of the tree until it ends; answers a source that still asks meanwhile.
+async fn outlive(
+    offspring: Offspring,
+    farewell: Option<(Farewell, &Listener)>,
+    args: &Restore,
+    progress: &mut Progress,
+) -> Result<Exit, Failure> {
+    progress.finish();
+    let source = async {
+        if let Some((mut farewell, listener)) = farewell {
+            farewell.see_off(listener, SEE_OFF).await;
+        }
+    };
+    if args.detach {
+        source.await;
+        return Ok(Exit::Done);
+    }
+    let mut interrupt = wishes::open(SignalKind::interrupt())?;
+    let mut terminate = wishes::open(SignalKind::terminate())?;
+    let ended = offspring.ended();
+    tokio::pin!(source, ended);
+    let mut asking = true;
+    loop {
+        tokio::select! {
+            () = &mut source, if asking => asking = false,
+            // To a shell job the terminal sends its SIGINT by itself.
+            Some(()) = interrupt.recv(), if !args.shell_job => offspring.signal(Signal::SIGINT),
+            Some(()) = terminate.recv() => offspring.signal(Signal::SIGTERM),
+            ended = &mut ended => {
+                let status = ended.status();
+                progress.emit("exited", serde_json::json!({ "status": status }));
+                return Ok(Exit::Tree(status));
+            }
+        }
+    }
+}
+
+/// A failed restore in the words of the command line.
+fn told(ended: Ended) -> Failure {
+    let code = match ended.outcome {
+        Outcome::Refused => Exit::Refused,
+        _ => Exit::Aborted,
+    };
+    Failure {
+        code,
+        whose: ended.whose(),
+        hint: ended.hint().map(str::to_owned),
+        reasons: ended.reasons(),
+        runs_on: ended.runs_on(),
+        what: chain(&ended.cause),
+    }
+}

@@ -1,0 +1,76 @@
+//! What was typed, turned into what it means; errors carry a hint.
+
+use std::net::UdpSocket;
+use std::path::{Path, PathBuf};
+use std::str::FromStr as _;
+use std::time::Duration;
+
+use transport::quic;
+
+use crate::args::CaFiles;
+use crate::progress::Failure;
+
+/// `300ms`, `10s`, `2min`: a number with its unit.
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| format!("{error} (write it like 300ms or 10s)"))
+}
+
+/// `64MiB`, `1GB`, `4096`: bytes, with a unit if wanted.
+pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
+    bytesize::ByteSize::from_str(text)
+        .map(|size| size.as_u64())
+        .map_err(|error| format!("{error} (write it like 64MiB)"))
+}
+
+/// Where this host's key, its known peers and its authorized peers live: `--home`, else
+/// `$XDG_CONFIG_HOME/qmig`, else `~/.config/qmig`, for root without a home `/etc/qmig`.
+pub(crate) fn home(given: Option<&Path>) -> PathBuf {
+    if let Some(dir) = given {
+        return dir.to_owned();
+    }
+    let config = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from);
+    let user = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config"));
+    config.or_else(user).unwrap_or_else(|| PathBuf::from("/etc")).join("qmig")
+}
+
+/// How this qmig calls itself to the other end.
+pub(crate) fn software() -> String {
+    concat!("qmig ", env!("CARGO_PKG_VERSION")).to_owned()
+}
+
+/// The files of a certificate authority, if they were named.
+pub(crate) fn ca_files(args: &CaFiles) -> Result<Option<quic::CaFiles>, Failure> {
+    let (Some(cacert), Some(cert), Some(key)) = (&args.cacert, &args.cert, &args.key) else {
+        return Ok(None);
+    };
+    let files = quic::CaFiles::load(cacert, cert, key)
+        .map_err(|error| Failure::usage(error.to_string(), "all three are PEM files"))?;
+    Ok(Some(files))
+}
+
+/// The UDP socket behind `--socket-fd`.
+pub(crate) fn inherited_socket(number: Option<i32>) -> Result<Option<UdpSocket>, Failure> {
+    let Some(number) = number else { return Ok(None) };
+    let socket = tracee::host::inherited_udp_socket(number).map_err(|error| {
+        Failure::usage(
+            format!("use descriptor {number}: {error}"),
+            "--socket-fd wants a bound UDP socket that qmig inherits",
+        )
+    })?;
+    Ok(Some(socket))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_are_understood_and_nonsense_is_not() {
+        assert_eq!(parse_duration("300ms"), Ok(Duration::from_millis(300)));
+        assert_eq!(parse_duration("10min"), Ok(Duration::from_secs(600)));
+        assert!(parse_duration("soon").is_err());
+        assert_eq!(parse_bytes("64MiB"), Ok(64 << 20));
+        assert_eq!(parse_bytes("4096"), Ok(4096));
+        assert!(parse_bytes("lots").is_err());
+    }
+}

@@ -1,0 +1,251 @@
+//! stderr is for people, stdout (with --json) for programs.
+//!
+//! Every line of JSON is `{"event": NAME, "at_us": microseconds since qmig started, …}`. The names
+//! and fields are an interface: README lists them.
+
+use std::io::Write as _;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use pages::ByteCount;
+use serde_json::{Value, json};
+use transport::event::{Event, Watch};
+use transport::session::{Report, RunsOn};
+
+use crate::exit::Exit;
+
+/// A command that did not do what was asked, in the words people and programs get.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    /// The exit code.
+    pub(crate) code: Exit,
+    /// Whose fault it is: `this host`, `the other host`, `the link`, `the words typed`, …
+    pub(crate) whose: &'static str,
+    /// What failed.
+    pub(crate) what: String,
+    /// What to do.
+    pub(crate) hint: Option<String>,
+    /// Who runs now.
+    pub(crate) runs_on: RunsOn,
+    /// If it is a refusal: every reason.
+    pub(crate) reasons: Vec<String>,
+}
+
+impl Failure {
+    /// The words typed make no sense; nothing was touched.
+    pub(crate) fn usage(what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self {
+            code: Exit::Usage,
+            whose: "the command line",
+            what: what.into(),
+            hint: Some(hint.into()),
+            runs_on: RunsOn::Source,
+            reasons: Vec::new(),
+        }
+    }
+
+    /// This host cannot; nothing was touched.
+    pub(crate) fn here(what: impl Into<String>) -> Self {
+        Self {
+            code: Exit::Refused,
+            whose: "this host",
+            what: what.into(),
+            hint: None,
+            runs_on: RunsOn::Source,
+            reasons: Vec::new(),
+        }
+    }
+
+    /// With advice.
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// Where what happens is told.
+pub(crate) struct Progress {
+    started: Instant,
+    json: bool,
+    quiet: bool,
+    bar: ProgressBar,
+}
+
+impl Progress {
+    /// Nothing has happened yet.
+    pub(crate) fn new(json: bool, quiet: bool) -> Self {
+        let target =
+            if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+        let bar = ProgressBar::with_draw_target(None, target);
+        Self { started: Instant::now(), json, quiet, bar }
+    }
+
+    /// True if programs listen.
+    pub(crate) fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// A line for people.
+    pub(crate) fn say(&self, line: &str) {
+        if !self.quiet {
+            self.bar.suspend(|| eprintln!("{line}"));
+        }
+    }
+
+    /// A line for programs. A closed stdout is their choice, not an error of the migration.
+    pub(crate) fn emit(&self, name: &str, mut fields: Value) {
+        if !self.json {
+            return;
+        }
+        let at_us = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let mut line = json!({ "event": name, "at_us": at_us });
+        if let (Some(line), Some(fields)) = (line.as_object_mut(), fields.as_object_mut()) {
+            line.append(fields);
+        }
+        let mut out = std::io::stdout().lock();
+        let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+    }
+
+    /// The command failed.
+    pub(crate) fn failure(&mut self, failure: &Failure) {
+        self.finish();
+        eprintln!("qmig: {}", failure.what);
+        for reason in &failure.reasons {
+            eprintln!("  - {reason}");
+        }
+        if let Some(hint) = &failure.hint {
+            eprintln!("hint: {hint}");
+        }
+        if matches!(failure.code, Exit::Refused | Exit::Aborted | Exit::Stranded) {
+            eprintln!("whose fault: {}; {}", failure.whose, runs_sentence(failure));
+        }
+        self.emit(
+            "error",
+            json!({
+                "code": failure.code.code(),
+                "whose": failure.whose,
+                "what": failure.what,
+                "reasons": failure.reasons,
+                "hint": failure.hint,
+                "runs_on": runs_on(failure.runs_on),
+            }),
+        );
+    }
+
+    /// Takes the bar away.
+    pub(crate) fn finish(&mut self) {
+        self.bar.finish_and_clear();
+    }
+
+    fn report(&mut self, report: &Report) {
+        self.finish();
+        if !self.quiet {
+            eprintln!("{report}");
+        }
+        self.emit("report", report_json(report));
+    }
+
+    fn bar_of_pages(&mut self, total: u64) {
+        let style = ProgressStyle::with_template(
+            "{msg:9} [{bar:32}] {percent:>3}% {bytes}/{total_bytes} {binary_bytes_per_sec}",
+        );
+        if let Ok(style) = style {
+            self.bar.set_style(style.progress_chars("=> "));
+        }
+        self.bar.set_message("pages");
+        self.bar.set_length(total << pages::PAGE_SHIFT);
+    }
+}
+
+impl Watch for Progress {
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Listening { address, ticket, command } => {
+                self.say(&format!("waiting on {address}; type on the source:\n\n    {command}\n"));
+                let fields = json!({ "address": address, "ticket": ticket, "command": command });
+                self.emit("listening", fields);
+            }
+            Event::Connected { peer } => {
+                self.say(&format!("connected: {peer}"));
+                self.emit("connected", json!({ "peer": peer }));
+            }
+            Event::Plan { root, command, processes, threads, resident_bytes } => {
+                self.say(&format!(
+                    "plan: {root} ({command}), {processes} processes, {threads} threads, {}",
+                    ByteCount(resident_bytes)
+                ));
+                self.emit(
+                    "plan",
+                    json!({ "root": root, "command": command, "processes": processes,
+                            "threads": threads, "resident_bytes": resident_bytes }),
+                );
+            }
+            Event::Frozen { pages } => {
+                self.bar_of_pages(pages);
+                self.emit("frozen", json!({ "pages": pages }));
+            }
+            Event::Pages { done, total } => {
+                self.bar.set_length(total << pages::PAGE_SHIFT);
+                self.bar.set_position(done << pages::PAGE_SHIFT);
+            }
+            Event::Images { count, bytes } => {
+                self.emit("images", json!({ "count": count, "bytes": bytes }));
+            }
+            Event::Staged => self.emit("staged", json!({})),
+            Event::Handoff => self.emit("handoff", json!({})),
+            Event::Running { pid } => self.emit("running", json!({ "pid": pid })),
+            Event::LinkLost { grace } => {
+                self.say(&format!(
+                    "the link is lost; looking for it for {}",
+                    humantime::format_duration(grace)
+                ));
+                self.emit("link_lost", json!({ "grace_us": micros(grace) }));
+            }
+            Event::Warning { text } => {
+                self.say(&format!("warning: {text}"));
+                self.emit("warning", json!({ "text": text }));
+            }
+            Event::Report(report) => self.report(&report),
+        }
+    }
+}
+
+/// Microseconds, for JSON.
+pub(crate) fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// The word programs get.
+pub(crate) fn runs_on(who: RunsOn) -> &'static str {
+    match who {
+        RunsOn::Source => "source",
+        RunsOn::Destination => "destination",
+        RunsOn::None => "none",
+    }
+}
+
+fn runs_sentence(failure: &Failure) -> &'static str {
+    match (failure.code, failure.runs_on) {
+        (Exit::Refused, _) => "nothing was touched",
+        (_, RunsOn::Source) => "the process runs on the source",
+        (_, RunsOn::Destination) => "the process runs on the destination",
+        (_, RunsOn::None) => "the process runs nowhere",
+    }
+}
+
+fn report_json(report: &Report) -> Value {
+    let parts: serde_json::Map<String, Value> = report
+        .downtime
+        .as_slice()
+        .iter()
+        .map(|part| (part.name.to_owned(), json!(micros(part.time))))
+        .collect();
+    json!({
+        "outcome": report.outcome.to_string(),
+        "total_us": micros(report.total),
+        "downtime_us": micros(report.downtime.total()),
+        "parts": parts,
+        "pages": report.pages.0,
+        "wire_bytes": report.wire_bytes.0,
+    })
+}

@@ -1,0 +1,60 @@
+//! What each kind of kernel state *is*, valid by construction.
+//!
+//! Three files share each name below: the one here says what the state is,
+//! `checkpoint::collect::<name>` reads it from a kernel, `restore::build::<name>` makes it again.
+//! The messages of CRIU's image files ([`crate::messages`]) are only the written form; turning
+//! messages into state checks everything that would otherwise have to be checked by every reader,
+//! and names the field that lied.
+
+pub(crate) mod check;
+pub mod creds;
+pub mod files;
+pub mod mm;
+pub mod signals;
+pub mod sockets;
+pub mod threads;
+pub mod timers;
+pub mod tree;
+
+pub use creds::{Creds, Rlimit};
+pub use files::{
+    EpollTarget, Fd, FdTable, FdTableId, File, FileId, FileKind, Ghost, GhostBody, GhostId, Owner,
+    PipeBuffer, PipeId, Regular, Tty,
+};
+pub use mm::{Advice, Mm, SharedMemory, Vma, VmaFlags, VmaKind};
+pub use signals::{AltStack, SigAction, SigInfo, SigSet};
+pub use sockets::{InetSocket, SocketOptions, SocketState, UnixSocket};
+pub use threads::{FpState, Regs, RobustList, Rseq, Sched, Thread, XComponent};
+pub use timers::{Clocks, IntervalTimer, PosixTimer, TimerFd};
+pub use tree::{Body, Fs, Living, Task};
+
+/// Everything about a stopped process tree except the content of its pages.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Checkpoint {
+    /// The clocks as the tree saw them when it was stopped.
+    pub clocks: Clocks,
+    /// Parents before children; the first is the root.
+    pub tasks: Vec<Task>,
+    /// Descriptor tables; several tasks may share one.
+    pub fd_tables: Vec<FdTable>,
+    /// Open file descriptions, and the files that are mapped, run, or stood in.
+    pub files: Vec<File>,
+    /// Content (and size) of pipes whose read end is in the tree.
+    pub pipes: Vec<PipeBuffer>,
+    /// Files without a name any more.
+    pub ghosts: Vec<Ghost>,
+    /// Objects of shared memory: anonymous shared mappings and memfds.
+    pub shared: Vec<SharedMemory>,
+}
+
+impl Checkpoint {
+    /// The file with this id.
+    pub fn file(&self, id: FileId) -> Option<&File> {
+        self.files.iter().find(|file| file.id == id)
+    }
+
+    /// The root of the tree.
+    pub fn root(&self) -> &Task {
+        &self.tasks[0]
+    }
+}

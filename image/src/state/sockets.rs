@@ -1,0 +1,103 @@
+//! Sockets.
+
+/// State as TCP numbers it; unix sockets use the same numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SocketState {
+    /// 1
+    Established,
+    /// 7
+    Closed,
+    /// 10
+    Listening,
+}
+
+/// Options that every kind has. Buffer sizes are the kernel's (doubled) values.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)] // socket(7) names them
+pub struct SocketOptions {
+    pub send_buffer: u32,
+    pub receive_buffer: u32,
+    /// SO_BUF_LOCK: which of the two the program fixed.
+    pub buffer_lock: u32,
+    /// SO_SNDTIMEO (s, µs).
+    pub send_timeout: (u64, u64),
+    /// SO_RCVTIMEO (s, µs).
+    pub receive_timeout: (u64, u64),
+    pub reuse_address: bool,
+    pub reuse_port: bool,
+    pub broadcast: bool,
+    pub keep_alive: bool,
+    pub pass_credentials: bool,
+    pub oob_inline: bool,
+    pub no_route: bool,
+    pub priority: u32,
+    pub receive_low_water: u32,
+    pub mark: u32,
+    /// SO_LINGER seconds, if on.
+    pub linger: Option<u32>,
+    pub bound_device: Option<String>,
+    /// TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL.
+    pub tcp_keep: Option<[u32; 3]>,
+}
+
+/// unix(7).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnixSocket {
+    /// Unique within the checkpoint.
+    pub inode: u32,
+    /// Inode of the other end, zero if none.
+    pub peer: u32,
+    /// SOCK_STREAM 1, SOCK_DGRAM 2, SOCK_SEQPACKET 5.
+    pub kind: u32,
+    /// State.
+    pub state: SocketState,
+    /// The raw sun_path: abstract names start with NUL; empty if unnamed.
+    pub name: Vec<u8>,
+    /// The directory a relative name is relative to.
+    pub name_dir: Option<String>,
+    /// The name's node was removed.
+    pub deleted: bool,
+    /// (mode, uid, gid) of the node.
+    pub node: Option<(u32, u32, u32)>,
+    /// Given to listen(2).
+    pub backlog: u32,
+    /// 0 none, 1 read, 2 write, 3 both.
+    pub shutdown: u32,
+    /// Options.
+    pub options: SocketOptions,
+    /// What waits to be read, packet by packet (one chunk for a stream).
+    pub queue: Vec<Vec<u8>>,
+}
+
+/// tcp(7) and udp(7).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InetSocket {
+    /// Unique within the checkpoint.
+    pub inode: u32,
+    /// AF_INET 2 or AF_INET6 10.
+    pub family: u32,
+    /// SOCK_STREAM 1 or SOCK_DGRAM 2.
+    pub kind: u32,
+    /// IPPROTO_TCP 6, IPPROTO_UDP 17.
+    pub protocol: u32,
+    /// State.
+    pub state: SocketState,
+    /// Bound address.
+    pub source: std::net::SocketAddr,
+    /// Connected address (UDP).
+    pub destination: Option<std::net::SocketAddr>,
+    /// Given to listen(2).
+    pub backlog: u32,
+    /// IPV6_V6ONLY.
+    pub v6_only: bool,
+    /// IP_FREEBIND.
+    pub free_bind: bool,
+    /// TCP_NODELAY.
+    pub no_delay: bool,
+    /// TCP_CORK.
+    pub cork: bool,
+    /// 0 none, 1 read, 2 write, 3 both.
+    pub shutdown: u32,
+    /// Options.
+    pub options: SocketOptions,
+}

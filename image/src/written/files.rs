@@ -1,0 +1,449 @@
+//! Descriptors and what they are open on: `fdinfo-N.img`, `files.img`, `pipes-data.img`.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use pages::SharedId;
+
+use super::{Reader, Writer, sockets, tty};
+use crate::error::{BadField, BadImage};
+use crate::frame::FrameWriter;
+use crate::kind::ImageKind;
+use crate::messages::{
+    EventfdFileEntry, EventpollFileEntry, EventpollTfdEntry, FdType, FdinfoEntry, FileEntry,
+    FownEntry, MemfdFileEntry, PipeDataEntry, PipeEntry, RegFileEntry, SignalfdEntry, TimerfdEntry,
+    TtyFileEntry,
+};
+use crate::state::check::absolute_path;
+use crate::state::{
+    EpollTarget, Fd, FdTable, FdTableId, File, FileId, FileKind, GhostId, IntervalTimer, Owner,
+    PipeBuffer, PipeId, Regular, Task, TimerFd, Tty,
+};
+
+const CLOSE_ON_EXEC: u32 = 1;
+/// O_CLOEXEC, which is the descriptor's and not the file's.
+const O_CLOEXEC: u32 = 0o2_000_000;
+const O_RDWR: u32 = 2;
+/// A file position that says: do not seek.
+const NO_SEEK: u64 = u64::MAX;
+
+pub(super) fn write(writer: &mut Writer<'_>) {
+    let checkpoint = writer.checkpoint;
+    let types: HashMap<FileId, FdType> =
+        checkpoint.files.iter().map(|file| (file.id, type_of(&file.kind))).collect();
+    for table in &checkpoint.fd_tables {
+        let entry = |fd: &Fd| FdinfoEntry {
+            id: fd.file.0,
+            flags: if fd.close_on_exec { CLOSE_ON_EXEC } else { 0 },
+            r#type: types.get(&fd.file).copied().unwrap_or(FdType::Und) as i32,
+            fd: fd.number,
+            xattr_security_selinux: None,
+        };
+        writer.many(ImageKind::FdInfo, table.id.0, table.fds.iter().map(entry));
+    }
+    let mut image = FrameWriter::new(ImageKind::Files);
+    let mut nodes = FreeIds::new(checkpoint.files.iter().map(|file| file.id.0));
+    for file in &checkpoint.files {
+        let node = match &file.kind {
+            FileKind::Tty(tty) => Some((nodes.take(), tty)),
+            _ => None,
+        };
+        let node_id = node.as_ref().map(|(id, _)| *id);
+        image.entry(&to_entry(file, node_id, writer.namespaces.net));
+        if let Some((id, tty)) = node {
+            image.entry(&to_entry(&node_of(FileId(id), tty), None, 0));
+        }
+    }
+    writer.images.push((ImageKind::Files.name(0), image.finish()));
+    write_pipes(writer);
+    sockets::write_queues(writer);
+    tty::write(writer);
+}
+
+/// Ids that no file has yet.
+struct FreeIds {
+    used: HashSet<u32>,
+    next: u32,
+}
+
+impl FreeIds {
+    fn new(used: impl Iterator<Item = u32>) -> Self {
+        Self { used: used.collect(), next: 0 }
+    }
+
+    fn take(&mut self) -> u32 {
+        loop {
+            self.next += 1;
+            if !self.used.contains(&self.next) {
+                return self.next;
+            }
+        }
+    }
+}
+
+fn node_of(id: FileId, tty: &Tty) -> File {
+    let kind = FileKind::Regular(Regular {
+        path: tty.path.clone(),
+        position: Some(0),
+        size: None,
+        mode: None,
+        rdev: None,
+        ghost: None,
+    });
+    File { id, flags: O_RDWR, owner: Owner::default(), kind }
+}
+
+fn type_of(kind: &FileKind) -> FdType {
+    match kind {
+        FileKind::Regular(_) => FdType::Reg,
+        FileKind::Pipe { .. } => FdType::Pipe,
+        FileKind::EventFd { .. } => FdType::Eventfd,
+        FileKind::Epoll { .. } => FdType::Eventpoll,
+        FileKind::SignalFd { .. } => FdType::Signalfd,
+        FileKind::TimerFd(_) => FdType::Timerfd,
+        FileKind::Memfd { .. } => FdType::Memfd,
+        FileKind::Unix(_) => FdType::Unixsk,
+        FileKind::Inet(_) => FdType::Inetsk,
+        FileKind::Tty(_) => FdType::Tty,
+    }
+}
+
+/// The entry of a file; `node` is where a terminal's path is, `net` the network namespace's id.
+fn to_entry(file: &File, node: Option<u32>, net: u32) -> FileEntry {
+    let (id, flags) = (file.id.0, file.flags);
+    let fown = FownEntry::from(&file.owner);
+    let mut entry = FileEntry { r#type: type_of(&file.kind) as i32, id, ..FileEntry::default() };
+    match &file.kind {
+        FileKind::Regular(regular) => {
+            entry.reg = Some(Box::new(RegFileEntry {
+                id,
+                flags,
+                pos: regular.position.unwrap_or(NO_SEEK),
+                fown,
+                name: regular.path.clone(),
+                size: regular.size,
+                mode: regular.mode,
+                rdev: regular.rdev,
+                ..RegFileEntry::default()
+            }));
+        }
+        FileKind::Pipe { pipe } => {
+            entry.pipe = Some(Box::new(PipeEntry { id, pipe_id: pipe.0, flags, fown }));
+        }
+        FileKind::EventFd { counter, semaphore } => {
+            let semaphore = semaphore.then_some(true);
+            let efd = EventfdFileEntry { id, flags, fown, counter: *counter, semaphore };
+            entry.efd = Some(Box::new(efd));
+        }
+        FileKind::Epoll { targets } => {
+            let tfd = targets.iter().map(EventpollTfdEntry::from).collect();
+            entry.epfd = Some(Box::new(EventpollFileEntry { id, flags, fown, tfd }));
+        }
+        FileKind::SignalFd { mask } => {
+            entry.sgfd = Some(Box::new(SignalfdEntry { id, flags, fown, sigmask: *mask }));
+        }
+        FileKind::TimerFd(timer) => {
+            entry.tfd = Some(Box::new(timerfd(id, flags, fown, timer)));
+        }
+        FileKind::Memfd { shared, position } => {
+            let inode_id = shared.0;
+            let memfd = MemfdFileEntry { id, flags, pos: *position, fown, inode_id };
+            entry.memfd = Some(Box::new(memfd));
+        }
+        FileKind::Unix(socket) => {
+            entry.usk = Some(Box::new(sockets::unix_entry(socket, id, flags, fown, net)));
+        }
+        FileKind::Inet(socket) => {
+            entry.isk = Some(Box::new(sockets::inet_entry(socket, id, flags, fown, net)));
+        }
+        FileKind::Tty(tty) => {
+            let tty_info_id = tty.info_id();
+            let tty = TtyFileEntry { id, tty_info_id, flags, fown, regf_id: node };
+            entry.tty = Some(Box::new(tty));
+        }
+    }
+    entry
+}
+
+fn timerfd(id: u32, flags: u32, fown: FownEntry, timer: &TimerFd) -> TimerfdEntry {
+    let IntervalTimer { interval, left } = timer.timer;
+    TimerfdEntry {
+        id,
+        flags,
+        fown,
+        clockid: timer.clock,
+        ticks: timer.ticks,
+        settime_flags: timer.settime_flags,
+        vsec: left.as_secs(),
+        vnsec: u64::from(left.subsec_nanos()),
+        isec: interval.as_secs(),
+        insec: u64::from(interval.subsec_nanos()),
+    }
+}
+
+impl From<&Owner> for FownEntry {
+    fn from(owner: &Owner) -> Self {
+        Self {
+            uid: owner.uid,
+            euid: owner.euid,
+            signum: owner.signal,
+            pid_type: owner.pid_type,
+            pid: owner.pid,
+        }
+    }
+}
+
+impl From<&FownEntry> for Owner {
+    fn from(entry: &FownEntry) -> Self {
+        Self {
+            uid: entry.uid,
+            euid: entry.euid,
+            signal: entry.signum,
+            pid_type: entry.pid_type,
+            pid: entry.pid,
+        }
+    }
+}
+
+impl From<&EpollTarget> for EventpollTfdEntry {
+    fn from(target: &EpollTarget) -> Self {
+        Self {
+            id: 0,
+            tfd: target.fd,
+            events: target.events,
+            data: target.data,
+            dev: Some(target.dev),
+            inode: Some(target.inode),
+            pos: Some(target.position),
+        }
+    }
+}
+
+impl From<&EventpollTfdEntry> for EpollTarget {
+    fn from(entry: &EventpollTfdEntry) -> Self {
+        Self {
+            fd: entry.tfd,
+            events: entry.events,
+            data: entry.data,
+            dev: entry.dev.unwrap_or(0),
+            inode: entry.inode.unwrap_or(0),
+            position: entry.pos.unwrap_or(0),
+        }
+    }
+}
+
+/// The tables of all tasks. A missing image is a table without descriptors.
+pub(super) fn read_tables(reader: &Reader<'_>, tasks: &[Task]) -> Result<Vec<FdTable>, BadImage> {
+    let ids: BTreeSet<FdTableId> =
+        tasks.iter().filter_map(|task| task.living()).map(|living| living.fds).collect();
+    let mut tables = Vec::new();
+    for id in ids {
+        let mut fds = Vec::new();
+        reader.each(ImageKind::FdInfo, id.0, |entry: FdinfoEntry| {
+            if entry.fd > i32::MAX.cast_unsigned() {
+                return Err(BadField::value("fd", entry.fd, "a descriptor's number"));
+            }
+            let close_on_exec = entry.flags & CLOSE_ON_EXEC != 0;
+            fds.push(Fd { number: entry.fd, file: FileId(entry.id), close_on_exec });
+            Ok(())
+        })?;
+        fds.sort_by_key(|fd| fd.number);
+        tables.push(FdTable { id, fds });
+    }
+    Ok(tables)
+}
+
+/// Every file; which terminal each is on is known, but not yet by which path.
+pub(super) fn read(
+    reader: &Reader<'_>,
+    memfds: &HashMap<u32, SharedId>,
+    mut ghosts: HashMap<FileId, GhostId>,
+    tables: &[FdTable],
+) -> Result<Vec<File>, BadImage> {
+    let terminals = tty::read(reader)?;
+    let mut queues = sockets::read_queues(reader)?;
+    let mut files: Vec<File> = Vec::new();
+    let mut types: HashMap<FileId, i32> = HashMap::new();
+    reader.each(ImageKind::Files, 0, |entry: FileEntry| {
+        let mut file = from_entry(&entry, reader, memfds, &terminals)?;
+        match &mut file.kind {
+            FileKind::Regular(regular) => regular.ghost = ghosts.remove(&file.id),
+            FileKind::Unix(socket) => socket.queue = queues.remove(&file.id).unwrap_or_default(),
+            _ => {}
+        }
+        types.insert(file.id, entry.r#type);
+        files.push(file);
+        Ok(())
+    })?;
+    if let Some(id) = queues.keys().next() {
+        let lie = BadField::kind("id_for", id.0, "a unix socket");
+        return Err(lie.at(ImageKind::SocketQueues.name(0), 0));
+    }
+    if let Some(id) = ghosts.keys().next() {
+        let lie = BadField::kind("orig_id", id.0, "a file with a path");
+        return Err(lie.at(ImageKind::RemapPaths.name(0), 0));
+    }
+    for table in tables {
+        check_types(reader, table.id, &types)?;
+    }
+    Ok(files)
+}
+
+/// A descriptor says again what its file is.
+fn check_types(
+    reader: &Reader<'_>,
+    table: FdTableId,
+    types: &HashMap<FileId, i32>,
+) -> Result<(), BadImage> {
+    reader.each(ImageKind::FdInfo, table.0, |entry: FdinfoEntry| {
+        match types.get(&FileId(entry.id)) {
+            None => Err(BadField::unresolved("id", "file", entry.id)),
+            Some(kind) if *kind != entry.r#type => {
+                Err(BadField::kind("type", entry.id, "what the descriptor says it is"))
+            }
+            Some(_) => Ok(()),
+        }
+    })
+}
+
+/// The file that CRIU makes for a mapping of anonymous shared memory.
+pub(super) fn of_shared(id: FileId, shared: SharedId) -> File {
+    let kind = FileKind::Memfd { shared, position: 0 };
+    File { id, flags: 0, owner: Owner::default(), kind }
+}
+
+fn from_entry(
+    entry: &FileEntry,
+    reader: &Reader<'_>,
+    memfds: &HashMap<u32, SharedId>,
+    terminals: &HashMap<u32, Tty>,
+) -> Result<File, BadField> {
+    let kind = FdType::try_from(entry.r#type)
+        .map_err(|_| BadField::value("type", entry.r#type.cast_unsigned(), "a type of file"))?;
+    let (inner, flags, fown, kind) = match kind {
+        FdType::Reg => {
+            let reg = entry.reg.as_deref().ok_or_else(|| BadField::missing("reg"))?;
+            (reg.id, reg.flags, &reg.fown, FileKind::Regular(reg.try_into()?))
+        }
+        FdType::Pipe => {
+            let pipe = entry.pipe.as_deref().ok_or_else(|| BadField::missing("pipe"))?;
+            let kind = FileKind::Pipe { pipe: PipeId(pipe.pipe_id) };
+            (pipe.id, pipe.flags, &pipe.fown, kind)
+        }
+        FdType::Eventfd => {
+            let efd = entry.efd.as_deref().ok_or_else(|| BadField::missing("efd"))?;
+            let semaphore = efd.semaphore.unwrap_or(false);
+            let kind = FileKind::EventFd { counter: efd.counter, semaphore };
+            (efd.id, efd.flags, &efd.fown, kind)
+        }
+        FdType::Eventpoll => {
+            let epfd = entry.epfd.as_deref().ok_or_else(|| BadField::missing("epfd"))?;
+            let targets = epfd.tfd.iter().map(EpollTarget::from).collect();
+            (epfd.id, epfd.flags, &epfd.fown, FileKind::Epoll { targets })
+        }
+        FdType::Signalfd => {
+            let sgfd = entry.sgfd.as_deref().ok_or_else(|| BadField::missing("sgfd"))?;
+            (sgfd.id, sgfd.flags, &sgfd.fown, FileKind::SignalFd { mask: sgfd.sigmask })
+        }
+        FdType::Timerfd => {
+            let tfd = entry.tfd.as_deref().ok_or_else(|| BadField::missing("tfd"))?;
+            (tfd.id, tfd.flags, &tfd.fown, FileKind::TimerFd(tfd.try_into()?))
+        }
+        FdType::Memfd => {
+            let memfd = entry.memfd.as_deref().ok_or_else(|| BadField::missing("memfd"))?;
+            let shared = *memfds
+                .get(&memfd.inode_id)
+                .ok_or_else(|| BadField::unresolved("memfd.inode_id", "memfd", memfd.inode_id))?;
+            let kind = FileKind::Memfd { shared, position: memfd.pos };
+            (memfd.id, memfd.flags, &memfd.fown, kind)
+        }
+        FdType::Unixsk => {
+            let usk = entry.usk.as_deref().ok_or_else(|| BadField::missing("usk"))?;
+            let socket = sockets::unix_from(usk, reader.root_ids.net_ns_id)?;
+            (usk.id, usk.flags, &usk.fown, FileKind::Unix(socket))
+        }
+        FdType::Inetsk => {
+            let isk = entry.isk.as_deref().ok_or_else(|| BadField::missing("isk"))?;
+            let socket = sockets::inet_from(isk, reader.root_ids.net_ns_id)?;
+            (isk.id, isk.flags, &isk.fown, FileKind::Inet(socket))
+        }
+        FdType::Tty => {
+            let tty = entry.tty.as_deref().ok_or_else(|| BadField::missing("tty"))?;
+            let info = terminals.get(&tty.tty_info_id).cloned().ok_or_else(|| {
+                BadField::unresolved("tty.tty_info_id", "terminal", tty.tty_info_id)
+            })?;
+            (tty.id, tty.flags, &tty.fown, FileKind::Tty(info))
+        }
+        other => return Err(BadField::unsupported("type", unsupported(other))),
+    };
+    if inner != entry.id || inner == 0 {
+        return Err(BadField::value("id", inner, "one number, not zero, in both places"));
+    }
+    Ok(File { id: FileId(inner), flags: flags & !O_CLOEXEC, owner: fown.into(), kind })
+}
+
+fn unsupported(kind: FdType) -> &'static str {
+    match kind {
+        FdType::Fifo => "a named pipe",
+        FdType::Inotify => "an inotify instance",
+        FdType::Fanotify => "a fanotify group",
+        FdType::Packetsk => "a packet socket",
+        FdType::Netlinksk => "a netlink socket",
+        FdType::Ns => "a namespace held open",
+        FdType::Tunf => "a tun device",
+        FdType::Ext => "a file of a plugin of CRIU",
+        FdType::Bpfmap => "a BPF map",
+        FdType::Pidfd => "a pidfd",
+        _ => "a file of a type of CRIU's own",
+    }
+}
+
+impl TryFrom<&RegFileEntry> for Regular {
+    type Error = BadField;
+
+    fn try_from(entry: &RegFileEntry) -> Result<Self, BadField> {
+        if entry.ext == Some(true) {
+            return Err(BadField::unsupported("reg.ext", "a file that is given from outside"));
+        }
+        absolute_path("reg.name", &entry.name)?;
+        Ok(Self {
+            path: entry.name.clone(),
+            position: (entry.pos != NO_SEEK).then_some(entry.pos),
+            size: entry.size,
+            mode: entry.mode,
+            rdev: entry.rdev,
+            ghost: None,
+        })
+    }
+}
+
+fn write_pipes(writer: &mut Writer<'_>) {
+    let pipes = &writer.checkpoint.pipes;
+    if pipes.is_empty() {
+        return;
+    }
+    let mut image = FrameWriter::new(ImageKind::PipesData);
+    for pipe in pipes {
+        let bytes = u32::try_from(pipe.bytes.len()).expect("a pipe holds less than 4 GiB");
+        let entry = PipeDataEntry { pipe_id: pipe.pipe.0, bytes, size: Some(pipe.capacity) };
+        image.entry(&entry).raw(&pipe.bytes);
+    }
+    writer.images.push((ImageKind::PipesData.name(0), image.finish()));
+}
+
+/// A pipe's capacity unless it was changed, pipe(7).
+const PIPE_CAPACITY: u32 = 65_536;
+
+pub(super) fn read_pipes(reader: &Reader<'_>) -> Result<Vec<PipeBuffer>, BadImage> {
+    let Some(mut frame) = reader.open(ImageKind::PipesData, 0)? else { return Ok(Vec::new()) };
+    let mut pipes = Vec::new();
+    while let Some(PipeDataEntry { pipe_id, bytes, size }) = frame.message()? {
+        let capacity = size.unwrap_or(PIPE_CAPACITY);
+        if bytes > capacity {
+            let lie = BadField::value("bytes", bytes, "no more than the pipe holds");
+            return Err(lie.at(frame.image(), frame.entry_number()));
+        }
+        let bytes = frame.raw(u64::from(bytes))?;
+        pipes.push(PipeBuffer { pipe: PipeId(pipe_id), capacity, bytes });
+    }
+    Ok(pipes)
+}

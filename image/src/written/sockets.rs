@@ -1,0 +1,369 @@
+//! Sockets, their options and receive queues.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+
+use super::{Reader, Writer};
+use crate::error::{BadField, BadImage};
+use crate::frame::FrameWriter;
+use crate::kind::ImageKind;
+use crate::messages::{
+    FilePermsEntry, FownEntry, InetSkEntry, IpOptsEntry, SkOptsEntry, SkPacketEntry, TcpOptsEntry,
+    UnixSkEntry,
+};
+use crate::state::check::{absolute_path, bounded_text};
+use crate::state::{FileId, FileKind, InetSocket, SocketOptions, SocketState, UnixSocket};
+
+const STREAM: u32 = 1;
+const DATAGRAM: u32 = 2;
+const SEQUENTIAL: u32 = 5;
+const INET: u32 = 2;
+const INET6: u32 = 10;
+const TCP: u32 = 6;
+const UDP: u32 = 17;
+/// sun_path, unix(7), with a NUL more.
+const LONGEST_NAME: usize = 109;
+/// IFNAMSIZ without its NUL.
+const LONGEST_DEVICE: usize = 15;
+
+impl SocketState {
+    fn number(self) -> u32 {
+        match self {
+            Self::Established => 1,
+            Self::Closed => 7,
+            Self::Listening => 10,
+        }
+    }
+
+    fn from_number(field: &'static str, number: u32) -> Result<Self, BadField> {
+        match number {
+            1 => Ok(Self::Established),
+            7 => Ok(Self::Closed),
+            10 => Ok(Self::Listening),
+            2..=11 => Err(BadField::unsupported(field, "a connection that is being made or ended")),
+            _ => Err(BadField::value(field, number, "a state, 1 to 11")),
+        }
+    }
+}
+
+fn to_options(options: &SocketOptions) -> SkOptsEntry {
+    SkOptsEntry {
+        so_sndbuf: options.send_buffer,
+        so_rcvbuf: options.receive_buffer,
+        so_snd_tmo_sec: options.send_timeout.0,
+        so_snd_tmo_usec: options.send_timeout.1,
+        so_rcv_tmo_sec: options.receive_timeout.0,
+        so_rcv_tmo_usec: options.receive_timeout.1,
+        reuseaddr: Some(options.reuse_address),
+        so_priority: Some(options.priority),
+        so_rcvlowat: Some(options.receive_low_water),
+        so_mark: (options.mark != 0).then_some(options.mark),
+        so_passcred: options.pass_credentials.then_some(true),
+        so_passsec: None,
+        so_dontroute: Some(options.no_route),
+        so_no_check: Some(false),
+        so_bound_dev: options.bound_device.clone(),
+        so_filter: Vec::new(),
+        so_reuseport: Some(options.reuse_port),
+        so_broadcast: Some(options.broadcast),
+        so_keepalive: Some(options.keep_alive),
+        tcp_keepcnt: None,
+        tcp_keepidle: None,
+        tcp_keepintvl: None,
+        so_oobinline: Some(u32::from(options.oob_inline)),
+        so_linger: options.linger,
+        so_buf_lock: Some(options.buffer_lock),
+    }
+}
+
+/// Options common to all sockets; CRIU before 4 kept those of TCP's keep-alive here too.
+fn from_options(
+    entry: &SkOptsEntry,
+    tcp: Option<&TcpOptsEntry>,
+) -> Result<SocketOptions, BadField> {
+    let special = [
+        (entry.so_passsec == Some(true), "opts.so_passsec", "SO_PASSSEC"),
+        (entry.so_no_check == Some(true), "opts.so_no_check", "SO_NO_CHECK"),
+        (!entry.so_filter.is_empty(), "opts.so_filter", "a socket filter"),
+    ];
+    if let Some((_, field, what)) = special.iter().find(|(there, ..)| *there) {
+        return Err(BadField::unsupported(field, what));
+    }
+    if let Some(device) = &entry.so_bound_dev {
+        bounded_text("opts.so_bound_dev", device, LONGEST_DEVICE)?;
+    }
+    let micros = |field, micros| match micros {
+        0..1_000_000 => Ok(micros),
+        _ => Err(BadField::value(field, micros, "less than a second of microseconds")),
+    };
+    let yes = |flag: Option<bool>| flag.unwrap_or(false);
+    let keep = tcp.map_or((None, None, None), |tcp| (tcp.keepcnt, tcp.keepidle, tcp.keepintvl));
+    let old = (entry.tcp_keepcnt, entry.tcp_keepidle, entry.tcp_keepintvl);
+    let tcp_keep = match (keep, old) {
+        ((Some(count), Some(idle), Some(interval)), _) => Some([count, idle, interval]),
+        (_, (Some(count), Some(idle), Some(interval))) => Some([count, idle, interval]),
+        _ => None,
+    };
+    Ok(SocketOptions {
+        send_buffer: entry.so_sndbuf,
+        receive_buffer: entry.so_rcvbuf,
+        buffer_lock: entry.so_buf_lock.unwrap_or(0),
+        send_timeout: (
+            entry.so_snd_tmo_sec,
+            micros("opts.so_snd_tmo_usec", entry.so_snd_tmo_usec)?,
+        ),
+        receive_timeout: (
+            entry.so_rcv_tmo_sec,
+            micros("opts.so_rcv_tmo_usec", entry.so_rcv_tmo_usec)?,
+        ),
+        reuse_address: yes(entry.reuseaddr),
+        reuse_port: yes(entry.so_reuseport),
+        broadcast: yes(entry.so_broadcast),
+        keep_alive: yes(entry.so_keepalive),
+        pass_credentials: yes(entry.so_passcred),
+        oob_inline: entry.so_oobinline.unwrap_or(0) != 0,
+        no_route: yes(entry.so_dontroute),
+        priority: entry.so_priority.unwrap_or(0),
+        receive_low_water: entry.so_rcvlowat.unwrap_or(1),
+        mark: entry.so_mark.unwrap_or(0),
+        linger: entry.so_linger,
+        bound_device: entry.so_bound_dev.clone(),
+        tcp_keep,
+    })
+}
+
+fn shutdown(field: &'static str, number: Option<i32>) -> Result<u32, BadField> {
+    match number.unwrap_or(0).cast_unsigned() {
+        sides @ 0..=3 => Ok(sides),
+        other => Err(BadField::value(field, other, "0 to 3")),
+    }
+}
+
+fn same_namespace(field: &'static str, id: Option<u32>, root: Option<u32>) -> Result<(), BadField> {
+    match id {
+        Some(_) if id != root => {
+            Err(BadField::unsupported(field, "a socket of another network namespace"))
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn unix_entry(
+    socket: &UnixSocket,
+    id: u32,
+    flags: u32,
+    fown: FownEntry,
+    net: u32,
+) -> UnixSkEntry {
+    UnixSkEntry {
+        id,
+        ino: socket.inode,
+        r#type: socket.kind,
+        state: socket.state.number(),
+        flags,
+        uflags: 0,
+        backlog: socket.backlog,
+        peer: socket.peer,
+        fown,
+        opts: to_options(&socket.options),
+        name: socket.name.clone(),
+        shutdown: (socket.shutdown != 0).then_some(socket.shutdown.cast_signed()),
+        file_perms: socket.node.map(|(mode, uid, gid)| FilePermsEntry { mode, uid, gid }),
+        name_dir: socket.name_dir.clone(),
+        deleted: socket.deleted.then_some(true),
+        ns_id: Some(net),
+        mnt_id: None,
+    }
+}
+
+pub(super) fn unix_from(entry: &UnixSkEntry, net: Option<u32>) -> Result<UnixSocket, BadField> {
+    same_namespace("usk.ns_id", entry.ns_id, net)?;
+    if entry.uflags != 0 {
+        return Err(BadField::unsupported("usk.uflags", "a unix socket whose peer is outside"));
+    }
+    if !matches!(entry.r#type, STREAM | DATAGRAM | SEQUENTIAL) {
+        return Err(BadField::value("usk.type", entry.r#type, "1, 2 or 5"));
+    }
+    if entry.name.len() > LONGEST_NAME {
+        return Err(BadField::count("usk.name", entry.name.len(), "at most 109 bytes"));
+    }
+    if let Some(directory) = &entry.name_dir {
+        absolute_path("usk.name_dir", directory)?;
+    }
+    Ok(UnixSocket {
+        inode: entry.ino,
+        peer: entry.peer,
+        kind: entry.r#type,
+        state: SocketState::from_number("usk.state", entry.state)?,
+        name: entry.name.clone(),
+        name_dir: entry.name_dir.clone(),
+        deleted: entry.deleted.unwrap_or(false),
+        node: entry.file_perms.as_ref().map(|node| (node.mode, node.uid, node.gid)),
+        backlog: entry.backlog,
+        shutdown: shutdown("usk.shutdown", entry.shutdown)?,
+        options: from_options(&entry.opts, None)?,
+        queue: Vec::new(),
+    })
+}
+
+pub(super) fn inet_entry(
+    socket: &InetSocket,
+    id: u32,
+    flags: u32,
+    fown: FownEntry,
+    net: u32,
+) -> InetSkEntry {
+    let is_v6 = socket.family == INET6;
+    let keep = socket.options.tcp_keep;
+    let tcp_opts = TcpOptsEntry {
+        cork: socket.cork.then_some(true),
+        nodelay: socket.no_delay.then_some(true),
+        keepcnt: keep.map(|[count, ..]| count),
+        keepidle: keep.map(|[_, idle, _]| idle),
+        keepintvl: keep.map(|[.., interval]| interval),
+    };
+    let to = socket.destination;
+    let nowhere = |from: SocketAddr| match from {
+        SocketAddr::V4(_) => vec![0; 1],
+        SocketAddr::V6(_) => vec![0; 4],
+    };
+    InetSkEntry {
+        id,
+        ino: socket.inode,
+        family: socket.family,
+        r#type: socket.kind,
+        proto: socket.protocol,
+        state: socket.state.number(),
+        src_port: u32::from(socket.source.port()),
+        dst_port: to.map_or(0, |to| u32::from(to.port())),
+        flags,
+        backlog: socket.backlog,
+        src_addr: address_words(socket.source.ip()),
+        dst_addr: to.map_or_else(|| nowhere(socket.source), |to| address_words(to.ip())),
+        fown,
+        opts: to_options(&socket.options),
+        v6only: is_v6.then_some(socket.v6_only),
+        ip_opts: Some(IpOptsEntry {
+            freebind: socket.free_bind.then_some(true),
+            ..IpOptsEntry::default()
+        }),
+        ifname: None,
+        ns_id: Some(net),
+        shutdown: (socket.shutdown != 0).then_some(socket.shutdown.cast_signed()),
+        tcp_opts: (socket.protocol == TCP).then_some(tcp_opts),
+        src_scope: scope(socket.source),
+        dst_scope: to.and_then(scope),
+    }
+}
+
+fn scope(address: SocketAddr) -> Option<u32> {
+    match address {
+        SocketAddr::V6(address) => Some(address.scope_id()).filter(|scope| *scope != 0),
+        SocketAddr::V4(_) => None,
+    }
+}
+
+/// The network-order bytes of an address as CRIU's words: taken from memory as they lie.
+fn address_words(address: IpAddr) -> Vec<u32> {
+    let word = |four: &[u8]| u32::from_le_bytes([four[0], four[1], four[2], four[3]]);
+    match address {
+        IpAddr::V4(address) => address.octets().chunks_exact(4).map(word).collect(),
+        IpAddr::V6(address) => address.octets().chunks_exact(4).map(word).collect(),
+    }
+}
+
+fn address_from(
+    field: &'static str,
+    family: u32,
+    words: &[u32],
+    port: u32,
+    scope: Option<u32>,
+) -> Result<SocketAddr, BadField> {
+    let port =
+        u16::try_from(port).map_err(|_| BadField::value(field, port, "an address with a port"))?;
+    match (family, words) {
+        (INET, [word, ..]) => Ok(SocketAddr::new(IpAddr::from(word.to_le_bytes()), port)),
+        (INET6, [a, b, c, d]) => {
+            let mut octets = [0; 16];
+            for (four, word) in octets.chunks_exact_mut(4).zip([a, b, c, d]) {
+                four.copy_from_slice(&word.to_le_bytes());
+            }
+            let address = Ipv6Addr::from(octets);
+            Ok(SocketAddrV6::new(address, port, 0, scope.unwrap_or(0)).into())
+        }
+        _ => Err(BadField::count(field, words.len(), "one word for IPv4, four for IPv6")),
+    }
+}
+
+pub(super) fn inet_from(entry: &InetSkEntry, net: Option<u32>) -> Result<InetSocket, BadField> {
+    same_namespace("isk.ns_id", entry.ns_id, net)?;
+    let family = entry.family;
+    if !matches!(family, INET | INET6) {
+        return Err(BadField::value("isk.family", family, "2 or 10"));
+    }
+    if !matches!((entry.r#type, entry.proto), (STREAM, TCP) | (DATAGRAM, UDP)) {
+        return Err(BadField::unsupported("isk.proto", "a socket of neither TCP nor UDP"));
+    }
+    let state = SocketState::from_number("isk.state", entry.state)?;
+    if entry.proto == TCP && state == SocketState::Established {
+        return Err(BadField::unsupported("isk.state", "an established TCP connection"));
+    }
+    let ip = entry.ip_opts.clone().unwrap_or_default();
+    if ip.pktinfo == Some(true) || ip.raw.is_some() || entry.ifname.is_some() {
+        let what = "IP_PKTINFO, a raw socket, or an address of one interface";
+        return Err(BadField::unsupported("isk.ip_opts", what));
+    }
+    let source = (&entry.src_addr, entry.src_port, entry.src_scope);
+    let tcp = entry.tcp_opts.as_ref();
+    let destination = match entry.dst_port {
+        0 => None,
+        port => Some(address_from("isk.dst_addr", family, &entry.dst_addr, port, entry.dst_scope)?),
+    };
+    Ok(InetSocket {
+        inode: entry.ino,
+        family,
+        kind: entry.r#type,
+        protocol: entry.proto,
+        state,
+        source: address_from("isk.src_addr", family, source.0, source.1, source.2)?,
+        destination,
+        backlog: entry.backlog,
+        v6_only: entry.v6only.unwrap_or(false),
+        free_bind: ip.freebind.unwrap_or(false),
+        no_delay: tcp.and_then(|tcp| tcp.nodelay).unwrap_or(false),
+        cork: tcp.and_then(|tcp| tcp.cork).unwrap_or(false),
+        shutdown: shutdown("isk.shutdown", entry.shutdown)?,
+        options: from_options(&entry.opts, tcp)?,
+    })
+}
+
+pub(super) fn write_queues(writer: &mut Writer<'_>) {
+    let mut image = FrameWriter::new(ImageKind::SocketQueues);
+    let mut any = false;
+    for file in &writer.checkpoint.files {
+        let FileKind::Unix(socket) = &file.kind else { continue };
+        for packet in &socket.queue {
+            let length = u32::try_from(packet.len()).expect("a packet is below 4 GiB");
+            let entry = SkPacketEntry { id_for: file.id.0, length, scm: Vec::new() };
+            image.entry(&entry).raw(packet);
+            any = true;
+        }
+    }
+    if any {
+        writer.images.push((ImageKind::SocketQueues.name(0), image.finish()));
+    }
+}
+
+pub(super) fn read_queues(reader: &Reader<'_>) -> Result<HashMap<FileId, Vec<Vec<u8>>>, BadImage> {
+    let mut queues: HashMap<FileId, Vec<Vec<u8>>> = HashMap::new();
+    let Some(mut frame) = reader.open(ImageKind::SocketQueues, 0)? else { return Ok(queues) };
+    while let Some(SkPacketEntry { id_for, length, scm }) = frame.message()? {
+        if !scm.is_empty() {
+            let lie = BadField::unsupported("scm", "descriptors in flight");
+            return Err(lie.at(frame.image(), frame.entry_number()));
+        }
+        let packet = frame.raw(u64::from(length))?;
+        queues.entry(FileId(id_for)).or_default().push(packet);
+    }
+    Ok(queues)
+}

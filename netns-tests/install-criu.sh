@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Puts a current CRIU into a directory of its own, with the libraries it was built for, and changes
+# nothing else on the machine: neither libc nor the package data base. For benchmarks beside CRIU,
+# and for tests of the image format; qmig itself needs no CRIU.
+#
+#   install-criu.sh PREFIX [SUITE]      SUITE: a Debian release that has criu 4.x (default trixie)
+set -euo pipefail
+
+prefix=$(realpath -m "${1:?usage: install-criu.sh PREFIX [SUITE]}")
+suite=${2:-trixie}
+if [ -x "$prefix/sbin/criu" ]; then "$prefix/sbin/criu" --version | head -1; exit 0; fi
+
+# The mirror and its key are the ones this machine already trusts.
+sources=/etc/apt/sources.list.d/debian.sources
+mirror=$(sed -n 's/^URIs:[[:space:]]*//p' "$sources" | head -1)
+keyring=$(sed -n 's/^Signed-By:[[:space:]]*//p' "$sources" | head -1)
+[ -n "$mirror" ] && [ -n "$keyring" ] || { echo "no Debian mirror with a key in $sources" >&2; exit 1; }
+
+work=$(mktemp -d)
+chmod 755 "$work"
+trap 'rm -rf "$work"' EXIT
+mkdir -p "$work"/{state/lists/partial,cache/archives/partial,root}
+: >"$work/status" # nothing is installed, so apt fetches everything criu depends on
+echo "deb [signed-by=$keyring] $mirror $suite main" >"$work/sources.list"
+apt=(apt-get -qq
+	-o Dir::State="$work/state" -o Dir::State::status="$work/status" -o Dir::Cache="$work/cache"
+	-o Dir::Etc::SourceList="$work/sources.list" -o Dir::Etc::SourceParts=/nonexistent
+	-o Dir::Etc::Preferences=/nonexistent -o Dir::Etc::PreferencesParts=/nonexistent
+	-o APT::Sandbox::User=root -o APT::Install-Recommends=false -o Debug::NoLocking=1)
+"${apt[@]}" update
+"${apt[@]}" -y --download-only install criu >/dev/null
+for package in "$work"/cache/archives/*.deb; do dpkg-deb -x "$package" "$work/root"; done
+
+libraries=$work/root/usr/lib/x86_64-linux-gnu
+loader=$libraries/ld-linux-x86-64.so.2
+mkdir -p "$prefix"/{sbin,lib}
+cp -L "$loader" "$prefix/lib/"
+"$loader" --library-path "$libraries" --list "$work/root/usr/sbin/criu" |
+	awk '$2 == "=>" && $3 ~ /^\// && $3 !~ /ld-linux/ { print $3 }' |
+	while read -r library; do cp -L "$library" "$prefix/lib/"; done
+cp "$work/root/usr/sbin/criu" "$prefix/lib/criu.bin"
+cat >"$prefix/sbin/criu" <<WRAPPER
+#!/bin/sh
+exec $prefix/lib/ld-linux-x86-64.so.2 --argv0 criu --library-path $prefix/lib $prefix/lib/criu.bin "\$@"
+WRAPPER
+chmod 755 "$prefix/sbin/criu"
+"$prefix/sbin/criu" --version | head -1

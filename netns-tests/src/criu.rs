@@ -1,0 +1,138 @@
+//! A stock CRIU, to stand beside: its images must be ours, and its times are what we are measured by.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use crate::host::Host;
+use crate::lab::Side;
+use crate::running::Running;
+use crate::{Lab, LabError, Result};
+
+/// Where `install-criu.sh` puts it, unless `QMIG_CRIU` names another.
+const INSTALLED: &str = "/opt/qmig-criu/sbin/criu";
+/// The port of its page server.
+const PORT: &str = "9876";
+/// How long a page server may take until it listens.
+const LISTEN: Duration = Duration::from_secs(20);
+
+/// A CRIU on this machine.
+#[derive(Clone, Debug)]
+pub struct Criu {
+    program: PathBuf,
+}
+
+/// Keys for `--tls`: one authority, one certificate for both hosts.
+#[derive(Clone, Debug)]
+pub struct TlsKeys {
+    folder: PathBuf,
+}
+
+impl Criu {
+    /// The one that is installed, if any.
+    pub fn installed() -> Option<Self> {
+        let program = std::env::var_os("QMIG_CRIU").map_or_else(|| INSTALLED.into(), PathBuf::from);
+        program.is_file().then_some(Self { program })
+    }
+
+    /// What it calls itself: `4.1.1`.
+    pub fn version(&self) -> Result<String> {
+        let program = self.program.display().to_string();
+        let output = Command::new(&self.program).arg("--version").output();
+        let output = output.map_err(|source| LabError::Spawn { program, source })?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let version = text.lines().find_map(|line| line.strip_prefix("Version: "));
+        Ok(version.unwrap_or("unknown").trim().to_owned())
+    }
+
+    /// `criu dump` of the tree of `pid` into `folder`. With `server`, pages go to the page server
+    /// at that address.
+    pub fn dump(
+        &self,
+        host: &Host,
+        pid: i32,
+        folder: &Path,
+        server: Option<(&str, Option<&TlsKeys>)>,
+    ) -> Result<()> {
+        let mut command = self.command("dump", folder);
+        command.arg("--tree").arg(pid.to_string());
+        if let Some((address, keys)) = server {
+            command.args(["--page-server", "--address", address, "--port", PORT]);
+            keys.into_iter().for_each(|keys| keys.add_to(&mut command));
+        }
+        self.run(host, command, folder)
+    }
+
+    /// `criu restore` from `folder`; the tree is left to process 1 of the host.
+    pub fn restore(&self, host: &Host, folder: &Path) -> Result<()> {
+        let mut command = self.command("restore", folder);
+        command.arg("--restore-detached");
+        self.run(host, command, folder)
+    }
+
+    /// `criu page-server` into `folder` of the destination, once it listens. It serves one dump and
+    /// ends.
+    pub fn page_server(&self, lab: &Lab, folder: &Path, keys: Option<&TlsKeys>) -> Result<Running> {
+        let address = lab.host(Side::Destination).addr().to_string();
+        let mut command = self.command("page-server", folder);
+        command.args(["--address", &address, "--port", PORT]);
+        keys.into_iter().for_each(|keys| keys.add_to(&mut command));
+        // One zero byte comes when it listens; od makes a line of it.
+        let words: Vec<_> = std::iter::once(command.get_program())
+            .chain(command.get_args())
+            .map(|word| word.to_string_lossy().into_owned())
+            .collect();
+        let mut shell = Command::new("bash");
+        let line = "exec 3> >(exec od -An -tx1 -N1 -w1) && exec \"$@\" --status-fd 3";
+        shell.args(["-c", line, "bash"]).args(words);
+        let server = lab.host(Side::Destination).spawn(shell)?;
+        server.wait_line("criu's page server", LISTEN, |line| line.contains("00").then_some(()))?;
+        Ok(server)
+    }
+
+    fn command(&self, verb: &str, folder: &Path) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg(verb).arg("--images-dir").arg(folder).args(["-v2", "--log-file"]);
+        command.arg(format!("{verb}.log"));
+        command
+    }
+
+    /// Its reasons are in its log file.
+    fn run(&self, host: &Host, command: Command, folder: &Path) -> Result<()> {
+        let verb = command.get_args().next().unwrap_or_default().to_string_lossy().into_owned();
+        host.run(command).map(drop).map_err(|error| match error {
+            LabError::Command { line, status, output } => {
+                let log = host.path(folder).join(format!("{verb}.log"));
+                let log = std::fs::read_to_string(log).unwrap_or_default();
+                LabError::Command { line, status, output: output + &log }
+            }
+            other => other,
+        })
+    }
+}
+
+impl TlsKeys {
+    /// Made by openssl, in the lab's shared directory.
+    pub fn make(lab: &Lab) -> Result<Self> {
+        let folder = lab.shared().join("keys");
+        std::fs::create_dir_all(&folder).map_err(LabError::file("make", &folder))?;
+        let mut shell = Command::new("sh");
+        let new = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -sha256";
+        shell.args(["-ec", &format!(
+            "cd {}; {new} -subj /CN=authority -keyout ca.key -out ca.pem; \
+             {new} -subj /CN=host -CA ca.pem -CAkey ca.key -keyout key.pem -out cert.pem",
+            folder.display()
+        )]);
+        lab.src().run(shell)?;
+        Ok(Self { folder })
+    }
+
+    fn add_to(&self, command: &mut Command) {
+        command.args(["--tls", "--tls-no-cn-verify"]);
+        for (option, file) in
+            [("--tls-cacert", "ca.pem"), ("--tls-cert", "cert.pem"), ("--tls-key", "key.pem")]
+        {
+            command.arg(option).arg(self.folder.join(file));
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! One migration by two real `qmig` processes.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::chaos::Fault;
+use crate::init::beside_current_exe;
+use crate::lab::{Lab, Side};
+use crate::running::Running;
+use crate::subject::{Started, Verdict};
+use crate::terminal::on_terminal;
+use crate::{LabError, Result};
+
+/// How long `qmig restore` may take until it listens.
+const LISTEN: Duration = Duration::from_secs(20);
+/// How long a whole migration may take unless told otherwise.
+const MOVE: Duration = Duration::from_secs(60);
+/// The port the destination listens on; each lab has its own network.
+const PORT: u16 = 4433;
+
+/// The built `qmig`: `QMIG_BIN`, else beside the running test's target folder.
+pub fn qmig_binary() -> Result<PathBuf> {
+    let named = std::env::var_os("QMIG_BIN").map(PathBuf::from);
+    named.or_else(|| beside_current_exe("qmig")).filter(|path| path.is_file()).ok_or_else(|| {
+        LabError::Missing {
+            what: "the qmig binary".to_owned(),
+            hint: "cargo build -p cli, or set QMIG_BIN".to_owned(),
+        }
+    })
+}
+
+/// A migration from the lab's source to its destination, before it begins.
+#[derive(Debug)]
+pub struct Migration<'lab> {
+    lab: &'lab Lab,
+    qmig: PathBuf,
+    ticket: PathBuf,
+    uses_ticket: bool,
+    on_terminal: bool,
+    dump_args: Vec<String>,
+    restore_args: Vec<String>,
+    fault: Option<Fault>,
+    deadline: Duration,
+}
+
+impl<'lab> Migration<'lab> {
+    /// With the built binary and no options but those that are needed.
+    pub fn new(lab: &'lab Lab) -> Result<Self> {
+        Ok(Self::with_binary(lab, qmig_binary()?))
+    }
+
+    /// With another qmig on both sides, such as one of an earlier version.
+    pub fn with_binary(lab: &'lab Lab, qmig: PathBuf) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        Self {
+            lab,
+            qmig,
+            ticket: lab.shared().join(format!("ticket-{number}")),
+            uses_ticket: true,
+            on_terminal: false,
+            dump_args: Vec::new(),
+            restore_args: Vec::new(),
+            fault: None,
+            deadline: MOVE,
+        }
+    }
+
+    /// One more argument for `qmig dump`.
+    #[must_use]
+    pub fn dump_arg(mut self, arg: impl ToString) -> Self {
+        self.dump_args.push(arg.to_string());
+        self
+    }
+
+    /// One more argument for `qmig restore`.
+    #[must_use]
+    pub fn restore_arg(mut self, arg: impl ToString) -> Self {
+        self.restore_args.push(arg.to_string());
+        self
+    }
+
+    /// Neither side is told of a ticket: the arguments say how the two know each other.
+    #[must_use]
+    pub fn without_ticket(mut self) -> Self {
+        self.uses_ticket = false;
+        self
+    }
+
+    /// `qmig restore` runs on a terminal of its own, for `--shell-job`. What the moved tree writes
+    /// to its terminal is then among the standard output of the restore.
+    #[must_use]
+    pub fn restore_on_terminal(mut self) -> Self {
+        self.on_terminal = true;
+        self
+    }
+
+    /// Let one of the two suffer this.
+    #[must_use]
+    pub fn fault(mut self, fault: Fault) -> Self {
+        self.fault = Some(fault);
+        self
+    }
+
+    /// How long it may take from the start of `qmig dump` to its end.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// The file with the ticket, the same on both hosts.
+    pub fn ticket(&self) -> &Path {
+        &self.ticket
+    }
+
+    /// Start `qmig restore` on the destination and wait until it listens.
+    pub fn listen(self) -> Result<Listening<'lab>> {
+        let mut command = self.qmig(Side::Destination, "restore");
+        command.arg("--listen").arg(format!("[::]:{PORT}"));
+        command.args(&self.restore_args);
+        if self.on_terminal {
+            // What it says to people would come between what the tree says on the same terminal.
+            command = on_terminal(command.arg("--quiet"));
+        }
+        let restore = self.lab.dst().spawn(command)?;
+        let said = restore.wait_line("qmig restore listen", LISTEN, QmigEvent::parse)?;
+        if said.name() != "listening" {
+            return Err(LabError::Ended {
+                what: "`listening` as the first event of qmig restore".to_owned(),
+                ended: format!("it said {:?}", said.name()),
+                logs: restore.logs(),
+            });
+        }
+        Ok(Listening { migration: self, restore })
+    }
+
+    /// Move the tree of `pid`: listen, dump, and wait for the end of the dump, whatever it is.
+    pub fn run(self, pid: i32) -> Result<Moved> {
+        self.listen()?.dump(pid)?.finish()
+    }
+
+    fn qmig(&self, side: Side, verb: &str) -> Command {
+        let mut command = Command::new(&self.qmig);
+        command.arg(verb).arg("--json");
+        if self.uses_ticket {
+            command.arg("--ticket-file").arg(&self.ticket);
+        }
+        if let Some(fault) = self.fault.as_ref().filter(|fault| fault.side() == side) {
+            fault.set_on(&mut command);
+        }
+        command
+    }
+}
+
+/// `qmig restore` listens; nothing has been dialled yet.
+#[derive(Debug)]
+pub struct Listening<'lab> {
+    migration: Migration<'lab>,
+    restore: Running,
+}
+
+impl Listening<'_> {
+    /// The `qmig restore`.
+    pub fn restore(&self) -> &Running {
+        &self.restore
+    }
+
+    /// The command line of `qmig dump` of the tree of `pid`, over IPv4.
+    pub fn dump_command(&self, pid: i32) -> Command {
+        let migration = &self.migration;
+        let mut command = migration.qmig(Side::Source, "dump");
+        command.arg("--tree").arg(pid.to_string());
+        command.arg("--to").arg(format!("{}:{PORT}", migration.lab.dst().addr()));
+        command.args(&migration.dump_args);
+        command
+    }
+
+    /// Start `qmig dump` of the tree of `pid`. Does not wait for anything.
+    pub fn dump(self, pid: i32) -> Result<Moving> {
+        let dump = self.migration.lab.src().spawn(self.dump_command(pid))?;
+        Ok(Moving { dump, restore: self.restore, deadline: self.migration.deadline })
+    }
+}
+
+/// Both run. For tests that interfere; the others call [`Migration::run`].
+#[derive(Debug)]
+pub struct Moving {
+    dump: Running,
+    restore: Running,
+    deadline: Duration,
+}
+
+impl Moving {
+    /// The qmig of that side.
+    pub fn qmig(&self, side: Side) -> &Running {
+        match side {
+            Side::Source => &self.dump,
+            Side::Destination => &self.restore,
+        }
+    }
+
+    /// Everything both sides wrote.
+    pub fn logs(&self) -> String {
+        self.dump.logs() + &self.restore.logs()
+    }
+
+    /// Wait until that side has said this event.
+    pub fn wait_event(&self, side: Side, name: &str) -> Result<QmigEvent> {
+        let what = format!("event {name} of the {}", side.name());
+        self.qmig(side).wait_line(&what, self.deadline, |line| {
+            QmigEvent::parse(line).filter(|event| event.name() == name)
+        })
+    }
+
+    /// Wait for the end of `qmig dump`.
+    pub fn finish(self) -> Result<Moved> {
+        match self.dump.wait(self.deadline) {
+            Ok(dumped) => Ok(Moved { dumped, dump: self.dump, restore: self.restore }),
+            Err(LabError::Deadline { what, within, logs }) => {
+                let logs = logs + &self.restore.logs();
+                Err(LabError::Deadline { what, within, logs })
+            }
+            Err(other) => Err(other),
+        }
+    }
+}
+
+/// `qmig dump` has ended; `qmig restore` may still run, as the parent of the tree.
+#[derive(Debug)]
+pub struct Moved {
+    dumped: ExitStatus,
+    dump: Running,
+    restore: Running,
+}
+
+impl Moved {
+    /// How `qmig dump` ended.
+    pub fn dumped(&self) -> ExitStatus {
+        self.dumped
+    }
+
+    /// The `qmig dump` that has ended.
+    pub fn dump(&self) -> &Running {
+        &self.dump
+    }
+
+    /// The `qmig restore`.
+    pub fn restore(&self) -> &Running {
+        &self.restore
+    }
+
+    /// What that side has said so far, in order.
+    pub fn events(&self, side: Side) -> Vec<QmigEvent> {
+        QmigEvent::all_of(match side {
+            Side::Source => &self.dump,
+            Side::Destination => &self.restore,
+        })
+    }
+
+    /// The last `event` of that name and side.
+    pub fn event(&self, side: Side, name: &str) -> Option<QmigEvent> {
+        self.events(side).into_iter().rfind(|event| event.name() == name)
+    }
+
+    /// Both sides' logs unless `qmig dump` succeeded.
+    pub fn succeeded(&self) -> Result<()> {
+        if self.dumped.success() {
+            return Ok(());
+        }
+        Err(LabError::Ended {
+            what: "a migration succeed".to_owned(),
+            ended: format!("qmig dump ended: {}", self.dumped),
+            logs: self.logs(),
+        })
+    }
+
+    /// Ask the moved subject, on the destination, for its verdict.
+    pub fn ask(&self, lab: &Lab, subject: &Started) -> Result<Verdict> {
+        self.succeeded()?;
+        subject.ask_at(lab.dst(), &self.restore).map_err(|error| match error {
+            LabError::Ended { what, ended, logs } => {
+                LabError::Ended { what, ended, logs: logs + &self.logs() }
+            }
+            LabError::Deadline { what, within, logs } => {
+                LabError::Deadline { what, within, logs: logs + &self.logs() }
+            }
+            other => other,
+        })
+    }
+
+    /// Everything both sides wrote.
+    pub fn logs(&self) -> String {
+        self.dump.logs() + &self.restore.logs()
+    }
+}
+
+/// One line of `--json`.
+#[derive(Clone, Debug)]
+pub struct QmigEvent(Value);
+
+impl QmigEvent {
+    /// All that this qmig has said so far, in order.
+    pub fn all_of(qmig: &Running) -> Vec<Self> {
+        qmig.stdout().lines().iter().filter_map(|line| Self::parse(line)).collect()
+    }
+
+    /// From a line of standard output; `None` if it is no event.
+    pub fn parse(line: &str) -> Option<Self> {
+        let value: Value = serde_json::from_str(line).ok()?;
+        value.get("event")?.as_str()?;
+        Some(Self(value))
+    }
+
+    /// Which event.
+    pub fn name(&self) -> &str {
+        self.0["event"].as_str().unwrap_or_default()
+    }
+
+    /// A field of it; `Null` if it has none such.
+    pub fn field(&self, name: &str) -> &Value {
+        &self.0[name]
+    }
+}

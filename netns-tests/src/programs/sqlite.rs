@@ -1,0 +1,92 @@
+//! sqlite3 in the middle of a transaction, fed by a pipe from inside its own tree.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use super::{folder, until, write};
+use crate::host::{Host, in_session};
+use crate::running::Running;
+use crate::{Lab, LabError, Result};
+
+/// Rows the transaction inserts.
+const ROWS: u32 = 1000;
+
+/// A shell whose pipe feeds `sqlite3`: BEGIN, many INSERTs, and COMMIT once it is told to.
+#[derive(Debug)]
+pub struct Transaction {
+    running: Running,
+    folder: PathBuf,
+}
+
+impl Transaction {
+    /// Start one on `host` and wait until all rows are inserted and none is committed. With
+    /// `locks`, sqlite3 locks its file as it does by itself; without, it leaves that out.
+    pub fn start(lab: &Lab, host: &Host, pid: i32, locks: bool) -> Result<Self> {
+        let folder = folder(lab, "sqlite")?;
+        let script = folder.join("script");
+        write(&script, &format!(
+            "(\n\
+             echo 'CREATE TABLE t (number INTEGER PRIMARY KEY, text TEXT);'\n\
+             echo 'BEGIN IMMEDIATE;'\n\
+             i=0\n\
+             while [ $i -lt {ROWS} ]; do i=$((i+1)); echo \"INSERT INTO t VALUES($i, 'row $i');\"; done\n\
+             echo '.once inserted'\n\
+             echo 'SELECT count(*) FROM t;'\n\
+             until [ -e go ]; do sleep 0.01; done\n\
+             echo 'COMMIT;'\n\
+             ) | sqlite3 -batch \"$@\" db\n"
+        ))?;
+        let mut command = in_session("sh");
+        command.arg(&script).current_dir(&folder);
+        if !locks {
+            command.args(["-vfs", "unix-none"]);
+        }
+        host.next_pid(pid)?;
+        let this = Self { running: host.spawn_quiet(command)?, folder };
+        let inserted = this.folder.join("inserted");
+        until("all rows inserted", &this.running, || {
+            std::fs::read_to_string(&inserted).ok().filter(|text| *text == format!("{ROWS}\n"))
+        })?;
+        Ok(this)
+    }
+
+    /// The shell.
+    pub fn pid(&self) -> i32 {
+        self.running.pid()
+    }
+
+    /// The process that was started.
+    pub fn running(&self) -> &Running {
+        &self.running
+    }
+
+    /// Let it commit, and see on `host` that every row is there and the file is sound. `parent`
+    /// ends when the shell does.
+    pub fn commit(&self, host: &Host, parent: &Running) -> Result<()> {
+        let before = self.look(host)?;
+        write(&self.folder.join("go"), "")?;
+        let status = parent.wait(super::SOON)?;
+        let after = self.look(host)?;
+        let sound = format!("ok {ROWS} {}", u64::from(ROWS) * u64::from(ROWS + 1) / 2);
+        if status.success() && before == "ok 0" && after == sound {
+            return Ok(());
+        }
+        Err(LabError::Ended {
+            what: format!("nothing before the commit and {sound:?} after it"),
+            ended: format!("{before:?}, then {status}, then {after:?}"),
+            logs: parent.logs(),
+        })
+    }
+
+    /// Integrity, count and sum of the rows, as another reader sees them. The reader keeps out of
+    /// the writer's way: it looks at a copy.
+    fn look(&self, host: &Host) -> Result<String> {
+        let mut shell = Command::new("sh");
+        shell.current_dir(&self.folder).args(["-ec",
+            "rm -f copy copy-journal; cp db copy; [ ! -e db-journal ] || cp db-journal copy-journal; \
+             sqlite3 -batch -separator ' ' copy 'PRAGMA integrity_check; SELECT count(*), sum(number) FROM t;'"]);
+        let output = host.run(shell)?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        Ok(text.split_whitespace().collect::<Vec<_>>().join(" "))
+    }
+}

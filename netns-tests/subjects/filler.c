@@ -1,0 +1,49 @@
+/* Much memory: `mib N` (64), `random PERCENT` of it incompressible (50), the rest text-like; every
+ * page is checked. `dirty KIB` of it are rewritten with each beat (0). */
+#include "subject.h"
+
+#define PAGE 4096
+
+static void make(char *page, uint64_t number, uint64_t round, long percent) {
+    uint64_t seed = number * 31 + round;
+    if ((long)(scramble(number) % 100) < percent) {
+        fill(page, PAGE, seed);
+        return;
+    }
+    /* Compresses to about a quarter: words that repeat, with a number here and there. */
+    for (int i = 0; i < PAGE; i += 32)
+        snprintf(page + i, 32, "key:%08llx value of the page ", (unsigned long long)scramble(seed + i / 256) & 0xffffffff);
+}
+
+int main(int argc, char **argv) {
+    begin(argc, argv);
+    size_t pages = (size_t)option_number("mib", 64) << 8;
+    long percent = option_number("random", 50), dirty = option_number("dirty", 0) / 4;
+    char *block = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    uint32_t *rounds = calloc(pages, sizeof *rounds);
+    MUST(block != MAP_FAILED && rounds);
+    for (size_t i = 0; i < pages; i++) make(block + i * PAGE, i, 0, percent);
+    ready();
+
+    sigset_t question;
+    sigemptyset(&question);
+    sigaddset(&question, SIGUSR1);
+    const struct timespec beat_time = timespec_of(MS);
+    uint64_t next = 0;
+    while (sigtimedwait(&question, NULL, &beat_time) != SIGUSR1) {
+        beat();
+        for (long i = 0; i < dirty; i++, next++) {
+            size_t at = scramble(next) % pages;
+            make(block + at * PAGE, at, ++rounds[at], percent);
+        }
+    }
+    beat();
+
+    if (sabotage) block[pages / 2 * PAGE + 77] ^= 1;
+    char wanted[PAGE];
+    for (size_t i = 0; i < pages; i++) {
+        make(wanted, i, rounds[i], percent);
+        CHECK(!memcmp(wanted, block + i * PAGE, PAGE), "page %zu (round %u) differs", i, rounds[i]);
+    }
+    verdict();
+}

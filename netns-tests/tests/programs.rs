@@ -1,0 +1,216 @@
+//! Real programs move: start, move, ask. `QMIG_TEST_REPEAT=20` does each twenty times in a row.
+
+use std::error::Error;
+use std::time::Duration;
+
+use netns_tests::programs::{Nginx, Pipeline, Redis, Transaction, counted};
+use netns_tests::{Lab, Migration, Moved, Side, Subject, qmig_binary, requirements, rounds};
+use nix::sys::signal::Signal;
+
+type Outcome = Result<(), Box<dyn Error>>;
+
+const SOON: Duration = Duration::from_secs(30);
+/// The pid of what moves: free on the other host.
+const PID: i32 = 10_000;
+
+/// Whether this test cannot run.
+fn missing(programs: &[&str]) -> bool {
+    requirements::missing(programs)
+        || qmig_binary().err().is_some_and(|error| requirements::skip(&error.to_string()))
+}
+
+/// The restored tree has ended, and `qmig restore` with it and with its status.
+fn ended_well(moved: &Moved) -> Outcome {
+    let status = moved.restore().wait(SOON)?;
+    let said = moved.event(Side::Destination, "exited").map(|event| event.field("status").clone());
+    if status.success() && said == Some(0.into()) {
+        return Ok(());
+    }
+    Err(format!("qmig restore: {status}, event exited: {said:?}\n{}", moved.logs()).into())
+}
+
+/// Move a subject and let it judge itself.
+fn judged(lab: &Lab, subject: &Subject) -> Outcome {
+    let started = subject.start(lab, lab.src())?;
+    let moved = Migration::new(lab)?.run(started.pid())?;
+    let verdict = moved.ask(lab, &started)?;
+    started.running().wait(SOON)?;
+    if verdict.passed() { Ok(()) } else { Err(format!("{verdict}\n{}", moved.logs()).into()) }
+}
+
+#[test]
+fn redis_with_a_busy_client() -> Outcome {
+    if missing(&["redis-server", "redis-cli"]) {
+        return Ok(());
+    }
+    rounds(|lab| {
+        let (src, dst) = (lab.src(), lab.dst());
+        let redis = Redis::start(lab, src, PID)?;
+        redis.fill(src, 200_000)?;
+        assert_eq!(redis.ask(src, src, &["DBSIZE"])?, "200000");
+        let digest = redis.ask(src, src, &["DEBUG", "DIGEST"])?;
+        let run = redis.info(src, src, "run_id")?;
+        let uptime: u64 = redis.info(src, src, "uptime_in_seconds")?.parse()?;
+        let client = redis.busy(dst, src, 0)?;
+
+        let moved = Migration::new(lab)?.dump_arg("--tcp-close").run(redis.pid())?;
+        moved.succeeded()?;
+        redis.running().wait(SOON)?;
+
+        // Everything acknowledged is there, and at most the one command that was on its way.
+        let acknowledged = client.acknowledged()?;
+        let hits = redis.hits(src, dst)?;
+        assert!((acknowledged..=acknowledged + 1).contains(&hits), "{acknowledged} hits, now {hits}");
+        let client = redis.busy(src, dst, hits)?;
+        let more = client.acknowledged()?;
+        assert!(more >= hits + 10 && redis.hits(dst, dst)? >= more, "{hits}, then {more}");
+        redis.forget_hits(dst, dst)?;
+        assert_eq!(redis.ask(src, dst, &["DBSIZE"])?, "200000");
+        assert_eq!(redis.ask(src, dst, &["DEBUG", "DIGEST"])?, digest);
+
+        // It is the same server, its clock goes on, and it still keeps what it is told.
+        assert_eq!(redis.info(src, dst, "run_id")?, run);
+        assert!(redis.info(src, dst, "uptime_in_seconds")?.parse::<u64>()? >= uptime);
+        assert_eq!(redis.ask(src, dst, &["SET", "key:00000000", "new"])?, "OK");
+        assert_eq!(redis.ask(src, dst, &["SAVE"])?, "OK");
+        assert_eq!(redis.info(src, dst, "aof_last_write_status")?, "ok");
+        redis.ask(src, dst, &["DEBUG", "RELOAD"])?;
+        assert_eq!(redis.ask(src, dst, &["GET", "key:00000000"])?, "new");
+        redis.ask(src, dst, &["SHUTDOWN", "NOSAVE"]).or_else(tolerate_goodbye)?;
+        ended_well(&moved)
+    })
+}
+
+/// redis-cli may call it an error that the server is gone.
+fn tolerate_goodbye(error: netns_tests::LabError) -> Result<String, netns_tests::LabError> {
+    match error {
+        netns_tests::LabError::Command { .. } => Ok(String::new()),
+        other => Err(other),
+    }
+}
+
+#[test]
+fn python_with_threads_and_children() -> Outcome {
+    if missing(&["/usr/bin/python3"]) {
+        return Ok(());
+    }
+    rounds(|lab| judged(lab, &Subject::python("children")))
+}
+
+#[test]
+fn java_with_threads() -> Outcome {
+    if missing(&[]) {
+        return Ok(());
+    }
+    if ["java", "javac"].iter().any(|program| requirements::which(program).is_none()) {
+        // Half a gigabyte that no other test needs: used where somebody has it.
+        eprintln!("no Java here, nothing to move");
+        return Ok(());
+    }
+    rounds(|lab| judged(lab, &Subject::java("Threads")))
+}
+
+#[test]
+fn a_thousand_threads() -> Outcome {
+    if missing(&[]) {
+        return Ok(());
+    }
+    rounds(|lab| judged(lab, &Subject::new("threads").arg("threads").arg(1000)))
+}
+
+/// The pipeline's shell leads the session of its terminal.
+#[test]
+fn a_pipeline_that_leads_its_terminal() -> Outcome {
+    pipeline(true)
+}
+
+/// The pipeline is a job in the session of somebody who stays.
+#[test]
+fn a_pipeline_that_is_a_shell_job() -> Outcome {
+    pipeline(false)
+}
+
+fn pipeline(leader: bool) -> Outcome {
+    if missing(&["script"]) {
+        return Ok(());
+    }
+    rounds(|lab| {
+        let pipeline = Pipeline::start(lab, lab.src(), PID, leader)?;
+        let refused = Migration::new(lab)?.run(pipeline.pid())?;
+        assert_eq!(refused.dumped().code(), Some(121), "a terminal, unasked\n{}", refused.logs());
+        refused.restore().signal(Signal::SIGTERM)?;
+        refused.restore().wait(SOON)?;
+
+        let migration = Migration::new(lab)?.dump_arg("--shell-job").restore_arg("--shell-job");
+        let moved = migration.restore_on_terminal().run(pipeline.pid())?;
+        moved.succeeded()?;
+        pipeline.terminal().wait(SOON)?;
+        let here = moved.restore();
+        here.wait_line("it counts on", SOON, |line| line.contains("[number").then_some(()))?;
+        pipeline.end()?;
+        ended_well(&moved)?;
+        let terminals = [pipeline.terminal(), here];
+        let last = counted(terminals).map_err(|what| format!("{what}\n{}", moved.logs()))?;
+        assert!(last > 20, "{last}");
+        Ok(())
+    })
+}
+
+#[test]
+fn nginx_with_workers() -> Outcome {
+    if missing(&["nginx", "bash"]) {
+        return Ok(());
+    }
+    rounds(|lab| {
+        let (src, dst) = (lab.src(), lab.dst());
+        let nginx = Nginx::start(lab, src, PID, "first")?;
+        assert_eq!(nginx.page(dst, src)?, "first");
+        let workers = nginx.workers(src);
+
+        let moved = Migration::new(lab)?.run(nginx.pid())?;
+        moved.succeeded()?;
+        nginx.running().wait(SOON)?;
+
+        assert_eq!(nginx.workers(dst), workers);
+        assert_eq!(nginx.page(src, dst)?, "first");
+        nginx.reload(dst, moved.restore(), "second")?;
+        dst.signal(nginx.pid(), Signal::SIGQUIT)?;
+        ended_well(&moved)
+    })
+}
+
+/// Locks on files do not travel yet: sqlite3 as it is by itself is refused, by the name of the file,
+/// and not harmed.
+#[test]
+fn sqlite_with_its_locks_is_refused() -> Outcome {
+    if missing(&["sqlite3"]) {
+        return Ok(());
+    }
+    rounds(|lab| {
+        let transaction = Transaction::start(lab, lab.src(), PID, true)?;
+        let moved = Migration::new(lab)?.run(transaction.pid())?;
+        assert_eq!(moved.dumped().code(), Some(121), "{}", moved.logs());
+        let error = moved.event(Side::Source, "error").ok_or("no error event")?;
+        let reasons = error.field("reasons").to_string();
+        assert!(reasons.contains("/db") && reasons.contains("a lock (fcntl F_SETLK)"), "{reasons}");
+        transaction.commit(lab.src(), transaction.running())?;
+        moved.restore().signal(Signal::SIGTERM)?;
+        moved.restore().wait(SOON)?;
+        Ok(())
+    })
+}
+
+#[test]
+fn sqlite_in_a_transaction() -> Outcome {
+    if missing(&["sqlite3"]) {
+        return Ok(());
+    }
+    rounds(|lab| {
+        let transaction = Transaction::start(lab, lab.src(), PID, false)?;
+        let moved = Migration::new(lab)?.run(transaction.pid())?;
+        moved.succeeded()?;
+        transaction.running().wait(SOON)?;
+        transaction.commit(lab.dst(), moved.restore())?;
+        ended_well(&moved)
+    })
+}

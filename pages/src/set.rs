@@ -1,0 +1,155 @@
+//! Sets of pages.
+
+use std::fmt;
+
+use crate::{PageCount, PageIndex, PageRange};
+
+/// Pages, kept as sorted, disjoint, non-touching ranges.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct PageSet {
+    ranges: Vec<PageRange>,
+}
+
+impl PageSet {
+    /// No pages.
+    pub const fn new() -> Self {
+        Self { ranges: Vec::new() }
+    }
+
+    /// The ranges in ascending order; no two overlap or touch.
+    pub fn ranges(&self) -> &[PageRange] {
+        &self.ranges
+    }
+
+    /// How many pages are in the set.
+    pub fn count(&self) -> PageCount {
+        self.ranges.iter().map(|range| range.count()).sum()
+    }
+
+    /// True if there is no page in it.
+    pub fn is_empty(&self) -> bool {
+        self.ranges.is_empty()
+    }
+
+    /// True if `page` is in the set.
+    pub fn contains(&self, page: PageIndex) -> bool {
+        let after = self.ranges.partition_point(|range| range.end() <= page);
+        self.ranges.get(after).is_some_and(|range| range.contains(page))
+    }
+
+    /// Adds every page of `range`. Appending in ascending order is O(1).
+    pub fn insert(&mut self, range: PageRange) {
+        match self.ranges.last_mut() {
+            None => self.ranges.push(range),
+            Some(last) if last.end() < range.start() => self.ranges.push(range),
+            Some(last) if last.start() <= range.start() => {
+                *last = join(*last, range);
+            }
+            Some(_) => self.insert_within(range),
+        }
+    }
+
+    fn insert_within(&mut self, range: PageRange) {
+        let first = self.ranges.partition_point(|have| have.end() < range.start());
+        let last = self.ranges.partition_point(|have| have.start() <= range.end());
+        let joined = self.ranges[first..last].iter().fold(range, |sum, have| join(sum, *have));
+        self.ranges.splice(first..last, [joined]);
+    }
+
+    /// Takes every page of `range` out.
+    pub fn remove(&mut self, range: PageRange) {
+        let first = self.ranges.partition_point(|have| have.end() <= range.start());
+        let last = self.ranges.partition_point(|have| have.start() < range.end());
+        if first >= last {
+            return;
+        }
+        let before = PageRange::between(self.ranges[first].start(), range.start());
+        let after = PageRange::between(range.end(), self.ranges[last - 1].end());
+        self.ranges.splice(first..last, before.into_iter().chain(after));
+    }
+
+    /// The pages in both sets.
+    pub fn intersect(&self, other: &Self) -> Self {
+        let (mut left, mut right) = (self.ranges.iter().peekable(), other.ranges.iter().peekable());
+        let mut out = Self::new();
+        while let (Some(a), Some(b)) = (left.peek(), right.peek()) {
+            if let Some(both) = a.intersect(**b) {
+                out.insert(both);
+            }
+            if a.end() <= b.end() {
+                left.next()
+            } else {
+                right.next()
+            };
+        }
+        out
+    }
+}
+
+/// The smallest range over two that overlap or touch.
+fn join(a: PageRange, b: PageRange) -> PageRange {
+    let (start, end) = (a.start().min(b.start()), a.end().max(b.end()));
+    PageRange::between(start, end).expect("a union of ranges is not empty")
+}
+
+impl FromIterator<PageRange> for PageSet {
+    fn from_iter<I: IntoIterator<Item = PageRange>>(ranges: I) -> Self {
+        let mut set = Self::new();
+        ranges.into_iter().for_each(|range| set.insert(range));
+        set
+    }
+}
+
+impl fmt::Debug for PageSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(&self.ranges).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn range(start: u64, count: u64) -> PageRange {
+        PageRange::new(PageIndex(start), PageCount(count)).expect("a range")
+    }
+
+    /// Every short history of inserts and removes agrees with a set of single pages.
+    #[test]
+    fn behaves_like_a_set_of_single_pages() {
+        let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut next = |below: u64| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963);
+            (seed >> 33) % below
+        };
+        for _ in 0..500 {
+            let (mut set, mut model) = (PageSet::new(), BTreeSet::new());
+            for _ in 0..12 {
+                let piece = range(next(40), 1 + next(8));
+                let pages = piece.start().0..piece.end().0;
+                if next(3) == 0 {
+                    set.remove(piece);
+                    pages.for_each(|page| drop(model.remove(&page)));
+                } else {
+                    set.insert(piece);
+                    model.extend(pages);
+                }
+                let flat: Vec<u64> =
+                    set.ranges().iter().flat_map(|r| r.start().0..r.end().0).collect();
+                assert_eq!(flat, model.iter().copied().collect::<Vec<_>>());
+                assert!(set.ranges().windows(2).all(|w| w[0].end() < w[1].start()));
+                assert_eq!(set.count(), PageCount(model.len() as u64));
+                assert_eq!(set.contains(PageIndex(7)), model.contains(&7));
+            }
+        }
+    }
+
+    #[test]
+    fn intersection_keeps_what_both_have() {
+        let a: PageSet = [range(0, 4), range(10, 5)].into_iter().collect();
+        let b: PageSet = [range(2, 9), range(14, 3)].into_iter().collect();
+        assert_eq!(a.intersect(&b).ranges(), [range(2, 2), range(10, 1), range(14, 1)]);
+    }
+}

@@ -1,0 +1,109 @@
+//! Shared memory: one memfd for each object, mapped and opened by any number of tasks.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+
+use image::state::SharedMemory;
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::stat::{Mode, fchmod};
+use nix::unistd::{Gid, Uid, fchown};
+use pages::SharedId;
+
+use super::files::reopen;
+use crate::error::{BadCheckpoint, During, Result, errno_of};
+
+/// The objects of shared memory of a tree.
+#[derive(Default)]
+pub(crate) struct Memfds {
+    objects: HashMap<SharedId, (OwnedFd, SharedMemory)>,
+}
+
+impl Memfds {
+    pub(crate) fn create(shared: &[SharedMemory]) -> Result<Self> {
+        let mut objects = HashMap::new();
+        for object in shared {
+            let made = create(object).during("make shared memory")?;
+            objects.insert(object.id, (made, object.clone()));
+        }
+        Ok(Self { objects })
+    }
+
+    /// A new open description of object `id`.
+    pub(crate) fn reopen(&self, id: SharedId, flags: OFlag) -> Result<OwnedFd> {
+        let (kept, _) = self.objects.get(&id).ok_or(BadCheckpoint::Shared(id))?;
+        reopen(kept, flags).during("open shared memory")
+    }
+
+    /// A descriptor to write pages through, and the object's size.
+    pub(crate) fn writer(&self, id: SharedId) -> Result<(File, u64)> {
+        let (kept, object) = self.objects.get(&id).ok_or(BadCheckpoint::Shared(id))?;
+        let writer = kept.try_clone().during("duplicate a descriptor")?;
+        Ok((writer.into(), object.size))
+    }
+
+    /// Applies the seals, once all pages are there.
+    pub(crate) fn seal(&self) -> Result<()> {
+        for (memfd, object) in self.objects.values() {
+            if object.seals != 0 {
+                let seals = SealFlag::from_bits_retain(object.seals.cast_signed());
+                fcntl(memfd, FcntlArg::F_ADD_SEALS(seals)).during("seal shared memory")?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn close_all(&mut self) {
+        self.objects.clear();
+    }
+}
+
+fn create(object: &SharedMemory) -> nix::Result<OwnedFd> {
+    // F_SEAL_SEAL, which every memfd made without MFD_ALLOW_SEALING has, comes with the others.
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    let name = std::ffi::CString::new(object.name.as_str()).map_err(|_| Errno::EINVAL)?;
+    let file = File::from(memfd_create(name.as_c_str(), flags)?);
+    file.set_len(object.size).map_err(|error| errno_of(&error))?;
+    fchown(&file, Some(Uid::from_raw(object.uid)), Some(Gid::from_raw(object.gid)))?;
+    fchmod(&file, Mode::from_bits_truncate(object.mode & 0o7777))?;
+    Ok(file.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use nix::sys::stat::fstat;
+
+    use super::*;
+    use crate::error::Error;
+
+    #[test]
+    fn size_mode_content_and_seals_come_back() {
+        let object = SharedMemory {
+            id: SharedId(3),
+            name: "journal".into(),
+            size: 5000,
+            seals: (SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL).bits().cast_unsigned(),
+            uid: 0,
+            gid: 0,
+            mode: 0o600,
+        };
+        let memfds = Memfds::create(&[object]).expect("a memfd");
+        let (writer, size) = memfds.writer(SharedId(3)).expect("there");
+        assert_eq!(size, 5000);
+        writer.write_all_at(b"x", 4999).expect("written");
+        memfds.seal().expect("sealed");
+        let opened = memfds.reopen(SharedId(3), OFlag::O_RDWR).expect("opened");
+        assert_eq!(fcntl(&opened, FcntlArg::F_GET_SEALS), Ok(3));
+        let stat = fstat(&opened).expect("a file");
+        assert_eq!((stat.st_size, stat.st_mode & 0o7777), (5000, 0o600));
+        assert!(File::from(opened).set_len(10).is_err(), "sealed against shrinking");
+        assert!(matches!(
+            memfds.reopen(SharedId(4), OFlag::O_RDONLY),
+            Err(Error::BadCheckpoint(BadCheckpoint::Shared(SharedId(4))))
+        ));
+    }
+}

@@ -1,0 +1,150 @@
+//! Where arriving pages go, until the tree runs.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use image::state::Mm;
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
+use pages::{PAGE_SIZE, PageCount, PageIndex, PageRange, PageSet, SpaceId, VirtAddr};
+use tracee::{HostPid, Memory};
+
+use super::memfds::Memfds;
+use super::mm;
+use crate::error::{Error, Result, errno_of};
+
+/// Zeros are written in pieces of this many pages.
+const ZEROS: PageCount = PageCount(64);
+
+/// What is known of a space before anybody writes to it.
+pub(crate) enum Place {
+    /// An address space: pages with content of their own, and pages that are the kernel's.
+    Process { host: HostPid, own: PageSet, kernels: PageSet },
+    /// A shared object.
+    Shared,
+}
+
+impl Place {
+    pub(crate) fn of_process(host: HostPid, mm: &Mm) -> Self {
+        let (own, kernels) = mm::content(mm);
+        Self::Process { host, own, kernels }
+    }
+
+    pub(crate) fn open(&self, space: SpaceId, memfds: &Memfds) -> Result<Sink> {
+        let to = match (self, space) {
+            (Self::Process { host, own, kernels }, _) => To::Process {
+                memory: Memory::open(*host)?,
+                own: own.clone(),
+                kernels: kernels.clone(),
+            },
+            (Self::Shared, SpaceId::Shared(id)) => {
+                let (file, size) = memfds.writer(id)?;
+                To::Shared { file, size }
+            }
+            (Self::Shared, SpaceId::Process(_)) => return Err(super::unknown(space)),
+        };
+        Ok(Sink { space, to })
+    }
+}
+
+/// The pages of one space, to be written from any thread while the tree stands still.
+///
+/// Pages may be written again and again; the last one counts. Dropped with the tree, or before.
+pub struct Sink {
+    space: SpaceId,
+    to: To,
+}
+
+enum To {
+    Process { memory: Memory, own: PageSet, kernels: PageSet },
+    Shared { file: File, size: u64 },
+}
+
+impl Sink {
+    /// Whose pages.
+    pub fn space(&self) -> SpaceId {
+        self.space
+    }
+
+    /// Writes the pages of `range`; `bytes` must be exactly as long. Pages of the vdso, which this
+    /// kernel has put there itself, are passed over.
+    pub fn write(&self, range: PageRange, bytes: &[u8]) -> Result<()> {
+        if bytes.len() as u64 != range.bytes().0 {
+            return Err(self.failed(range, Errno::EMSGSIZE));
+        }
+        match &self.to {
+            To::Process { memory, .. } => match self.is_own(range)? {
+                true => self.written(range, memory.write(range.start_addr(), bytes)),
+                false => Ok(()),
+            },
+            To::Shared { file, size } => {
+                let (offset, len) = self.within(range, *size)?;
+                file.write_all_at(&bytes[..len], offset)
+                    .map_err(|error| self.failed(range, errno_of(&error)))
+            }
+        }
+    }
+
+    /// Makes the pages of `range` zero.
+    pub fn zero(&self, range: PageRange) -> Result<()> {
+        match &self.to {
+            To::Process { memory, .. } => {
+                if !self.is_own(range)? {
+                    return Ok(());
+                }
+                let zeros = [0; ZEROS.0 as usize * PAGE_SIZE];
+                range.pieces(ZEROS).try_for_each(|piece| {
+                    let len = usize::try_from(piece.bytes().0).unwrap_or(0);
+                    self.written(piece, memory.write(piece.start_addr(), &zeros[..len]))
+                })
+            }
+            To::Shared { file, size } => {
+                let (offset, len) = self.within(range, *size)?;
+                let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+                let [offset, len] = [offset, len as u64].map(|n| i64::try_from(n).unwrap_or(0));
+                fallocate(file, hole, offset, len).map_err(|errno| self.failed(range, errno))
+            }
+        }
+    }
+
+    /// True if all of `range` is content; false if all of it is the kernel's.
+    fn is_own(&self, range: PageRange) -> Result<bool> {
+        let To::Process { own, kernels, .. } = &self.to else { return Ok(true) };
+        if within(own, range) {
+            Ok(true)
+        } else if within(kernels, range) {
+            Ok(false)
+        } else {
+            Err(Error::OutsideSpace { space: self.space, range })
+        }
+    }
+
+    /// Offset and length of `range` in a shared object, whose last page may be a part.
+    fn within(&self, range: PageRange, size: u64) -> Result<(u64, usize)> {
+        let VirtAddr(offset) = range.start_addr();
+        let outside = || Error::OutsideSpace { space: self.space, range };
+        let last = PageIndex(PageCount::covering(pages::ByteCount(size)).0);
+        if range.end() > last {
+            return Err(outside());
+        }
+        let len = range.bytes().0.min(size - offset);
+        Ok((offset, usize::try_from(len).map_err(|_| outside())?))
+    }
+
+    fn written(&self, range: PageRange, outcome: tracee::Result<()>) -> Result<()> {
+        outcome.map_err(|error| match error {
+            tracee::Error::Memory { source, .. } => self.failed(range, errno_of(&source)),
+            other => other.into(),
+        })
+    }
+
+    fn failed(&self, range: PageRange, errno: Errno) -> Error {
+        Error::WritePages { space: self.space, range, errno }
+    }
+}
+
+/// True if one run of `set` has all of `range`.
+fn within(set: &PageSet, range: PageRange) -> bool {
+    let after = set.ranges().partition_point(|have| have.end() <= range.start());
+    set.ranges().get(after).is_some_and(|have| have.covers(range))
+}

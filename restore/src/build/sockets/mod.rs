@@ -1,0 +1,107 @@
+//! Sockets: bound, listening, connected among themselves, with what waited in them.
+
+mod inet;
+pub(crate) mod options;
+mod unix;
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use image::state::{File, FileId, FileKind, InetSocket, UnixSocket};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::socket::{Shutdown, shutdown};
+use nix::sys::stat::lstat;
+
+use super::files::{View, status_flags};
+use crate::error::{Error, Result};
+
+/// Sockets are given away as files; what is left here are their nodes in the file system, removed
+/// again if the tree never runs.
+#[derive(Default)]
+pub(crate) struct Sockets {
+    nodes: Vec<Node>,
+}
+
+/// A node in the file system that bind(2) made for us.
+struct Node {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+/// A file and the socket it is.
+type Named<'a, S> = (&'a File, &'a S);
+
+impl Sockets {
+    /// Makes every socket among `files`.
+    pub(crate) fn make_all(
+        files: &[&File],
+        view: &View,
+        open: &mut HashMap<FileId, OwnedFd>,
+    ) -> Result<Self> {
+        let mut made = Self::default();
+        let unix: Vec<Named<'_, UnixSocket>> = files
+            .iter()
+            .filter_map(|file| match &file.kind {
+                FileKind::Unix(socket) => Some((*file, socket)),
+                _ => None,
+            })
+            .collect();
+        unix::make_all(&unix, view, &mut made, open)?;
+        let inet: Vec<Named<'_, InetSocket>> = files
+            .iter()
+            .filter_map(|file| match &file.kind {
+                FileKind::Inet(socket) => Some((*file, socket)),
+                _ => None,
+            })
+            .collect();
+        inet::make_all(&inet, open)?;
+        for file in files {
+            if let (FileKind::Unix(_) | FileKind::Inet(_), Some(socket)) =
+                (&file.kind, open.get(&file.id))
+            {
+                let keep = OFlag::O_NONBLOCK | OFlag::O_ASYNC;
+                let flags = FcntlArg::F_SETFL(status_flags(file.flags) & keep);
+                let failed = |errno| Error::Object { file: file.id, act: "set flags", errno };
+                fcntl(socket, flags).map_err(failed)?;
+            }
+        }
+        Ok(made)
+    }
+
+    /// The tree runs: the nodes are its own now.
+    pub(crate) fn keep_nodes(&mut self) {
+        self.nodes.clear();
+    }
+
+    fn note_node(&mut self, path: PathBuf) {
+        if let Ok(stat) = lstat(&path) {
+            self.nodes.push(Node { path, device: stat.st_dev, inode: stat.st_ino });
+        }
+    }
+}
+
+impl Drop for Sockets {
+    fn drop(&mut self) {
+        for node in &self.nodes {
+            let same = lstat(&node.path)
+                .is_ok_and(|stat| (stat.st_dev, stat.st_ino) == (node.device, node.inode));
+            if same {
+                let _ = nix::unistd::unlink(&node.path);
+            }
+        }
+    }
+}
+
+/// shutdown(2) by the format's number: 0 none, 1 read, 2 write, 3 both.
+fn shut(socket: &OwnedFd, how: u32) -> nix::Result<()> {
+    use std::os::fd::AsRawFd;
+    let how = match how {
+        1 => Shutdown::Read,
+        2 => Shutdown::Write,
+        3 => Shutdown::Both,
+        _ => return Ok(()),
+    };
+    shutdown(socket.as_raw_fd(), how)
+}

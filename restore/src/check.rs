@@ -1,0 +1,104 @@
+//! Can this host carry the plan? Answered, with every reason by name, before anything is touched.
+//!
+//! A yes is no promise: what is true now may change before the tree is built, and what only the
+//! checkpoint knows (credentials, the shape of sessions) is found out while building. Then building
+//! fails, and nothing of the tree is left here.
+
+mod build_id;
+mod files;
+mod host;
+mod ids;
+mod network;
+mod report;
+mod vdso;
+
+use image::plan::{Plan, Refusal};
+
+use crate::skeleton::BuildOptions;
+pub use report::{Item, host_report};
+
+/// The place a refusal is about when it is about the whole host.
+const HERE: &str = "this host";
+
+/// Every reason why this host cannot carry `plan`.
+pub fn check(plan: &Plan, options: BuildOptions) -> Result<(), Vec<Refusal>> {
+    let mut refusals = Vec::new();
+    host::check(plan, options, &mut refusals);
+    ids::check(plan, options, &mut refusals);
+    files::check(plan, options, &mut refusals);
+    network::check(plan, &mut refusals);
+    if refusals.is_empty() { Ok(()) } else { Err(refusals) }
+}
+
+#[cfg(test)]
+mod tests {
+    use image::plan::{Cpu, PlannedTask};
+    use pages::{ByteCount, TaskId};
+
+    use super::*;
+
+    /// What this host certainly carries.
+    pub(super) fn easy() -> Plan {
+        let host = nix::sys::utsname::uname().expect("uname");
+        Plan {
+            qmig_version: "0".into(),
+            kernel: String::new(),
+            architecture: host.machine().to_string_lossy().into_owned(),
+            page_size: 4096,
+            hostname: String::new(),
+            cpu: Cpu::default(),
+            vdso: vdso::of_this_kernel().expect("a vdso"),
+            root: TaskId(1),
+            command: "easy".into(),
+            tasks: Vec::new(),
+            files: Vec::new(),
+            listeners: Vec::new(),
+            unix_names: Vec::new(),
+            hard_limits: [0; 16],
+            highest_fd: 3,
+            resident: ByteCount(0),
+            ghosts: ByteCount(0),
+            shell_job: false,
+            needs: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn every_reason_is_told_at_once() {
+        let mut plan = easy();
+        plan.architecture = "vax".into();
+        plan.page_size = 512;
+        plan.cpu.features = 1 << 62;
+        plan.vdso = vec![1, 2, 3];
+        plan.needs = vec!["mind reading".into()];
+        plan.highest_fd = u32::MAX;
+        plan.shell_job = true;
+        plan.tasks = vec![PlannedTask {
+            id: TaskId(1),
+            parent: None,
+            comm: "init".into(),
+            threads: vec![TaskId(1)],
+        }];
+        let refusals = check(&plan, BuildOptions::default()).expect_err("much");
+        let objects: Vec<&str> = refusals.iter().map(|refusal| refusal.object.as_str()).collect();
+        for object in [
+            "vax",
+            "pages of 512 bytes",
+            "processor state component 62",
+            "[vdso]",
+            "mind reading",
+            "descriptor 4294967295",
+            "terminal",
+            "pid 1",
+        ] {
+            assert!(objects.contains(&object), "{object} is missing from {objects:?}");
+        }
+    }
+
+    #[test]
+    fn what_this_host_has_is_accepted() {
+        if nix::unistd::geteuid().is_root() {
+            assert_eq!(check(&easy(), BuildOptions::default()), Ok(()));
+        }
+    }
+}

@@ -1,0 +1,395 @@
+//! The destination's driver: one line a phase, then how each is undone.
+//!
+//! It runs on the thread that traces, so the tree that is being built is a plain value in it, which
+//! destroys every task when it is dropped: every `?` above the one-way door ends with nothing left
+//! here, and with the source running on.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+
+use image::plan::{LONGEST_PLAN, PLAN, Plan};
+use image::state::Checkpoint;
+use image::{ImageSet, ImageSetBuilder, Limits};
+use pages::{ByteCount, SpaceId};
+use tokio::task::JoinSet;
+use tracee::chaos;
+use tracee::host::Urgency;
+use transport::event::{Event, Watch};
+use transport::quic::{CloseCode, DestinationLink, Incoming, LinkError, Listener, PageReceiver};
+use transport::session::destination::{
+    AfterFilling, AfterHello, Answering, Building, Checked, Filling, Greeted,
+};
+use transport::stop::Stop;
+use transport::wire::{Abort, AbortCode, BlobName, Control, Features, Manifest, Progress, SpaceTotal};
+
+use crate::check;
+use crate::failure::{Cause, Failure};
+use crate::fill::{Fill, FillDoor};
+use crate::handoff::{self, Farewell};
+use crate::offspring::Offspring;
+use crate::build::{Built, Ready, Sink};
+use crate::skeleton::{BuildOptions, Skeleton};
+
+/// How often the source is told how far it is.
+const TELL_EVERY: Duration = Duration::from_millis(100);
+/// How long a source may take from its hello to its plan.
+const PLAN_DEADLINE: Duration = Duration::from_secs(60);
+
+/// What this end brings along.
+pub struct Host<'a> {
+    /// Where sources knock.
+    pub listener: &'a Listener,
+    /// How the tree is to be made.
+    pub build: BuildOptions,
+    /// How long a staged tree waits for a source whose link was lost.
+    pub grace: Duration,
+    /// How this qmig calls itself.
+    pub software: String,
+}
+
+/// Takes one tree in. Until the hand-over every error leaves it running at the source, and nothing
+/// of it here.
+pub async fn migrate_in(
+    host: &Host<'_>,
+    stop: &mut Stop,
+    watch: &mut dyn Watch,
+) -> Result<(Offspring, Farewell), Failure> {
+    let (link, hello) = knock(host, stop).await.map_err(Failure::refused)?;
+    watch.event(Event::Connected { peer: link.peer().to_string() });
+    let greeted = greet(&link, hello, host).await.map_err(Failure::refused)?;
+    let session = greeted.session();
+    take(host, link, greeted, stop, watch).await.map_err(|failure| failure.of(session))
+}
+
+async fn take(
+    host: &Host<'_>,
+    link: DestinationLink,
+    greeted: Greeted,
+    stop: &mut Stop,
+    watch: &mut dyn Watch,
+) -> Result<(Offspring, Farewell), Failure> {
+    let plan = read_plan(&link, &greeted, stop).await.map_err(Failure::refused)?;
+    watch.event(told(&plan));
+    let checked = agree(&link, greeted, &plan, host).await.map_err(Failure::refused)?;
+
+    let (building, gathered) = match gather(&link, checked, stop, watch).await {
+        Ok(gathered) => gathered,
+        Err(cause) => return Err(goodbye(&link, cause).await),
+    };
+    let (ready, built_in) = match build(&link, &building, gathered, host, stop, watch).await {
+        Ok(built) => built,
+        Err(cause) => return Err(goodbye(&link, cause).await),
+    };
+    let (staged, message) = building.stage(Some(ready), built_in, host.grace);
+    watch.event(Event::Staged);
+    handoff::await_it(staged, message, link, host, &plan, stop, watch).await
+}
+
+/// The next source that wants something of this qmig.
+async fn knock(host: &Host<'_>, stop: &mut Stop) -> Result<(DestinationLink, Control), Cause> {
+    loop {
+        let link = tokio::select! {
+            accepted = host.listener.accept() => match accepted {
+                Ok(link) => link,
+                Err(transport::quic::AcceptError::Rejected(_)) => continue,
+                Err(ended) => return Err(ended.into()),
+            },
+            () = stop.ended() => return Err(Cause::Interrupted),
+        };
+        match link.recv().await {
+            Ok(Control::Resume(_)) => {
+                // A session from before this process: nothing is known of it here.
+                let _ = link.send(&Answering::unknown_session()).await;
+                link.close(CloseCode::UNKNOWN_SESSION, "").await;
+            }
+            Ok(first) => return Ok((link, first)),
+            Err(_) => {}
+        }
+    }
+}
+
+async fn greet(link: &DestinationLink, hello: Control, host: &Host<'_>) -> Result<Greeted, Cause> {
+    let answering = Answering::new(Features::STOP_AND_COPY, &host.software);
+    match answering.receive(hello)? {
+        AfterHello::Greeted(greeted, reply) => {
+            link.send(&reply).await?;
+            Ok(greeted)
+        }
+        AfterHello::Refused(refusal) => {
+            link.send(&refusal).await?;
+            link.close(CloseCode::REFUSED, "").await;
+            Err(Cause::NoCommonVersion)
+        }
+    }
+}
+
+async fn read_plan(
+    link: &DestinationLink,
+    greeted: &Greeted,
+    stop: &mut Stop,
+) -> Result<Plan, Cause> {
+    let reading = async {
+        match link.next_lane().await? {
+            Incoming::Blob(blob) if blob.name().as_str() == PLAN => {
+                let bytes = blob.read_all(ByteCount(LONGEST_PLAN as u64)).await?;
+                Ok(Plan::from_bytes(&bytes)?)
+            }
+            _ => Err(Cause::PlanFirst),
+        }
+    };
+    let plan = tokio::select! {
+        plan = reading => plan,
+        message = link.recv() => Err(match greeted.receive(message?) {
+            Ok(abort) => Cause::PeerAborted(abort),
+            Err(wrong) => wrong.into(),
+        }),
+        () = tokio::time::sleep(PLAN_DEADLINE) => Err(Cause::NotEntrusted("it sent no plan")),
+        () = stop.ended() => Err(Cause::Interrupted),
+    };
+    if plan.is_err() {
+        link.close(CloseCode::ABORTED, "no plan").await;
+    }
+    plan
+}
+
+/// Answers the plan, with every reason if the answer is no.
+async fn agree(
+    link: &DestinationLink,
+    greeted: Greeted,
+    plan: &Plan,
+    host: &Host<'_>,
+) -> Result<Checked, Cause> {
+    let told_to_fail = chaos::point("destination:answering");
+    match check::check(plan, host.build) {
+        Ok(()) => {
+            told_to_fail?;
+            let (checked, ready) = greeted.ready();
+            link.send(&ready).await?;
+            Ok(checked)
+        }
+        Err(refusals) => {
+            let travelling = refusals.iter().map(wire_refusal).collect();
+            link.send(&greeted.refuse(travelling)).await?;
+            link.close(CloseCode::REFUSED, "").await;
+            Err(Cause::CannotTake(refusals))
+        }
+    }
+}
+
+/// Everything that must be here before the tree can be built.
+struct Gathered {
+    images: ImageSet,
+    manifest: Manifest,
+    /// A stream of pages that began to arrive before there was memory to put them in.
+    bulk: Option<PageReceiver>,
+}
+
+/// What the session is in while images arrive.
+enum Hearing {
+    Checked(Checked),
+    Filling(Filling),
+    Building(Building, Manifest),
+}
+
+impl Hearing {
+    fn receive(self, message: Control) -> Result<Self, Cause> {
+        let next = match self {
+            Self::Checked(checked) => checked.receive(message)?,
+            Self::Filling(filling) => filling.receive(message)?,
+            Self::Building(building, _) => {
+                return Err(Cause::PeerAborted(building.receive(message)?));
+            }
+        };
+        match next {
+            AfterFilling::Freezing(filling) | AfterFilling::RoundEnd(filling, _) => {
+                Ok(Self::Filling(filling))
+            }
+            AfterFilling::Manifest(building, manifest) => Ok(Self::Building(building, manifest)),
+            AfterFilling::Aborted(abort) => Err(Cause::PeerAborted(abort)),
+        }
+    }
+
+    /// True once as many images are here as were announced.
+    fn is_complete(&self, images: &ImageSetBuilder) -> bool {
+        matches!(self, Self::Building(_, manifest) if manifest.blobs().len() == images.len())
+    }
+}
+
+/// An image that is being read.
+type Reading = Pin<Box<dyn Future<Output = (BlobName, Result<Vec<u8>, LinkError>)>>>;
+
+/// Receives the manifest and every image. One image is read at a time, so that what is held is
+/// what the limits of a set allow, whatever the source opens.
+async fn gather(
+    link: &DestinationLink,
+    checked: Checked,
+    stop: &mut Stop,
+    watch: &mut dyn Watch,
+) -> Result<(Building, Gathered), Cause> {
+    chaos::point("destination:checked")?;
+    let mut images = ImageSetBuilder::new(Limits::default());
+    let mut reading: Option<Reading> = None;
+    let mut bulk = None;
+    let mut hearing = Hearing::Checked(checked);
+    while !hearing.is_complete(&images) {
+        let idle = reading.is_none();
+        let read = async {
+            match reading.as_mut() {
+                Some(reading) => reading.await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            message = link.recv() => hearing = hearing.receive(message?)?,
+            (name, bytes) = read => {
+                reading = None;
+                images.insert(name.as_str(), bytes?)?;
+            }
+            lane = link.next_lane(), if idle => match lane? {
+                Incoming::Blob(blob) => {
+                    let (name, room) = (blob.name().clone(), ByteCount(images.room()));
+                    reading = Some(Box::pin(async move { (name, blob.read_all(room).await) }));
+                }
+                Incoming::Bulk(pages) if bulk.is_none() => bulk = Some(pages),
+                Incoming::Bulk(_) | Incoming::Urgent(_) => return Err(Cause::UnexpectedLane),
+            },
+            () = stop.ended() => return Err(Cause::Interrupted),
+        }
+    }
+    let Hearing::Building(building, manifest) = hearing else { unreachable!("it is complete") };
+    let images = complete(images, &manifest)?;
+    watch.event(Event::Images { count: images.len(), bytes: images.total_bytes() });
+    watch.event(Event::Frozen { pages: manifest.spaces().iter().map(|space| space.sent.0).sum() });
+    chaos::point("destination:images")?;
+    Ok((building, Gathered { images, manifest, bulk }))
+}
+
+/// Every image of the manifest is here, and as long as it says.
+fn complete(images: ImageSetBuilder, manifest: &Manifest) -> Result<ImageSet, Cause> {
+    let images = images.seal()?;
+    for blob in manifest.blobs() {
+        let name = blob.name.as_str();
+        let length = images.get(name).map(|bytes| bytes.len() as u64);
+        if length != Some(blob.bytes.0) {
+            let (image, announced) = (name.to_owned(), blob.bytes);
+            return Err(Cause::OtherThanAnnounced { image, announced, came: length.map(ByteCount) });
+        }
+    }
+    Ok(images)
+}
+
+/// Builds the tree and fills its memory, until it is one instruction from running. Tells also how
+/// long that took beside waiting for pages.
+async fn build(
+    link: &DestinationLink,
+    building: &Building,
+    gathered: Gathered,
+    host: &Host<'_>,
+    stop: &mut Stop,
+    watch: &mut dyn Watch,
+) -> Result<(Ready, Duration), Cause> {
+    let begun = Instant::now();
+    let urgency = Urgency::raise();
+    let checkpoint = Checkpoint::from_images(&gathered.images)?;
+    let built = Skeleton::create(&checkpoint, host.build)?.build(&checkpoint)?;
+    drop(urgency);
+    let skeleton = begun.elapsed();
+    chaos::point("destination:building")?;
+    let spaces = gathered.manifest.spaces();
+    let (door, mut fill) = Fill::start(spaces, sinks(&built, spaces)?);
+    receive(link, building, gathered.bulk, door, &mut fill, stop, watch).await?;
+    chaos::point("destination:pages")?;
+    let _urgency = Urgency::raise();
+    let begun = Instant::now();
+    let ready = built.finish(&checkpoint)?;
+    Ok((ready, skeleton + begun.elapsed()))
+}
+
+/// Moves pages from the link into the tree until all are there.
+async fn receive(
+    link: &DestinationLink,
+    building: &Building,
+    bulk: Option<PageReceiver>,
+    door: FillDoor,
+    fill: &mut Fill,
+    stop: &mut Stop,
+    watch: &mut dyn Watch,
+) -> Result<(), Cause> {
+    let mut streams = JoinSet::new();
+    let mut open = |pages: PageReceiver| {
+        streams.spawn(pour(pages, door.clone()));
+    };
+    if let Some(pages) = bulk {
+        open(pages);
+    }
+    let mut tell = tokio::time::interval(TELL_EVERY);
+    loop {
+        tokio::select! {
+            filled = fill.finished() => return Ok(filled?),
+            lane = link.next_lane() => match lane? {
+                Incoming::Bulk(pages) | Incoming::Urgent(pages) => open(pages),
+                Incoming::Blob(_) => return Err(Cause::UnexpectedLane),
+            },
+            message = link.recv() => {
+                return Err(Cause::PeerAborted(building.receive(message?)?));
+            }
+            _ = tell.tick() => {
+                let (pages, total) = (fill.installed(), fill.announced());
+                watch.event(Event::Pages { done: pages.0, total: total.0 });
+                link.send(&building.progress(Progress { pages, bytes: pages.bytes() })).await?;
+            }
+            () = stop.ended() => return Err(Cause::Interrupted),
+        }
+    }
+}
+
+async fn pour(mut pages: PageReceiver, door: FillDoor) -> Result<(), LinkError> {
+    while let Some((run, bytes)) = pages.next().await? {
+        if !door.give(run, bytes).await {
+            break; // the fill itself says why
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn sinks(
+    built: &Built,
+    spaces: &[SpaceTotal],
+) -> Result<HashMap<SpaceId, Sink>, crate::Error> {
+    spaces.iter().map(|space| Ok((space.space, built.sink(space.space)?))).collect()
+}
+
+/// Tells the source why it ends here; what was built is gone already.
+async fn goodbye(link: &DestinationLink, cause: Cause) -> Failure {
+    if !matches!(cause, Cause::PeerAborted(_) | Cause::Link(_)) {
+        let code = match cause {
+            Cause::Interrupted => AbortCode::CANCELLED,
+            Cause::PeerMisbehaved(_) => AbortCode::MISBEHAVED,
+            _ => AbortCode::FAILED,
+        };
+        let abort = Control::Abort(Abort::new(code, format!("failed to {cause}")));
+        let _ = link.send(&abort).await;
+    }
+    link.close(CloseCode::ABORTED, "").await;
+    Failure::aborted(cause)
+}
+
+fn wire_refusal(refusal: &image::Refusal) -> transport::wire::Refusal {
+    transport::wire::Refusal {
+        object: refusal.object.clone(),
+        place: refusal.place.clone(),
+        reason: refusal.reason.clone(),
+        hint: refusal.hint.clone().unwrap_or_default(),
+    }
+}
+
+fn told(plan: &Plan) -> Event {
+    Event::Plan {
+        root: plan.root.0,
+        command: plan.command.clone(),
+        processes: plan.tasks.len(),
+        threads: plan.thread_count(),
+        resident_bytes: plan.resident.0,
+    }
+}

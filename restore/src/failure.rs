@@ -1,0 +1,163 @@
+//! How a restore ends when it does not end well.
+
+use std::fmt;
+
+use image::plan::{BadPlan, Refusal};
+use image::{BadImage, DirectoryError};
+use pages::ByteCount;
+use transport::PeerMisbehaved;
+use transport::quic::{AcceptError, LinkError};
+use transport::session::{Outcome, RunsOn};
+use transport::wire::{Abort, SessionId};
+
+use crate::fill::FillError;
+
+/// A restore after which the tree does not run here.
+#[derive(Debug)]
+pub struct Failure {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Why.
+    pub cause: Cause,
+    /// Of which session, if there was one.
+    pub session: Option<SessionId>,
+}
+
+/// Why a restore ended. Messages read after "failed to".
+#[derive(Debug, thiserror::Error)]
+pub enum Cause {
+    /// Nobody can come any more.
+    #[error("wait for a source: {0}")]
+    Accept(#[from] AcceptError),
+    /// This host cannot carry the plan.
+    #[error("take the tree: this host cannot carry it")]
+    CannotTake(Vec<Refusal>),
+    /// No version of the protocol that both know.
+    #[error("understand the source: it speaks no version of the protocol that this qmig knows")]
+    NoCommonVersion,
+    /// The plan cannot be read.
+    #[error("read the plan: {0}")]
+    Plan(#[from] BadPlan),
+    /// The source stopped.
+    #[error("take the tree: the source stopped: {0}")]
+    PeerAborted(Abort),
+    /// The source took its tree back, or never came back.
+    #[error("take the tree: {0}")]
+    NotEntrusted(&'static str),
+    /// The source sent something else before the plan.
+    #[error("understand the source: it sent something else before its plan")]
+    PlanFirst,
+    /// The source opened a stream that has no business now.
+    #[error("understand the source: it opened a stream that has no business now")]
+    UnexpectedLane,
+    /// An image that is not what the manifest says.
+    #[error("read the images: {image} was announced with {announced:?}, and came with {came:?}")]
+    OtherThanAnnounced {
+        /// Which.
+        image: String,
+        /// How long it should be.
+        announced: ByteCount,
+        /// How long it is, if it came.
+        came: Option<ByteCount>,
+    },
+    /// The link was lost or closed.
+    #[error("talk to the source: {0}")]
+    Link(#[from] LinkError),
+    /// The source said something out of turn.
+    #[error("understand the source: it {0}")]
+    PeerMisbehaved(#[from] PeerMisbehaved),
+    /// An image is wrong.
+    #[error("read the images: {0}")]
+    Image(#[from] BadImage),
+    /// The images in a directory cannot be read.
+    #[error("read the checkpoint: {0}")]
+    Directory(#[from] DirectoryError),
+    /// The tree could not be built.
+    #[error("build the tree: {0}")]
+    Build(#[from] crate::Error),
+    /// Its memory could not be filled.
+    #[error("fill memory: {0}")]
+    Fill(#[from] FillError),
+    /// Somebody pressed Ctrl-C or sent SIGTERM.
+    #[error("finish: it was interrupted")]
+    Interrupted,
+    /// A test told it to fail.
+    #[error("finish: {0}")]
+    ToldToFail(#[from] tracee::chaos::ToldToFail),
+}
+
+impl Failure {
+    /// Nothing was touched.
+    pub fn refused(cause: impl Into<Cause>) -> Self {
+        Self { outcome: Outcome::Refused, cause: cause.into(), session: None }
+    }
+
+    /// The tree runs on at the source.
+    pub fn aborted(cause: impl Into<Cause>) -> Self {
+        Self { outcome: Outcome::Aborted, cause: cause.into(), session: None }
+    }
+
+    /// The same, of a session.
+    pub(crate) fn of(self, session: SessionId) -> Self {
+        Self { session: Some(session), ..self }
+    }
+
+    /// True if listening on makes no sense.
+    pub fn is_final(&self) -> bool {
+        matches!(self.cause, Cause::Accept(_) | Cause::Interrupted)
+    }
+
+    /// Who runs now, as far as this end can know.
+    pub fn runs_on(&self) -> RunsOn {
+        self.outcome.runs_on()
+    }
+
+    /// Whose fault it is.
+    pub fn whose(&self) -> &'static str {
+        match &self.cause {
+            Cause::Accept(_) | Cause::CannotTake(_) | Cause::Build(_) => "the destination",
+            Cause::Fill(error) if !error.is_peers_fault() => "the destination",
+            Cause::NoCommonVersion
+            | Cause::PlanFirst
+            | Cause::UnexpectedLane
+            | Cause::OtherThanAnnounced { .. }
+            | Cause::Plan(_)
+            | Cause::PeerAborted(_)
+            | Cause::NotEntrusted(_)
+            | Cause::PeerMisbehaved(_)
+            | Cause::Image(_)
+            | Cause::Fill(_) => "the source",
+            Cause::Directory(_) => "the checkpoint",
+            Cause::Link(_) => "the link or the source",
+            Cause::Interrupted | Cause::ToldToFail(_) => "whoever stopped qmig",
+        }
+    }
+
+    /// What to do about it.
+    pub fn hint(&self) -> Option<&'static str> {
+        match &self.cause {
+            Cause::NoCommonVersion => Some("run the same qmig on both hosts"),
+            Cause::CannotTake(_) => Some("change this host as it says, then try again"),
+            Cause::Link(LinkError::Lost(_)) => {
+                Some("see that UDP passes both ways between the hosts, then try again")
+            }
+            _ => None,
+        }
+    }
+
+    /// If it is a refusal, every reason.
+    pub fn reasons(&self) -> Vec<String> {
+        match &self.cause {
+            Cause::CannotTake(refusals) => refusals.iter().map(ToString::to_string).collect(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "failed to {}", self.cause)
+    }
+}
+
+impl std::error::Error for Failure {}

@@ -1,0 +1,169 @@
+//! The one door through which pages enter the tree that is being built.
+//!
+//! A thread of its own takes runs from a bounded channel, checks that each belongs to the tree and
+//! that it comes once, and writes it. So "every page, once" is kept in this file, whether the pages
+//! come over the wire or from a directory.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use pages::{PageCount, SpaceId};
+use tokio::sync::{mpsc, oneshot};
+use transport::PeerMisbehaved;
+use transport::encode::{self, Content};
+use transport::wire::{PageRun, SpaceTotal};
+
+use crate::build::Sink;
+
+/// Runs that may wait to be written.
+const WAITING: usize = 16;
+
+/// Pages could not be installed.
+#[derive(Debug, thiserror::Error)]
+pub enum FillError {
+    /// A page of a space that was not announced.
+    #[error("pages of {0}, which the manifest does not have")]
+    UnknownSpace(SpaceId),
+    /// More pages than were announced.
+    #[error("more pages of {space} than the {announced:?} announced")]
+    TooMany {
+        /// Whose.
+        space: SpaceId,
+        /// How many were announced.
+        announced: PageCount,
+    },
+    /// It ended before every announced page had come.
+    #[error("{missing:?} of {space} never came")]
+    Missing {
+        /// Whose.
+        space: SpaceId,
+        /// How many are missing.
+        missing: PageCount,
+    },
+    /// A run that cannot be undone.
+    #[error("the source {0}")]
+    Encoding(#[from] PeerMisbehaved),
+    /// The kernel did not take them.
+    #[error("writing {run:?}: {source}")]
+    Write {
+        /// Which.
+        run: PageRun,
+        /// Why.
+        source: crate::Error,
+    },
+}
+
+impl FillError {
+    /// True if the pages themselves were wrong, false if this host could not take them.
+    pub const fn is_peers_fault(&self) -> bool {
+        !matches!(self, Self::Write { .. })
+    }
+}
+
+/// Takes runs; dropped, it says that there are no more.
+#[derive(Clone)]
+pub struct FillDoor(mpsc::Sender<(PageRun, Bytes)>);
+
+/// The thread behind the door.
+pub struct Fill {
+    done: oneshot::Receiver<Result<(), FillError>>,
+    installed: Arc<AtomicU64>,
+    announced: PageCount,
+}
+
+impl FillDoor {
+    /// Hands a run over, waiting while too many are waiting already. False once nothing is taken
+    /// any more: the [`Fill`] says why.
+    pub async fn give(&self, run: PageRun, bytes: Bytes) -> bool {
+        self.0.send((run, bytes)).await.is_ok()
+    }
+
+    /// The same for a thread that may block.
+    pub fn give_blocking(&self, run: PageRun, bytes: Bytes) -> bool {
+        self.0.blocking_send((run, bytes)).is_ok()
+    }
+}
+
+impl Fill {
+    /// Starts to fill spaces, each with what was announced for it.
+    pub fn start(spaces: &[SpaceTotal], sinks: HashMap<SpaceId, Sink>) -> (FillDoor, Self) {
+        let (sender, runs) = mpsc::channel(WAITING);
+        let (tell, done) = oneshot::channel();
+        let installed = Arc::new(AtomicU64::new(0));
+        let announced = spaces.iter().map(|space| space.sent).sum();
+        let mut writer = Writer {
+            due: spaces.iter().map(|space| (space.space, (space.sent, space.sent))).collect(),
+            sinks,
+            installed: Arc::clone(&installed),
+        };
+        std::thread::spawn(move || {
+            let _ = tell.send(writer.write_all(runs));
+        });
+        (FillDoor(sender), Self { done, installed, announced })
+    }
+
+    /// Pages written so far.
+    pub fn installed(&self) -> PageCount {
+        PageCount(self.installed.load(Ordering::Relaxed))
+    }
+
+    /// Pages that are to come in all.
+    pub fn announced(&self) -> PageCount {
+        self.announced
+    }
+
+    /// Waits until every announced page is in place, or one cannot be. May be given up and taken up
+    /// again.
+    pub async fn finished(&mut self) -> Result<(), FillError> {
+        (&mut self.done).await.expect("the writer always tells how it ended")
+    }
+
+    /// The same for a thread that may block.
+    pub fn finished_blocking(self) -> Result<(), FillError> {
+        self.done.blocking_recv().expect("the writer always tells how it ended")
+    }
+}
+
+struct Writer {
+    /// For each space: pages still due, pages announced.
+    due: HashMap<SpaceId, (PageCount, PageCount)>,
+    sinks: HashMap<SpaceId, Sink>,
+    installed: Arc<AtomicU64>,
+}
+
+impl Writer {
+    fn write_all(&mut self, mut runs: mpsc::Receiver<(PageRun, Bytes)>) -> Result<(), FillError> {
+        while !self.is_complete() {
+            let Some((run, bytes)) = runs.blocking_recv() else { break };
+            self.write(run, bytes)?;
+        }
+        match self.due.iter().find(|(_, (due, _))| due.0 > 0) {
+            Some((space, (missing, _))) => {
+                Err(FillError::Missing { space: *space, missing: *missing })
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn is_complete(&self) -> bool {
+        self.due.values().all(|(due, _)| due.0 == 0)
+    }
+
+    fn write(&mut self, run: PageRun, bytes: Bytes) -> Result<(), FillError> {
+        let (space, range) = (run.space(), run.range());
+        let (due, announced) =
+            self.due.get_mut(&space).ok_or(FillError::UnknownSpace(space))?;
+        let left = due.0.checked_sub(range.count().0);
+        *due = PageCount(left.ok_or(FillError::TooMany { space, announced: *announced })?);
+        let sink = self.sinks.get(&space).ok_or(FillError::UnknownSpace(space))?;
+        let written = match encode::decode(run, bytes)? {
+            Content::Zero => sink.zero(range),
+            Content::Bytes(bytes) => sink.write(range, &bytes),
+        };
+        written.map_err(|source| FillError::Write { run, source })?;
+        self.installed.fetch_add(range.count().0, Ordering::Relaxed);
+        Ok(())
+    }
+}

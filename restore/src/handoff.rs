@@ -1,0 +1,248 @@
+//! The one-way door, seen from the destination: the tree stands ready and may not run until the
+//! hand-off arrives. What arrives first decides, irrevocably (`transport::session` tells why).
+
+use std::time::{Duration, Instant};
+
+use image::plan::Plan;
+use tokio::time::{sleep_until, timeout};
+use tracee::chaos;
+use transport::event::{Event, Watch};
+use transport::quic::{CloseCode, DestinationLink, Listener};
+use transport::session::destination::{
+    AfterStaged, Condemned, Draining, Entrusted, Gone, Staged,
+};
+use transport::stop::Stop;
+use transport::wire::Control;
+
+use crate::destination::Host;
+use crate::failure::{Cause, Failure};
+use crate::offspring::Offspring;
+use crate::build::Ready;
+
+/// How much longer than the grace time a destination that destroyed its tree stays to say so, as
+/// long as the source has not heard it.
+const STAY_FACTOR: u32 = 3;
+
+/// The source of a tree that runs here: it may still ask.
+pub struct Farewell {
+    draining: Draining,
+    link: Option<DestinationLink>,
+}
+
+/// What can happen while the tree waits.
+enum Heard {
+    Message(Control),
+    Lost,
+    /// The source is back, and asks.
+    Back(DestinationLink, Control),
+    GraceIsOver,
+    Interrupted,
+}
+
+impl Heard {
+    /// A source that is back is heard over its new link like over the old one.
+    fn message(self, link: &mut Option<DestinationLink>) -> Self {
+        match self {
+            Self::Back(new, question) => {
+                *link = Some(new);
+                Self::Message(question)
+            }
+            other => other,
+        }
+    }
+}
+
+/// Says that the tree is staged, and waits for what becomes of it.
+pub(crate) async fn await_it(
+    staged: Staged<Option<Ready>>,
+    message: Control,
+    link: DestinationLink,
+    host: &Host<'_>,
+    plan: &Plan,
+    stop: &mut Stop,
+    watch: &mut dyn Watch,
+) -> Result<(Offspring, Farewell), Failure> {
+    let _ = link.send(&message).await; // a lost link is noticed below
+    let mut link = Some(link);
+    let mut staged = staged;
+    if let Err(told) = chaos::point("destination:staged") {
+        return Err(destroy(staged.condemn(), link, host, told.into()).await);
+    }
+    let entrusted = loop {
+        let heard = hear(link.as_ref(), host.listener, staged.deadline(), stop).await;
+        staged = match heard.message(&mut link) {
+            Heard::Message(message) => match staged.receive(message) {
+                AfterStaged::Entrusted(entrusted) => break entrusted,
+                AfterStaged::Condemned(condemned) => {
+                    let cause = Cause::NotEntrusted("the source took it back");
+                    return Err(destroy(condemned, link, host, cause).await);
+                }
+                AfterStaged::Resumed(staged, answer) => {
+                    say(link.as_ref(), &answer).await;
+                    staged
+                }
+                AfterStaged::Misbehaved(mut staged, _) => {
+                    hang_up(&mut link, CloseCode::MISBEHAVED).await;
+                    staged.link_lost(Instant::now());
+                    staged
+                }
+            },
+            Heard::Lost | Heard::Back(..) => {
+                link = None;
+                staged.link_lost(Instant::now());
+                watch.event(Event::LinkLost { grace: host.grace });
+                staged
+            }
+            Heard::GraceIsOver => match staged.expire(Instant::now()) {
+                Ok(condemned) => {
+                    let cause = Cause::NotEntrusted("the source was lost and did not come back");
+                    return Err(destroy(condemned, link, host, cause).await);
+                }
+                Err(staged) => staged,
+            },
+            Heard::Interrupted => {
+                return Err(destroy(staged.condemn(), link, host, Cause::Interrupted).await);
+            }
+        };
+    };
+    launch(entrusted, link, host, plan, watch).await
+}
+
+/// **The right to run is here.** The tree runs, and the source is told.
+async fn launch(
+    mut entrusted: Entrusted<Option<Ready>>,
+    link: Option<DestinationLink>,
+    host: &Host<'_>,
+    plan: &Plan,
+    watch: &mut dyn Watch,
+) -> Result<(Offspring, Farewell), Failure> {
+    let since = Instant::now();
+    let ready = entrusted.built().take().expect("staged with a tree");
+    let running = match ready.run() {
+        Ok(running) => running,
+        Err(error) => {
+            return Err(destroy(entrusted.condemn(), link, host, Cause::Build(error)).await);
+        }
+    };
+    let (session, _, message) = entrusted.launched(plan.root, since.elapsed());
+    watch.event(Event::Running { pid: running.root.0 });
+    if chaos::point("destination:running").is_ok() {
+        say(link.as_ref(), &message).await;
+    }
+    let (draining, drained) = session.drained();
+    say(link.as_ref(), &drained).await;
+    Ok((Offspring::from(running), Farewell { draining, link }))
+}
+
+impl Farewell {
+    /// Answers the source until it has said goodbye; a source whose link was lost may come back
+    /// for as long as `patience`.
+    pub async fn see_off(&mut self, listener: &Listener, patience: Duration) {
+        let mut lost_at = None;
+        loop {
+            let deadline = lost_at.map(|at: Instant| at + patience);
+            let heard = hear(self.link.as_ref(), listener, deadline, &mut Stop::never()).await;
+            match heard.message(&mut self.link) {
+                Heard::Message(message) => match self.draining.receive(&message) {
+                    Ok(Some(answer)) => {
+                        lost_at = None;
+                        say(self.link.as_ref(), &answer).await;
+                    }
+                    Ok(None) => {}
+                    Err(_) => hang_up(&mut self.link, CloseCode::MISBEHAVED).await,
+                },
+                Heard::Lost | Heard::Back(..) => match self.link.take() {
+                    Some(link) if !link.closed().await.is_lost() => return,
+                    _ => lost_at = Some(Instant::now()),
+                },
+                Heard::GraceIsOver | Heard::Interrupted => return,
+            }
+        }
+    }
+}
+
+/// Destroys the tree first, and only then says so, for as long as the source may ask.
+async fn destroy(
+    condemned: Condemned<Option<Ready>>,
+    mut link: Option<DestinationLink>,
+    host: &Host<'_>,
+    cause: Cause,
+) -> Failure {
+    let (tree, destroying) = condemned.take();
+    drop(tree);
+    let (gone, released) = destroying.destroyed();
+    say(link.as_ref(), &released).await;
+    let _ = timeout(host.grace * STAY_FACTOR, stay(&gone, &mut link, host.listener)).await;
+    Failure::aborted(cause)
+}
+
+/// Answers until the source closes its link in peace.
+async fn stay(gone: &Gone, link: &mut Option<DestinationLink>, listener: &Listener) {
+    loop {
+        let heard = hear(link.as_ref(), listener, None, &mut Stop::never()).await;
+        match heard.message(link) {
+            Heard::Message(message) => match gone.receive(&message) {
+                Ok(Some(answer)) => say(link.as_ref(), &answer).await,
+                Ok(None) => {}
+                Err(_) => hang_up(link, CloseCode::MISBEHAVED).await,
+            },
+            Heard::Lost | Heard::Back(..) => match link.take() {
+                Some(lost) if !lost.closed().await.is_lost() => return,
+                _ => {}
+            },
+            Heard::GraceIsOver | Heard::Interrupted => return,
+        }
+    }
+}
+
+/// The next thing that happens to a tree whose source may be anywhere. Strangers are told that this
+/// destination is busy.
+async fn hear(
+    link: Option<&DestinationLink>,
+    listener: &Listener,
+    deadline: Option<Instant>,
+    stop: &mut Stop,
+) -> Heard {
+    let message = async {
+        match link {
+            Some(link) => link.recv().await,
+            None => std::future::pending().await,
+        }
+    };
+    let expired = async {
+        match deadline {
+            Some(deadline) => sleep_until(deadline.into()).await,
+            None => std::future::pending().await,
+        }
+    };
+    let come_back = async {
+        loop {
+            match listener.accept().await {
+                Ok(link) => match link.recv().await {
+                    Ok(question @ Control::Resume(_)) => return (link, question),
+                    _ => link.close(CloseCode::BUSY, "another migration is under way").await,
+                },
+                Err(transport::quic::AcceptError::Rejected(_)) => {}
+                Err(transport::quic::AcceptError::Ended) => std::future::pending().await,
+            }
+        }
+    };
+    tokio::select! {
+        message = message => message.map_or(Heard::Lost, Heard::Message),
+        (link, question) = come_back => Heard::Back(link, question),
+        () = expired => Heard::GraceIsOver,
+        () = stop.ended() => Heard::Interrupted,
+    }
+}
+
+async fn say(link: Option<&DestinationLink>, message: &Control) {
+    if let Some(link) = link {
+        let _ = link.send(message).await; // a lost link is noticed by whoever listens next
+    }
+}
+
+async fn hang_up(link: &mut Option<DestinationLink>, code: CloseCode) {
+    if let Some(link) = link.take() {
+        link.close(code, "").await;
+    }
+}

@@ -1,0 +1,26 @@
+//! The destination's story: check, build, fill, run.
+//!
+//! [`migrate_in`] takes a tree from another host, [`restore_from`] one from a directory of images.
+
+#![forbid(unsafe_code)]
+
+pub mod build;
+pub mod check;
+mod destination;
+mod directory;
+pub mod error;
+mod failure;
+mod fill;
+mod handoff;
+mod offspring;
+pub mod skeleton;
+
+pub use build::{Built, Ready, Running, Sink};
+pub use check::host_report;
+pub use destination::{Host, migrate_in};
+pub use directory::restore_from;
+pub use error::{Error, Result};
+pub use failure::{Cause, Failure};
+pub use handoff::Farewell;
+pub use offspring::{Ended, Offspring};
+pub use skeleton::{BuildOptions, Skeleton};

@@ -1,0 +1,173 @@
+//! Which pages of an address space hold something.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+
+use nix::errno::Errno;
+use pages::{PageCount, PageIndex, PageRange, PageSet};
+
+use crate::sys::pagemap::{Categories, IS_FILE, IS_PFNZERO, IS_PRESENT, IS_SWAPPED, Region, scan};
+use crate::{Error, HostPid, Result};
+
+/// Which pages are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// Pages with content of their own in an anonymous mapping: present or swapped out, without
+    /// those that show the kernel's page of zeros (where the kernel tells).
+    AnonContent,
+    /// Pages of a private file mapping that were written to, and so differ from the file.
+    CowedFileContent,
+    /// Every page that is there: present or swapped out.
+    Present,
+}
+
+/// /proc/PID/pagemap of one process, asked by the `PAGEMAP_SCAN` ioctl (Linux 6.7), or, where the
+/// kernel does not have it, read entry by entry. May be used from any thread.
+#[derive(Debug)]
+pub struct Pagemap {
+    file: File,
+    path: String,
+    by_scan: bool,
+}
+
+/// Runs asked for in one ioctl.
+const REGIONS: usize = 1024;
+/// Entries read at once.
+const ENTRIES: usize = 8192;
+
+impl Pagemap {
+    /// Opens /proc/PID/pagemap.
+    pub fn open(pid: HostPid) -> Result<Self> {
+        let path = format!("/proc/{pid}/pagemap");
+        let file = File::open(&path).map_err(Error::proc(&path))?;
+        // An empty walk tells whether the kernel knows the question.
+        let none = Categories { all: 0, inverted: 0, any: IS_PRESENT, told: IS_PRESENT };
+        let by_scan = scan(file.as_fd(), 0, 0, none, &mut [Region::default()]).is_ok();
+        Ok(Self { file, path, by_scan })
+    }
+
+    /// The same without the ioctl, as on a kernel before 6.7.
+    pub fn open_without_scan(pid: HostPid) -> Result<Self> {
+        Ok(Self { by_scan: false, ..Self::open(pid)? })
+    }
+
+    /// The wanted pages of `range`.
+    pub fn scan(&self, range: PageRange, wanted: Wanted) -> Result<PageSet> {
+        if self.by_scan { self.by_scan(range, wanted) } else { self.by_entries(range, wanted) }
+    }
+
+    fn by_scan(&self, range: PageRange, wanted: Wanted) -> Result<PageSet> {
+        let without = match wanted {
+            Wanted::AnonContent => IS_PFNZERO,
+            Wanted::CowedFileContent => IS_PFNZERO | IS_FILE,
+            Wanted::Present => 0,
+        };
+        let any = IS_PRESENT | IS_SWAPPED;
+        let categories = Categories { all: without, inverted: without, any, told: any };
+        let end = range.end_addr().0;
+        let (mut set, mut from) = (PageSet::new(), range.start_addr().0);
+        let mut regions = [Region::default(); REGIONS];
+        while from < end {
+            let (count, walked) = scan(self.file.as_fd(), from, end, categories, &mut regions)
+                .map_err(|errno| self.refused(errno))?;
+            for region in &regions[..count] {
+                let start = PageIndex(region.start >> pages::PAGE_SHIFT);
+                let end = PageIndex(region.end >> pages::PAGE_SHIFT);
+                let Some(run) = PageRange::between(start, end) else { continue };
+                if region.categories & IS_SWAPPED != 0 {
+                    self.add_entries(run, wanted, &mut set)?;
+                } else {
+                    set.insert(run);
+                }
+            }
+            if walked <= from {
+                return Err(self.refused(Errno::ENODATA));
+            }
+            from = walked;
+        }
+        Ok(set)
+    }
+
+    fn by_entries(&self, range: PageRange, wanted: Wanted) -> Result<PageSet> {
+        let mut set = PageSet::new();
+        self.add_entries(range, wanted, &mut set)?;
+        Ok(set)
+    }
+
+    /// Reads the entries of `range` and adds the wanted pages. Zero pages cannot be told from others
+    /// here; taking them along is only slower.
+    fn add_entries(&self, range: PageRange, wanted: Wanted, set: &mut PageSet) -> Result<()> {
+        let mut buffer = vec![0_u8; ENTRIES.min(usize_of(range.count())) * 8];
+        for piece in range.pieces(PageCount(ENTRIES as u64)) {
+            let bytes = &mut buffer[..usize_of(piece.count()) * 8];
+            self.file.read_exact_at(bytes, piece.start().0 * 8).map_err(Error::proc(&self.path))?;
+            let mut page = piece.start();
+            for entry in bytes.chunks_exact(8) {
+                let entry = Entry(u64::from_le_bytes(entry.try_into().expect("eight bytes")));
+                if entry.is(wanted) {
+                    set.insert(PageRange::new(page, PageCount(1)).expect("inside `range`"));
+                }
+                page = PageIndex(page.0 + 1);
+            }
+        }
+        Ok(())
+    }
+
+    fn refused(&self, errno: Errno) -> Error {
+        Error::Proc { path: self.path.clone().into(), source: errno.into() }
+    }
+}
+
+fn usize_of(count: PageCount) -> usize {
+    usize::try_from(count.0).expect("64 bit")
+}
+
+/// One word of /proc/PID/pagemap (Documentation/admin-guide/mm/pagemap.rst).
+#[derive(Clone, Copy)]
+struct Entry(u64);
+
+impl Entry {
+    const PRESENT: u64 = 1 << 63;
+    const SWAPPED: u64 = 1 << 62;
+    /// Mapped from a file, or shared anonymous memory.
+    const FILE: u64 = 1 << 61;
+    /// A guard region (madvise(2), MADV_GUARD_INSTALL; Linux 6.15): nothing there.
+    const GUARD: u64 = 1 << 58;
+    /// Swap type of a marker (userfaultfd write protection, poison): an entry without content.
+    const MARKER: u64 = 0x1f;
+
+    fn is(self, wanted: Wanted) -> bool {
+        let swapped = self.0 & Self::SWAPPED != 0
+            && self.0 & Self::GUARD == 0
+            && self.0 & 0x1f != Self::MARKER;
+        let there = self.0 & Self::PRESENT != 0 || swapped;
+        match wanted {
+            Wanted::AnonContent | Wanted::Present => there,
+            Wanted::CowedFileContent => there && self.0 & Self::FILE == 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_are_read_as_the_kernel_documents_them() {
+        let table = [
+            (0, false, false),
+            (Entry::PRESENT, true, true),
+            (Entry::PRESENT | Entry::FILE, true, false),
+            (Entry::SWAPPED | 0x40, true, true),
+            (Entry::SWAPPED | Entry::MARKER, false, false),
+            (Entry::SWAPPED | Entry::GUARD, false, false),
+            (Entry::FILE, false, false),
+        ];
+        for (word, present, cowed) in table {
+            assert_eq!(Entry(word).is(Wanted::Present), present, "{word:#x}");
+            assert_eq!(Entry(word).is(Wanted::AnonContent), present, "{word:#x}");
+            assert_eq!(Entry(word).is(Wanted::CowedFileContent), cowed, "{word:#x}");
+        }
+    }
+}

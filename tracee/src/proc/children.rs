@@ -1,0 +1,50 @@
+//! Who belongs to whom: /proc/PID/task and /proc/PID/task/TID/children.
+
+use super::Source;
+use crate::{Error, HostPid, Result};
+
+const CHILDREN: Source = Source("/proc/PID/task/TID/children");
+
+/// The threads of a process, ascending.
+pub fn threads(pid: HostPid) -> Result<Vec<HostPid>> {
+    let path = format!("/proc/{pid}/task");
+    let failed = |source| Error::Proc { path: path.clone().into(), source };
+    let mut tids = Vec::new();
+    for entry in std::fs::read_dir(&path).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name();
+        let name = name.to_string_lossy();
+        tids.push(HostPid(Source("/proc/PID/task").number("thread", &name)?));
+    }
+    tids.sort_unstable();
+    Ok(tids)
+}
+
+/// The child processes a thread has made (or inherited), zombies included.
+///
+/// Only reliable while the thread is stopped (proc(5)).
+pub fn of_thread(pid: HostPid, tid: HostPid) -> Result<Vec<HostPid>> {
+    parse(&super::read_text(format!("/proc/{pid}/task/{tid}/children"))?)
+}
+
+/// All children of a process.
+pub fn of_process(pid: HostPid) -> Result<Vec<HostPid>> {
+    let all: Result<Vec<_>> = threads(pid)?.into_iter().map(|tid| of_thread(pid, tid)).collect();
+    Ok(all?.concat())
+}
+
+/// Parses the text of a children file.
+pub fn parse(text: &str) -> Result<Vec<HostPid>> {
+    text.split_whitespace().map(|word| CHILDREN.number("child", word).map(HostPid)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn children_are_numbers_with_blanks_between() {
+        assert_eq!(parse("12 13 ").expect("a sound text"), [HostPid(12), HostPid(13)]);
+        assert_eq!(parse("").expect("childless"), []);
+        assert!(parse("12 x").is_err());
+    }
+}

@@ -1,0 +1,84 @@
+//! How fast pages cross on loopback: `cargo run --release -p transport --example rate [MiB]`.
+//!
+//! Source and destination are two threads with a current-thread runtime each, as in the product.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use pages::{PAGE_SIZE, PageCount, PageIndex, PageRange, SpaceId, TaskId};
+use transport::encode;
+use transport::quic::{
+    CloseCode, DestinationTrust, Identity, Incoming, LinkOptions, Listener, MtuBound, SourceTrust,
+    dial,
+};
+use transport::wire::{Control, Features, Hello, PageRun, SessionId};
+
+fn main() {
+    let mut args = std::env::args().skip(1);
+    let mib: u64 = args.next().map_or(2048, |text| text.parse().expect("a number of MiB"));
+    for (name, mtu, run_pages) in [
+        ("1 MiB runs, mtu 1452", MtuBound::Ethernet, 256),
+        ("1 MiB runs, mtu 6500", MtuBound::Jumbo, 256),
+        ("4 KiB runs, mtu 1452", MtuBound::Ethernet, 1),
+    ] {
+        let rate = measure(mib, mtu, run_pages);
+        println!("{name}: {rate:.0} MB/s");
+    }
+}
+
+/// Megabytes a second, from the first page written to the last one read.
+fn measure(mib: u64, mtu: MtuBound, run_pages: u64) -> f64 {
+    let options = move || LinkOptions { mtu, ..LinkOptions::default() };
+    let (tell, told) = std::sync::mpsc::channel();
+    let destination = std::thread::spawn(move || {
+        runtime().block_on(async {
+            let trust = DestinationTrust::new(Identity::generate().expect("an identity"));
+            let listener = Listener::bind("127.0.0.1:0", trust, &options()).await.expect("bound");
+            let ticket = listener.ticket(Duration::from_secs(60)).expect("a ticket");
+            tell.send((listener.local_addr().expect("an address"), ticket)).expect("told");
+            let link = listener.accept().await.expect("accepted");
+            let Ok(Incoming::Bulk(mut bulk)) = link.next_lane().await else { panic!("no bulk") };
+            let mut pages = 0;
+            while let Some((run, bytes)) = bulk.next().await.expect("a run") {
+                let content = encode::decode(run, bytes).expect("content");
+                std::hint::black_box(content);
+                pages += run.range().count().0;
+            }
+            link.send(&Control::Drained).await.expect("sent");
+            link.closed().await;
+            pages
+        })
+    });
+    let (address, ticket) = told.recv().expect("told");
+    let took = runtime().block_on(async {
+        let trust = SourceTrust::Ticket(ticket);
+        let link = dial(&address.to_string(), &trust, &options()).await.expect("dialled");
+        let session = SessionId::random().expect("random bytes");
+        let hello = Hello::new(session, Features::STOP_AND_COPY, "rate");
+        link.send(&Control::Hello(hello)).await.expect("sent");
+        let space = SpaceId::Process(TaskId(1));
+        let bytes = usize::try_from(run_pages).expect("small") * PAGE_SIZE;
+        let start = Instant::now();
+        let mut bulk = link.bulk().await.expect("a stream");
+        let whole = PageRange::new(PageIndex(0), PageCount(mib * 256)).expect("pages");
+        for range in whole.pieces(PageCount(run_pages)) {
+            let run = PageRun::raw(space, range).expect("a run");
+            bulk.run(run, Bytes::from(vec![7; bytes])).await.expect("written");
+        }
+        bulk.finish().await.expect("finished");
+        assert_eq!(link.recv().await, Ok(Control::Drained));
+        let took = start.elapsed();
+        eprintln!("{:?}", link.stats());
+        link.close(CloseCode::DONE, "").await;
+        link.wait_idle().await;
+        took
+    });
+    assert_eq!(destination.join().expect("no panic"), mib * 256);
+    #[allow(clippy::cast_precision_loss, reason = "a rate for people")]
+    let bytes = (mib << 20) as f64;
+    bytes / 1e6 / took.as_secs_f64()
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
+}

@@ -1,0 +1,83 @@
+//! What a migration tells whoever watches it, as it happens.
+
+use std::time::Duration;
+
+use crate::session::Report;
+
+/// One thing that happened. People see it as progress, programs as a line of JSON.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The destination waits.
+    Listening {
+        /// Where.
+        address: String,
+        /// The one-time ticket, if one was made.
+        ticket: Option<String>,
+        /// The line to type on the source.
+        command: String,
+    },
+    /// The two ends know each other.
+    Connected {
+        /// The other end.
+        peer: String,
+    },
+    /// What is to travel.
+    Plan {
+        /// Root of the tree.
+        root: u32,
+        /// Its command name.
+        command: String,
+        /// Processes.
+        processes: usize,
+        /// Threads of all of them.
+        threads: usize,
+        /// Memory in use.
+        resident_bytes: u64,
+    },
+    /// The tree stands still.
+    Frozen {
+        /// Pages that have to travel.
+        pages: u64,
+    },
+    /// Pages that have crossed so far.
+    Pages {
+        /// Of which.
+        done: u64,
+        /// Of how many.
+        total: u64,
+    },
+    /// The images have crossed.
+    Images {
+        /// How many.
+        count: usize,
+        /// How large.
+        bytes: u64,
+    },
+    /// The destination has everything, and is one instruction from running.
+    Staged,
+    /// The right to run has left the source.
+    Handoff,
+    /// The tree runs on the destination.
+    Running {
+        /// Its root there, as the destination's host knows it.
+        pid: i32,
+    },
+    /// The link was lost; the time says how long it will be looked for.
+    LinkLost {
+        /// Until this has passed.
+        grace: Duration,
+    },
+    /// Something is not carried exactly; the migration goes on.
+    Warning {
+        /// What, and why.
+        text: String,
+    },
+    /// How it went.
+    Report(Report),
+}
+
+/// Whoever watches.
+pub trait Watch {
+    /// Called in the order in which things happen, from one thread; must not block for long.
+    fn event(&mut self, event: Event);
+}

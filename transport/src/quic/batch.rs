@@ -1,0 +1,88 @@
+//! Small pieces joined, large ones passed on as they are.
+//!
+//! Each piece handed to a QUIC stream is a segment of its send buffer, which is searched linearly
+//! for every packet: thousands of small segments would cost more than copying them once.
+
+use bytes::{Bytes, BytesMut};
+use quinn::SendStream;
+
+use super::lanes::Lane;
+use super::link::{LinkError, write_error};
+
+/// Pieces up to this size are copied.
+const SMALL: usize = 16 << 10;
+/// What may wait to be joined.
+const FULL: usize = 128 << 10;
+
+/// A stream that is written in pieces. Dropped before [`Batch::finish`] it is reset, so that half a
+/// stream is never taken for a whole one.
+#[derive(Debug)]
+pub(super) struct Batch {
+    stream: SendStream,
+    waiting: BytesMut,
+    lane: Lane,
+    finished: bool,
+}
+
+impl Batch {
+    pub(super) fn new(stream: SendStream, lane: Lane) -> Self {
+        lane.prioritise(&stream);
+        let mut waiting = BytesMut::new();
+        waiting.extend_from_slice(&[lane.tag()]);
+        Self { stream, waiting, lane, finished: false }
+    }
+
+    /// For a stream whose lane was said by the peer.
+    pub(super) fn answering(stream: SendStream, lane: Lane) -> Self {
+        lane.prioritise(&stream);
+        Self { stream, waiting: BytesMut::new(), lane, finished: false }
+    }
+
+    pub(super) async fn head_and_body(
+        &mut self,
+        head: &[u8],
+        body: Bytes,
+    ) -> Result<(), LinkError> {
+        self.waiting.extend_from_slice(head);
+        self.body(body).await
+    }
+
+    pub(super) async fn body(&mut self, body: Bytes) -> Result<(), LinkError> {
+        if body.len() <= SMALL {
+            self.waiting.extend_from_slice(&body);
+            return if self.waiting.len() >= FULL { self.flush().await } else { Ok(()) };
+        }
+        let waiting = self.waiting.split().freeze();
+        match waiting.is_empty() {
+            true => self.write(&mut [body]).await,
+            false => self.write(&mut [waiting, body]).await,
+        }
+    }
+
+    pub(super) async fn flush(&mut self) -> Result<(), LinkError> {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        let waiting = self.waiting.split().freeze();
+        self.write(&mut [waiting]).await
+    }
+
+    pub(super) async fn finish(mut self) -> Result<(), LinkError> {
+        self.flush().await?;
+        self.finished = true;
+        self.stream.finish().map_err(|_| LinkError::ClosedHere)
+    }
+
+    async fn write(&mut self, pieces: &mut [Bytes]) -> Result<(), LinkError> {
+        let written = self.stream.write_all_chunks(pieces).await;
+        written.map_err(|error| write_error(error, self.lane))
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        if !self.finished {
+            let _ = self.stream.reset(0_u8.into());
+        }
+    }
+}

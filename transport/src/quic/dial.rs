@@ -1,0 +1,343 @@
+//! The source's end: find the destination, believe it, and open the lanes.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::{ClientConfig, Connection, ConnectionError, Endpoint};
+use rustls::pki_types::CertificateDer;
+use tokio::time::timeout;
+
+use super::batch::Batch;
+use super::blobs::BlobSender;
+use super::close::CloseCode;
+use super::identity::KeyFingerprint;
+use super::lanes::Lane;
+use super::link::{
+    ControlReceiver, Core, Known, LinkError, Peer, misbehaved, read_error, write_error,
+};
+use super::pages::{FaultReceiver, PageSender};
+use super::trust::{FirstUse, SourceTls, SourceTrust, TrustError};
+use super::tuning::{LinkOptions, Side};
+use crate::PeerMisbehaved;
+use crate::stats::LinkStats;
+use crate::wire::{BlobName, Control};
+
+/// A destination could not be reached, or not be believed.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// The name could not be looked up.
+    #[error("look up {target}")]
+    Resolve {
+        /// What was asked for.
+        target: String,
+        /// Why it did not work.
+        source: io::Error,
+    },
+    /// The name has no address, or none that the given socket can reach.
+    #[error("{target} has no address that can be reached from here")]
+    NoAddress {
+        /// What was asked for.
+        target: String,
+    },
+    /// No UDP socket could be had.
+    #[error("open a UDP socket")]
+    Socket(#[source] io::Error),
+    /// Our keys could not be used.
+    #[error("set up our keys")]
+    Trust(#[from] TrustError),
+    /// The address cannot be dialled at all.
+    #[error("dial {address}")]
+    Connect {
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        source: quinn::ConnectError,
+    },
+    /// Nobody answered in time.
+    #[error("no answer from {address} within {} s", after.as_secs_f32())]
+    NoAnswer {
+        /// Where, last.
+        address: SocketAddr,
+        /// How long was waited.
+        after: Duration,
+    },
+    /// Somebody answered with another key than the one pinned or in the ticket.
+    #[error("{address} has the key {got}, expected {expected}")]
+    WrongKey {
+        /// Where.
+        address: SocketAddr,
+        /// The key it should have.
+        expected: KeyFingerprint,
+        /// The key it has.
+        got: KeyFingerprint,
+    },
+    /// The destination is not pinned, and first use is not accepted.
+    #[error("{address} has the key {got}, which is not pinned")]
+    NotPinned {
+        /// Where.
+        address: SocketAddr,
+        /// The key it has.
+        got: KeyFingerprint,
+    },
+    /// The destination does not want us.
+    #[error("refused by destination {address}: {code}{}{reason}", if reason.is_empty() { "" } else { ": " })]
+    Refused {
+        /// Where.
+        address: SocketAddr,
+        /// Why, for programs.
+        code: CloseCode,
+        /// Why, for people.
+        reason: String,
+    },
+    /// The link did not last until it was ready.
+    #[error("link to {address}")]
+    Link {
+        /// Where.
+        address: SocketAddr,
+        /// What happened to it.
+        source: LinkError,
+    },
+}
+
+impl DialError {
+    /// What a person can do about it.
+    pub const fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::NoAnswer { .. } => Some(
+                "is `qmig restore --listen` running there, and does a firewall let UDP through?",
+            ),
+            Self::WrongKey { .. } => Some(
+                "the ticket or pin is of another destination, or somebody is in between: \
+                 compare with `qmig identity` on the destination",
+            ),
+            Self::NotPinned { .. } => {
+                Some("compare it with `qmig identity` on the destination, then pin it")
+            }
+            Self::Refused { code, .. } => code.hint(),
+            _ => None,
+        }
+    }
+
+    /// True if another address of the same name may do better.
+    const fn try_next(&self) -> bool {
+        matches!(self, Self::NoAnswer { .. } | Self::Connect { .. } | Self::Socket(_))
+    }
+}
+
+/// Dials `HOST:PORT`, each of its addresses in turn until one answers. Returns once both ends have
+/// proven their keys.
+pub async fn dial(
+    target: &str,
+    trust: &SourceTrust,
+    options: &LinkOptions,
+) -> Result<SourceLink, DialError> {
+    let resolve = |source| DialError::Resolve { target: target.to_owned(), source };
+    let found = timeout(options.connect_timeout, tokio::net::lookup_host(target)).await;
+    let found = found.map_err(|_| resolve(io::ErrorKind::TimedOut.into()))?.map_err(resolve)?;
+    let family = options.socket.as_ref().and_then(|socket| socket.local_addr().ok());
+    let mut last = DialError::NoAddress { target: target.to_owned() };
+    // Names in certificates have no port; names pinned do.
+    let host = target.rsplit_once(':').map_or(target, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    for address in found {
+        if family.is_some_and(|family| family.is_ipv4() != address.is_ipv4()) {
+            continue;
+        }
+        match dial_address(address, target, host, trust, options).await {
+            Ok(link) => return Ok(link),
+            Err(error) if error.try_next() => last = error,
+            Err(error) => return Err(error),
+        }
+    }
+    Err(last)
+}
+
+async fn dial_address(
+    address: SocketAddr,
+    target: &str,
+    host: &str,
+    trust: &SourceTrust,
+    options: &LinkOptions,
+) -> Result<SourceLink, DialError> {
+    let tls = trust.tls(target)?;
+    let endpoint = options.endpoint_near(address).map_err(DialError::Socket)?;
+    let mut config = ClientConfig::new(tls.config.clone());
+    config.transport_config(options.transport(Side::Source));
+    let connecting = endpoint
+        .connect_with(config, address, host)
+        .map_err(|source| DialError::Connect { address, source })?;
+    let connected = async {
+        let connection =
+            connecting.await.map_err(|error| judge(error, address, trust, &tls, options))?;
+        open(connection, endpoint, address, trust).await.map_err(|error| match error {
+            LinkError::ClosedByPeer { code, reason } => {
+                DialError::Refused { address, code, reason }
+            }
+            source => DialError::Link { address, source },
+        })
+    };
+    match timeout(options.connect_timeout, connected).await {
+        Ok(result) => result,
+        Err(_) => Err(DialError::NoAnswer { address, after: options.connect_timeout }),
+    }
+}
+
+/// Says why a handshake failed: our verifier knows more than the error does.
+fn judge(
+    error: ConnectionError,
+    address: SocketAddr,
+    trust: &SourceTrust,
+    tls: &SourceTls,
+    options: &LinkOptions,
+) -> DialError {
+    if let (ConnectionError::TransportError(_), Some(got)) = (&error, tls.seen.key()) {
+        match (tls.expected, trust) {
+            (Some(expected), _) if expected != got => {
+                return DialError::WrongKey { address, expected, got };
+            }
+            (None, SourceTrust::Known { first_use: FirstUse::Refuse, .. }) => {
+                return DialError::NotPinned { address, got };
+            }
+            _ => {}
+        }
+    }
+    match LinkError::from(error) {
+        LinkError::Lost(super::Lost::TimedOut) => {
+            DialError::NoAnswer { address, after: options.connect_timeout }
+        }
+        LinkError::ClosedByPeer { code, reason } => DialError::Refused { address, code, reason },
+        source => DialError::Link { address, source },
+    }
+}
+
+/// Opens the control stream and waits for the destination's welcome: before it, a TLS 1.3 client
+/// does not know whether its key was accepted.
+async fn open(
+    connection: Connection,
+    endpoint: Endpoint,
+    address: SocketAddr,
+    trust: &SourceTrust,
+) -> Result<SourceLink, LinkError> {
+    let key = peer_key(&connection).ok_or(LinkError::ClosedHere)?;
+    let known = match trust {
+        SourceTrust::Ticket(_) => Known::Ticket,
+        SourceTrust::Known { pins, .. } if pins.names(key).is_none() => Known::FirstUse,
+        SourceTrust::Known { pins, .. } => {
+            Known::File(pins.names(key).unwrap_or_default().to_owned())
+        }
+        SourceTrust::Ca(_) => Known::Authority,
+    };
+    let peer = Peer { key, known, address };
+    let (mut sender, mut receiver) = connection.open_bi().await?;
+    let tag = [Lane::Control.tag()];
+    sender.write_all(&tag).await.map_err(|error| write_error(error, Lane::Control))?;
+    let welcome = receiver.read_chunk(1, true).await;
+    match welcome.map_err(|error| read_error(error, Lane::Control))? {
+        Some(chunk) if *chunk.bytes == tag => {}
+        Some(chunk) => {
+            let got = chunk.bytes.first().copied().unwrap_or_default();
+            let error = PeerMisbehaved::UnknownLane { expected: "control", got };
+            return Err(misbehaved(&connection, error));
+        }
+        None => {
+            let error = PeerMisbehaved::EndedWithin { lane: "control", within: "the welcome" };
+            return Err(misbehaved(&connection, error));
+        }
+    }
+    let receiver = ControlReceiver::new(connection.clone(), receiver);
+    Ok(SourceLink { core: Arc::new(Core::new(connection, endpoint, peer, sender, receiver)) })
+}
+
+/// The fingerprint of the key that the peer has proven.
+pub(super) fn peer_key(connection: &Connection) -> Option<KeyFingerprint> {
+    let identity = connection.peer_identity()?;
+    let chain = identity.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+    KeyFingerprint::of_certificate(chain.first()?).ok()
+}
+
+/// The source's end of a link. Clones share it; the last one dropped lets go of it.
+#[derive(Debug, Clone)]
+pub struct SourceLink {
+    core: Arc<Core>,
+}
+
+impl SourceLink {
+    /// Who is at the other end.
+    pub fn peer(&self) -> &Peer {
+        &self.core.peer
+    }
+
+    /// Sends a control message. Returns when it is under way, not when it has arrived.
+    pub async fn send(&self, message: &Control) -> Result<(), LinkError> {
+        self.core.send(message).await
+    }
+
+    /// The next control message. May be given up and taken up again.
+    pub async fn recv(&self) -> Result<Control, LinkError> {
+        self.core.recv().await
+    }
+
+    /// Opens a stream for one blob.
+    pub async fn blob(&self, name: &BlobName) -> Result<BlobSender, LinkError> {
+        BlobSender::start(self.lane(Lane::Blob).await?, name).await
+    }
+
+    /// Opens a stream for pages in bulk. One is enough: more bring nothing.
+    pub async fn bulk(&self) -> Result<PageSender, LinkError> {
+        Ok(PageSender::new(self.lane(Lane::Bulk).await?, Lane::Bulk))
+    }
+
+    /// Opens a stream for pages that are likely to be wanted soon.
+    pub async fn urgent(&self) -> Result<PageSender, LinkError> {
+        Ok(PageSender::new(self.lane(Lane::Urgent).await?, Lane::Urgent))
+    }
+
+    /// The next stream of wishes that the destination opens, and the way back for the pages.
+    pub async fn next_faults(&self) -> Result<(FaultReceiver, PageSender), LinkError> {
+        let connection = &self.core.connection;
+        let (sender, mut receiver) = connection.accept_bi().await?;
+        let tag = receiver.read_chunk(1, true).await;
+        let tag = tag.map_err(|error| read_error(error, Lane::Faults))?;
+        let got = tag.and_then(|chunk| chunk.bytes.first().copied());
+        match got.map(|got| (got, Lane::from_tag(got))) {
+            Some((_, Some(Lane::Faults))) => {}
+            Some((got, _)) => {
+                let error = PeerMisbehaved::UnknownLane { expected: "faults", got };
+                return Err(misbehaved(connection, error));
+            }
+            None => {
+                let error = PeerMisbehaved::EndedWithin { lane: "unknown", within: "its lane" };
+                return Err(misbehaved(connection, error));
+            }
+        }
+        let pages = PageSender::new(Batch::answering(sender, Lane::Faults), Lane::Faults);
+        Ok((FaultReceiver::new(connection.clone(), receiver), pages))
+    }
+
+    /// Says goodbye: waits, for a short while, until the peer has taken the last message, then
+    /// closes the link.
+    pub async fn close(&self, code: CloseCode, reason: &str) {
+        self.core.close(code, reason).await;
+    }
+
+    /// Waits until the link is closed or lost, and says how.
+    pub async fn closed(&self) -> LinkError {
+        self.core.connection.closed().await.into()
+    }
+
+    /// Waits until the peer can have heard of the close. Call it before the process exits.
+    pub async fn wait_idle(&self) {
+        self.core.endpoint.wait_idle().await;
+    }
+
+    /// What the link has carried.
+    pub fn stats(&self) -> LinkStats {
+        self.core.stats()
+    }
+
+    async fn lane(&self, lane: Lane) -> Result<Batch, LinkError> {
+        Ok(Batch::new(self.core.connection.open_uni().await?, lane))
+    }
+}

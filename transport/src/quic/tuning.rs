@@ -1,0 +1,148 @@
+//! The numbers of the link, each with its reason.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::socket::{setsockopt, sockopt};
+use quinn::{
+    AckFrequencyConfig, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TokioRuntime,
+    TransportConfig, VarInt,
+};
+
+use crate::wire::limits::{MAX_DESTINATION_BIDI_STREAMS, MAX_SOURCE_BIDI_STREAMS, MAX_UNI_STREAMS};
+
+/// What one stream may have on its way: twice the product of 1 Gbit/s and 100 ms, and some.
+pub const STREAM_WINDOW: u32 = 32 << 20;
+/// What all streams together may have on their way: one stream that nobody reads cannot stop the
+/// others, the control stream least of all.
+pub const RECEIVE_WINDOW: u32 = 48 << 20;
+/// What may be unacknowledged: more than one stream can fill, for the same reason.
+pub const SEND_WINDOW: u32 = 48 << 20;
+/// Bytes the kernel may hold for the socket, each way: a burst while we are not scheduled.
+pub const SOCKET_BUFFER: usize = 8 << 20;
+
+const _: () = assert!(STREAM_WINDOW < RECEIVE_WINDOW && STREAM_WINDOW < SEND_WINDOW);
+
+/// What a link is allowed.
+#[derive(Debug)]
+pub struct LinkOptions {
+    /// An already bound socket to use instead of a new one; it is duplicated.
+    pub socket: Option<UdpSocket>,
+    /// How long one address may take to answer a dial.
+    pub connect_timeout: Duration,
+    /// How long a source may take from its first packet to the end of its hello.
+    pub hello_timeout: Duration,
+    /// How long nothing may be heard until the link counts as lost.
+    pub idle_timeout: Duration,
+    /// How often something is sent when there is nothing to say; `None` for never.
+    pub keep_alive: Option<Duration>,
+    /// How large datagrams may become.
+    pub mtu: MtuBound,
+}
+
+/// How far the size of datagrams is tried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MtuBound {
+    /// 1452 bytes: what Ethernet carries below IPv6 and UDP.
+    Ethernet,
+    /// 6500 bytes, for links with jumbo frames and loopback. More is slower: ten datagrams no
+    /// longer fit one segmentation offload of 64 KiB, and the path turns into a black hole.
+    Jumbo,
+}
+
+impl Default for LinkOptions {
+    fn default() -> Self {
+        Self {
+            socket: None,
+            connect_timeout: Duration::from_secs(10),
+            hello_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(15),
+            keep_alive: Some(Duration::from_secs(3)),
+            mtu: MtuBound::Ethernet,
+        }
+    }
+}
+
+/// Which end a transport configuration is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    Source,
+    Destination,
+}
+
+impl MtuBound {
+    const fn bytes(self) -> u16 {
+        match self {
+            Self::Ethernet => 1452,
+            Self::Jumbo => 6500,
+        }
+    }
+}
+
+impl LinkOptions {
+    pub(super) fn transport(&self, side: Side) -> Arc<TransportConfig> {
+        let mut config = TransportConfig::default();
+        config
+            .stream_receive_window(STREAM_WINDOW.into())
+            .receive_window(RECEIVE_WINDOW.into())
+            .send_window(SEND_WINDOW.into())
+            .send_fairness(true)
+            .enable_segmentation_offload(true)
+            .datagram_receive_buffer_size(None)
+            .keep_alive_interval(self.keep_alive)
+            .max_idle_timeout(Some(idle(self.idle_timeout)));
+        let mut discovery = MtuDiscoveryConfig::default();
+        discovery.upper_bound(self.mtu.bytes());
+        config.mtu_discovery_config(Some(discovery));
+        // An acknowledgement for every second packet costs a tenth of the throughput of a core.
+        let mut acks = AckFrequencyConfig::default();
+        acks.ack_eliciting_threshold(20_u8.into()).max_ack_delay(Some(Duration::from_millis(5)));
+        config.ack_frequency_config(Some(acks));
+        // What the peer may open.
+        match side {
+            Side::Source => config
+                .max_concurrent_uni_streams(0_u8.into())
+                .max_concurrent_bidi_streams(MAX_DESTINATION_BIDI_STREAMS.into()),
+            Side::Destination => config
+                .max_concurrent_uni_streams(MAX_UNI_STREAMS.into())
+                .max_concurrent_bidi_streams(MAX_SOURCE_BIDI_STREAMS.into()),
+        };
+        Arc::new(config)
+    }
+
+    /// An endpoint on the given socket, or on a new one of the family of `near`.
+    pub(super) fn endpoint_near(&self, near: SocketAddr) -> io::Result<Endpoint> {
+        match &self.socket {
+            Some(socket) => self.endpoint(socket.try_clone()?),
+            None if near.is_ipv4() => self.endpoint(UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?),
+            None => self.endpoint(UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))?),
+        }
+    }
+
+    pub(super) fn endpoint(&self, socket: UdpSocket) -> io::Result<Endpoint> {
+        enlarge(&socket);
+        let mut config = EndpointConfig::default();
+        if self.mtu == MtuBound::Jumbo {
+            config.max_udp_payload_size(self.mtu.bytes()).expect("within QUIC's bounds");
+        }
+        Endpoint::new(config, None, socket, Arc::new(TokioRuntime))
+    }
+}
+
+fn idle(timeout: Duration) -> IdleTimeout {
+    let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+    IdleTimeout::from(VarInt::from_u64(millis).unwrap_or(VarInt::MAX))
+}
+
+/// Asks for large buffers: beyond the system's limit if we may, up to it otherwise. Smaller ones
+/// only cost speed, so a refusal is no error.
+fn enlarge(socket: &UdpSocket) {
+    if setsockopt(socket, sockopt::RcvBufForce, &SOCKET_BUFFER).is_err() {
+        let _ = setsockopt(socket, sockopt::RcvBuf, &SOCKET_BUFFER);
+    }
+    if setsockopt(socket, sockopt::SndBufForce, &SOCKET_BUFFER).is_err() {
+        let _ = setsockopt(socket, sockopt::SndBuf, &SOCKET_BUFFER);
+    }
+}

@@ -1,0 +1,28 @@
+//! What a link has carried.
+
+use std::time::Duration;
+
+use pages::ByteCount;
+
+/// Counters of one link, since it was dialled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LinkStats {
+    /// Bytes of UDP payload that left, retransmissions and headers included.
+    pub sent: ByteCount,
+    /// Bytes of UDP payload that came.
+    pub received: ByteCount,
+    /// The present estimate of the round trip.
+    pub rtt: Duration,
+    /// The shortest round trip seen.
+    pub min_rtt: Duration,
+    /// Packets sent.
+    pub sent_packets: u64,
+    /// Packets declared lost.
+    pub lost_packets: u64,
+    /// Times the congestion controller stepped back.
+    pub congestion_events: u64,
+    /// Bytes the congestion controller allows in flight.
+    pub congestion_window: ByteCount,
+    /// The largest datagram the path is known to carry.
+    pub mtu: u16,
+}

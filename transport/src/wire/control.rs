@@ -1,0 +1,545 @@
+//! What is said on the control stream.
+//!
+//! A frame is its length (4 bytes, without itself), the kind of message (2 bytes), and the fields.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use pages::{ByteCount, PageCount, SpaceId, TaskId};
+
+use super::blob::BlobName;
+use super::codec::{DecodeError, Got, Reader, Writer};
+use super::hello::{Hello, HelloReply, SessionId};
+use super::limits::{
+    MAX_BLOBS, MAX_CONTROL_FRAME, MAX_HINT_BYTES, MAX_OBJECT_BYTES, MAX_PLACE_BYTES,
+    MAX_REASON_BYTES, MAX_REFUSALS, MAX_SPACES,
+};
+
+/// One control message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Control {
+    /// Source: who it is and what it can do.
+    Hello(Hello),
+    /// Destination: what both can do.
+    HelloReply(HelloReply),
+    /// Destination: it will not, and every reason why. Nothing was touched.
+    Refuse(Vec<Refusal>),
+    /// Destination: its host can carry the plan.
+    Ready,
+    /// Source: a round of pre-copy has been sent.
+    RoundEnd(RoundEnd),
+    /// Source: the program stands still; what comes now is the last.
+    Freezing,
+    /// Source: all that was sent, so that the destination knows when it has everything.
+    Manifest(Manifest),
+    /// Destination: the tree is built and stands one instruction from running.
+    Staged(Staged),
+    /// Source: **the right to run passes to the destination.**
+    Handoff,
+    /// Destination: the program runs here.
+    Running(Running),
+    /// Destination: every page is here; the source may end its copy.
+    Drained,
+    /// Destination: how much of what was sent is in place.
+    Progress(Progress),
+    /// Either, before hand-off: it ends here, and why. The source runs on.
+    Abort(Abort),
+    /// Source, on a new link: what became of this session?
+    Resume(SessionId),
+    /// Destination: this became of it.
+    ResumeReply(PeerPhase),
+    /// Source, after hand-off: give the right back if it did not arrive.
+    Release,
+    /// Destination: its tree is destroyed and never ran an instruction.
+    Released,
+}
+
+/// The kind of a message, by the number that travels. Never renumbered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u16)]
+pub enum Kind {
+    /// [`Control::Hello`]
+    Hello = 1,
+    /// [`Control::HelloReply`]
+    HelloReply = 2,
+    /// [`Control::Refuse`]
+    Refuse = 3,
+    /// [`Control::Ready`]
+    Ready = 4,
+    /// [`Control::RoundEnd`]
+    RoundEnd = 5,
+    /// [`Control::Freezing`]
+    Freezing = 6,
+    /// [`Control::Manifest`]
+    Manifest = 7,
+    /// [`Control::Staged`]
+    Staged = 8,
+    /// [`Control::Handoff`]
+    Handoff = 9,
+    /// [`Control::Running`]
+    Running = 10,
+    /// [`Control::Drained`]
+    Drained = 11,
+    /// [`Control::Progress`]
+    Progress = 12,
+    /// [`Control::Abort`]
+    Abort = 13,
+    /// [`Control::Resume`]
+    Resume = 14,
+    /// [`Control::ResumeReply`]
+    ResumeReply = 15,
+    /// [`Control::Release`]
+    Release = 16,
+    /// [`Control::Released`]
+    Released = 17,
+}
+
+impl Kind {
+    /// Every kind and its name on the wire's page.
+    pub const ALL: [(Self, &'static str); 17] = [
+        (Self::Hello, "Hello"),
+        (Self::HelloReply, "HelloReply"),
+        (Self::Refuse, "Refuse"),
+        (Self::Ready, "Ready"),
+        (Self::RoundEnd, "RoundEnd"),
+        (Self::Freezing, "Freezing"),
+        (Self::Manifest, "Manifest"),
+        (Self::Staged, "Staged"),
+        (Self::Handoff, "Handoff"),
+        (Self::Running, "Running"),
+        (Self::Drained, "Drained"),
+        (Self::Progress, "Progress"),
+        (Self::Abort, "Abort"),
+        (Self::Resume, "Resume"),
+        (Self::ResumeReply, "ResumeReply"),
+        (Self::Release, "Release"),
+        (Self::Released, "Released"),
+    ];
+
+    /// The kind's name.
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(kind, _)| *kind == self).map_or("?", |(_, name)| name)
+    }
+
+    fn from_number(number: u16) -> Option<Self> {
+        Self::ALL.iter().map(|(kind, _)| *kind).find(|kind| *kind as u16 == number)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// One thing that cannot be carried.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// What: `file descriptor 7`.
+    pub object: String,
+    /// Where: `process 1234, /dev/fuse`.
+    pub place: String,
+    /// Why it cannot travel.
+    pub reason: String,
+    /// What to do about it; may be empty.
+    pub hint: String,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}): {}", self.object, self.place, self.reason)?;
+        if !self.hint.is_empty() {
+            write!(f, " (hint: {})", self.hint)?;
+        }
+        Ok(())
+    }
+}
+
+/// What one round of pre-copy sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RoundEnd {
+    /// Which round; the first is 1.
+    pub round: u32,
+    /// Pages sent in it.
+    pub pages: PageCount,
+    /// Pages that changed while it was sent.
+    pub dirty: PageCount,
+}
+
+/// The length of one blob.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlobTotal {
+    /// Which blob.
+    pub name: BlobName,
+    /// How many bytes it has.
+    pub bytes: ByteCount,
+}
+
+/// The pages of one space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpaceTotal {
+    /// Whose pages.
+    pub space: SpaceId,
+    /// Pages sent so far: the sum over all runs on all lanes, a page sent twice counted twice.
+    pub sent: PageCount,
+    /// Pages that follow after the hand-off (post-copy).
+    pub owed: PageCount,
+}
+
+/// All that was sent.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Manifest {
+    blobs: Vec<BlobTotal>,
+    spaces: Vec<SpaceTotal>,
+}
+
+/// More than one migration may have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{count} {what} are more than the {most} one migration may have")]
+pub struct OverLimit {
+    /// Of what.
+    pub what: &'static str,
+    /// How many there are.
+    pub count: usize,
+    /// How many there may be.
+    pub most: usize,
+}
+
+impl Manifest {
+    /// A manifest, if it fits into a message.
+    pub fn new(blobs: Vec<BlobTotal>, spaces: Vec<SpaceTotal>) -> Result<Self, OverLimit> {
+        if blobs.len() > MAX_BLOBS {
+            return Err(OverLimit { what: "blobs", count: blobs.len(), most: MAX_BLOBS });
+        }
+        if spaces.len() > MAX_SPACES {
+            return Err(OverLimit { what: "spaces", count: spaces.len(), most: MAX_SPACES });
+        }
+        Ok(Self { blobs, spaces })
+    }
+
+    /// Every blob.
+    pub fn blobs(&self) -> &[BlobTotal] {
+        &self.blobs
+    }
+
+    /// Every space.
+    pub fn spaces(&self) -> &[SpaceTotal] {
+        &self.spaces
+    }
+}
+
+/// The destination stands ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Staged {
+    /// How long building took after the last thing it needed had arrived, by its own clock.
+    pub built_in: Duration,
+}
+
+/// The program runs on the destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Running {
+    /// The root of the tree, by the number the program itself knows.
+    pub task: TaskId,
+    /// From the arrival of the hand-off to the first instruction, by the destination's clock.
+    pub after: Duration,
+}
+
+/// How much is in place on the destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Progress {
+    /// Pages installed so far, counted as in [`SpaceTotal::sent`].
+    pub pages: PageCount,
+    /// Bytes of page runs consumed so far, headers included.
+    pub bytes: ByteCount,
+}
+
+/// Why a migration ended before hand-off, as a number. Unknown numbers survive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct AbortCode(pub u16);
+
+impl AbortCode {
+    /// Somebody asked for it: Ctrl-C, a deadline, a downtime that could not be met.
+    pub const CANCELLED: Self = Self(1);
+    /// Something did not work on the sender's host.
+    pub const FAILED: Self = Self(2);
+    /// The other side broke the protocol.
+    pub const MISBEHAVED: Self = Self(3);
+    /// The other side took too long.
+    pub const TIMED_OUT: Self = Self(4);
+    /// The other side cannot do what this migration needs.
+    pub const UNSUPPORTED: Self = Self(5);
+}
+
+/// It ends before hand-off.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Abort {
+    /// Why, for programs.
+    pub code: AbortCode,
+    /// Why, for people; at most 512 bytes travel.
+    pub reason: String,
+}
+
+impl Abort {
+    /// An abort.
+    pub fn new(code: AbortCode, reason: impl Into<String>) -> Self {
+        Self { code, reason: reason.into() }
+    }
+}
+
+impl fmt::Display for Abort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+/// What the destination says became of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PeerPhase {
+    /// Not staged yet: no hand-off can have been sent.
+    Filling,
+    /// Staged, and no hand-off has arrived.
+    Staged,
+    /// The hand-off has arrived and the first instruction is near; [`Control::Running`] follows.
+    Entrusted,
+    /// It runs.
+    Running(Running),
+    /// It runs and needs the source no more.
+    Drained(Running),
+    /// The tree was destroyed before it ran an instruction.
+    Released,
+    /// No such session here. This says nothing about who runs.
+    Unknown,
+}
+
+impl Control {
+    /// Which kind of message.
+    pub const fn kind(&self) -> Kind {
+        match self {
+            Self::Hello(_) => Kind::Hello,
+            Self::HelloReply(_) => Kind::HelloReply,
+            Self::Refuse(_) => Kind::Refuse,
+            Self::Ready => Kind::Ready,
+            Self::RoundEnd(_) => Kind::RoundEnd,
+            Self::Freezing => Kind::Freezing,
+            Self::Manifest(_) => Kind::Manifest,
+            Self::Staged(_) => Kind::Staged,
+            Self::Handoff => Kind::Handoff,
+            Self::Running(_) => Kind::Running,
+            Self::Drained => Kind::Drained,
+            Self::Progress(_) => Kind::Progress,
+            Self::Abort(_) => Kind::Abort,
+            Self::Resume(_) => Kind::Resume,
+            Self::ResumeReply(_) => Kind::ResumeReply,
+            Self::Release => Kind::Release,
+            Self::Released => Kind::Released,
+        }
+    }
+
+    /// The whole frame, length first. Texts are cut to their limits; of too many refusals the
+    /// first 256 travel.
+    pub fn encode(&self) -> Bytes {
+        let mut frame = vec![0; 4];
+        let mut w = Writer(&mut frame);
+        w.u16(self.kind() as u16);
+        match self {
+            Self::Hello(hello) => hello.write(&mut w),
+            Self::HelloReply(reply) => reply.write(&mut w),
+            Self::Refuse(refusals) => write_refusals(refusals, &mut w),
+            Self::RoundEnd(end) => {
+                w.u32(end.round);
+                w.u64(end.pages.0);
+                w.u64(end.dirty.0);
+            }
+            Self::Manifest(manifest) => manifest.write(&mut w),
+            Self::Staged(staged) => w.duration(staged.built_in),
+            Self::Running(running) => running.write(&mut w),
+            Self::Progress(progress) => {
+                w.u64(progress.pages.0);
+                w.u64(progress.bytes.0);
+            }
+            Self::Abort(abort) => {
+                w.u16(abort.code.0);
+                w.text(&abort.reason, MAX_REASON_BYTES);
+            }
+            Self::Resume(session) => w.bytes(&session.0),
+            Self::ResumeReply(phase) => phase.write(&mut w),
+            Self::Ready
+            | Self::Freezing
+            | Self::Handoff
+            | Self::Drained
+            | Self::Release
+            | Self::Released => {}
+        }
+        let length = u32::try_from(frame.len() - 4).expect("frames are bounded");
+        assert!(frame.len() - 4 <= MAX_CONTROL_FRAME, "limits.rs bounds every message");
+        frame[..4].copy_from_slice(&length.to_be_bytes());
+        frame.into()
+    }
+
+    /// Reads a message from its frame, without the length.
+    pub fn decode(frame: &[u8]) -> Result<Self, DecodeError> {
+        let mut r = Reader::new("control message", frame);
+        let number = r.u16("a kind of message")?;
+        let kind = Kind::from_number(number)
+            .ok_or_else(|| r.error("a kind of message from 1 to 17", Got::Number(number.into())))?;
+        r.set_message(kind.name());
+        let message = match kind {
+            Kind::Hello => Self::Hello(Hello::read(&mut r)?),
+            Kind::HelloReply => Self::HelloReply(HelloReply::read(&mut r)?),
+            Kind::Refuse => Self::Refuse(read_refusals(&mut r)?),
+            Kind::Ready => Self::Ready,
+            Kind::RoundEnd => Self::RoundEnd(RoundEnd {
+                round: r.u32("the number of a round")?,
+                pages: PageCount(r.u64("a count of pages")?),
+                dirty: PageCount(r.u64("a count of pages")?),
+            }),
+            Kind::Freezing => Self::Freezing,
+            Kind::Manifest => Self::Manifest(Manifest::read(&mut r)?),
+            Kind::Staged => Self::Staged(Staged { built_in: r.duration()? }),
+            Kind::Handoff => Self::Handoff,
+            Kind::Running => Self::Running(Running::read(&mut r)?),
+            Kind::Drained => Self::Drained,
+            Kind::Progress => Self::Progress(Progress {
+                pages: PageCount(r.u64("a count of pages")?),
+                bytes: ByteCount(r.u64("a count of bytes")?),
+            }),
+            Kind::Abort => Self::Abort(Abort {
+                code: AbortCode(r.u16("an abort code")?),
+                reason: r.text(MAX_REASON_BYTES, "a reason")?,
+            }),
+            Kind::Resume => Self::Resume(SessionId(r.array("a session id")?)),
+            Kind::ResumeReply => Self::ResumeReply(PeerPhase::read(&mut r)?),
+            Kind::Release => Self::Release,
+            Kind::Released => Self::Released,
+        };
+        r.end()?;
+        Ok(message)
+    }
+}
+
+/// Takes the first whole frame out of `buffer`; `None` if more bytes are needed. A length beyond
+/// the limit is an error at once, before its bytes are waited for.
+pub fn take_frame(buffer: &mut BytesMut) -> Result<Option<Control>, DecodeError> {
+    let Some(length) = buffer.first_chunk::<4>() else {
+        return Ok(None);
+    };
+    let length = u32::from_be_bytes(*length);
+    let fits = usize::try_from(length).ok().filter(|length| *length <= MAX_CONTROL_FRAME);
+    let Some(length) = fits else {
+        let r = Reader::new("control frame", &[]);
+        return Err(r.error("at most 1048576 bytes", Got::Length(length.into())));
+    };
+    if buffer.len() < 4 + length {
+        return Ok(None);
+    }
+    buffer.advance(4);
+    Control::decode(&buffer.split_to(length)).map(Some)
+}
+
+impl Manifest {
+    fn write(&self, w: &mut Writer<'_>) {
+        w.count(self.blobs.len());
+        for blob in &self.blobs {
+            blob.name.write(w);
+            w.u64(blob.bytes.0);
+        }
+        w.count(self.spaces.len());
+        for total in &self.spaces {
+            w.space(total.space);
+            w.u64(total.sent.0);
+            w.u64(total.owed.0);
+        }
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let count = r.count(MAX_BLOBS, "at most 4096 blobs")?;
+        let blobs = (0..count)
+            .map(|_| {
+                let name = BlobName::read(r)?;
+                Ok(BlobTotal { name, bytes: ByteCount(r.u64("the length of a blob")?) })
+            })
+            .collect::<Result<_, _>>()?;
+        let count = r.count(MAX_SPACES, "at most 16384 spaces")?;
+        let spaces = (0..count)
+            .map(|_| {
+                let space = r.space()?;
+                let sent = PageCount(r.u64("a count of pages")?);
+                Ok(SpaceTotal { space, sent, owed: PageCount(r.u64("a count of pages")?) })
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Self { blobs, spaces })
+    }
+}
+
+impl Running {
+    fn write(self, w: &mut Writer<'_>) {
+        w.u32(self.task.0);
+        w.duration(self.after);
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { task: TaskId(r.u32("a task")?), after: r.duration()? })
+    }
+}
+
+impl PeerPhase {
+    fn write(self, w: &mut Writer<'_>) {
+        match self {
+            Self::Unknown => w.u8(0),
+            Self::Filling => w.u8(1),
+            Self::Staged => w.u8(2),
+            Self::Entrusted => w.u8(3),
+            Self::Running(running) => {
+                w.u8(4);
+                running.write(w);
+            }
+            Self::Drained(running) => {
+                w.u8(5);
+                running.write(w);
+            }
+            Self::Released => w.u8(6),
+        }
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(match r.u8("a phase")? {
+            0 => Self::Unknown,
+            1 => Self::Filling,
+            2 => Self::Staged,
+            3 => Self::Entrusted,
+            4 => Self::Running(Running::read(r)?),
+            5 => Self::Drained(Running::read(r)?),
+            6 => Self::Released,
+            other => return Err(r.error("a phase from 0 to 6", Got::Number(other.into()))),
+        })
+    }
+}
+
+fn write_refusals(refusals: &[Refusal], w: &mut Writer<'_>) {
+    let refusals = &refusals[..refusals.len().min(MAX_REFUSALS)];
+    w.count(refusals.len());
+    for refusal in refusals {
+        w.text(&refusal.object, MAX_OBJECT_BYTES);
+        w.text(&refusal.place, MAX_PLACE_BYTES);
+        w.text(&refusal.reason, MAX_REASON_BYTES);
+        w.text(&refusal.hint, MAX_HINT_BYTES);
+    }
+}
+
+fn read_refusals(r: &mut Reader<'_>) -> Result<Vec<Refusal>, DecodeError> {
+    let count = r.count(MAX_REFUSALS, "at most 256 refusals")?;
+    (0..count)
+        .map(|_| {
+            Ok(Refusal {
+                object: r.text(MAX_OBJECT_BYTES, "the name of an object")?,
+                place: r.text(MAX_PLACE_BYTES, "a place")?,
+                reason: r.text(MAX_REASON_BYTES, "a reason")?,
+                hint: r.text(MAX_HINT_BYTES, "a hint")?,
+            })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

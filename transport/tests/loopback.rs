@@ -1,0 +1,10 @@
+//! Two real endpoints on 127.0.0.1. Nothing sleeps: each wait is for an event, with a deadline.
+
+#[path = "loopback/conversation.rs"]
+mod conversation;
+#[path = "loopback/hostile.rs"]
+mod hostile;
+#[path = "loopback/support.rs"]
+mod support;
+#[path = "loopback/trust.rs"]
+mod trust;
