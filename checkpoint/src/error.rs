@@ -76,7 +76,9 @@ impl CollectError {
 fn listed(refusals: &[Refusal]) -> String {
     match refusals {
         [only] => only.to_string(),
-        [first, rest @ ..] => format!("{first}, and {} more things that cannot be carried", rest.len()),
+        [first, rest @ ..] => {
+            format!("{first}, and {} more things that cannot be carried", rest.len())
+        }
         [] => "it cannot be carried".to_owned(),
     }
 }

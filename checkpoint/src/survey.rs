@@ -24,7 +24,7 @@ pub(crate) mod tree;
 pub(crate) mod watches;
 
 use image::plan::{Plan, PlannedTask};
-use pages::{ByteCount, PAGE_SIZE, TaskId};
+use pages::{ByteCount, PAGE_SHIFT, TaskId};
 use tracee::HostPid;
 use tracee::proc::stat::Stat;
 
@@ -69,7 +69,7 @@ pub fn survey(root: HostPid, options: &SurveyOptions) -> Result<Plan, SurveyErro
         qmig_version: env!("CARGO_PKG_VERSION").to_owned(),
         kernel: host.kernel,
         architecture: host.architecture,
-        page_size: PAGE_SIZE as u32,
+        page_size: 1 << PAGE_SHIFT,
         hostname: host.hostname,
         cpu: host.cpu,
         vdso: look.vdso,
@@ -99,7 +99,12 @@ fn gone(root: HostPid, error: tracee::Error) -> SurveyError {
 }
 
 /// One process as the destination will know it.
-fn planned(pid: HostPid, parent: Option<HostPid>, comm: String, threads: &[HostPid]) -> PlannedTask {
+fn planned(
+    pid: HostPid,
+    parent: Option<HostPid>,
+    comm: String,
+    threads: &[HostPid],
+) -> PlannedTask {
     let id = |pid: &HostPid| TaskId(pid.0.unsigned_abs());
     PlannedTask {
         id: id(&pid),

@@ -68,16 +68,14 @@ pub(crate) struct Progress {
     started: Instant,
     json: bool,
     quiet: bool,
-    bar: ProgressBar,
+    /// From the moment there is something to count.
+    bar: Option<ProgressBar>,
 }
 
 impl Progress {
     /// Nothing has happened yet.
     pub(crate) fn new(json: bool, quiet: bool) -> Self {
-        let target =
-            if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-        let bar = ProgressBar::with_draw_target(None, target);
-        Self { started: Instant::now(), json, quiet, bar }
+        Self { started: Instant::now(), json, quiet, bar: None }
     }
 
     /// True if programs listen.
@@ -87,8 +85,12 @@ impl Progress {
 
     /// A line for people.
     pub(crate) fn say(&self, line: &str) {
-        if !self.quiet {
-            self.bar.suspend(|| eprintln!("{line}"));
+        if self.quiet {
+            return;
+        }
+        match &self.bar {
+            Some(bar) => bar.suspend(|| eprintln!("{line}")),
+            None => eprintln!("{line}"),
         }
     }
 
@@ -134,7 +136,9 @@ impl Progress {
 
     /// Takes the bar away.
     pub(crate) fn finish(&mut self) {
-        self.bar.finish_and_clear();
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
     }
 
     fn report(&mut self, report: &Report) {
@@ -146,14 +150,16 @@ impl Progress {
     }
 
     fn bar_of_pages(&mut self, total: u64) {
-        let style = ProgressStyle::with_template(
-            "{msg:9} [{bar:32}] {percent:>3}% {bytes}/{total_bytes} {binary_bytes_per_sec}",
-        );
-        if let Ok(style) = style {
-            self.bar.set_style(style.progress_chars("=> "));
+        if self.quiet {
+            return;
         }
-        self.bar.set_message("pages");
-        self.bar.set_length(total << pages::PAGE_SHIFT);
+        let style = ProgressStyle::with_template(
+            "pages [{bar:32}] {percent:>3}% {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec}",
+        );
+        let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+        let target = ProgressDrawTarget::stderr();
+        let bar = ProgressBar::with_draw_target(Some(total << pages::PAGE_SHIFT), target);
+        self.bar = Some(bar.with_style(style.progress_chars("=> ")));
     }
 }
 
@@ -184,9 +190,10 @@ impl Watch for Progress {
                 self.bar_of_pages(pages);
                 self.emit("frozen", json!({ "pages": pages }));
             }
-            Event::Pages { done, total } => {
-                self.bar.set_length(total << pages::PAGE_SHIFT);
-                self.bar.set_position(done << pages::PAGE_SHIFT);
+            Event::Pages { done, .. } => {
+                if let Some(bar) = &self.bar {
+                    bar.set_position(done << pages::PAGE_SHIFT);
+                }
             }
             Event::Images { count, bytes } => {
                 self.emit("images", json!({ "count": count, "bytes": bytes }));

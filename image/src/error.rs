@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 /// Images that cannot be what they claim to be: the fault of whoever wrote them, never of this host.
 ///
-/// Entries are counted from 1, offsets are bytes from the start of the image.
+/// Entries are counted from 1 (0 is the image as a whole), offsets are bytes from its start.
 #[derive(Debug, thiserror::Error)]
 pub enum BadImage {
     /// A name that is no file name, or one that could leave the directory.

@@ -22,7 +22,7 @@ pub struct Criu {
     program: PathBuf,
 }
 
-/// Keys for `--tls`: one authority, one certificate for both hosts.
+/// An authority, and one certificate of it that both hosts use.
 #[derive(Clone, Debug)]
 pub struct TlsKeys {
     folder: PathBuf,
@@ -112,19 +112,27 @@ impl Criu {
 }
 
 impl TlsKeys {
-    /// Made by openssl, in the lab's shared directory.
-    pub fn make(lab: &Lab) -> Result<Self> {
-        let folder = lab.shared().join("keys");
+    /// Made by openssl, in the folder `name` of the lab's shared directory, for the host at
+    /// `address`.
+    pub fn make(lab: &Lab, name: &str, address: &str) -> Result<Self> {
+        let folder = lab.shared().join(name);
         std::fs::create_dir_all(&folder).map_err(LabError::file("make", &folder))?;
         let mut shell = Command::new("sh");
         let new = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -sha256";
         shell.args(["-ec", &format!(
             "cd {}; {new} -subj /CN=authority -keyout ca.key -out ca.pem; \
-             {new} -subj /CN=host -CA ca.pem -CAkey ca.key -keyout key.pem -out cert.pem",
+             {new} -subj /CN=host -addext subjectAltName=IP:{address} \
+             -addext basicConstraints=critical,CA:FALSE \
+             -CA ca.pem -CAkey ca.key -keyout key.pem -out cert.pem",
             folder.display()
         )]);
         lab.src().run(shell)?;
         Ok(Self { folder })
+    }
+
+    /// Where `ca.pem`, `cert.pem` and `key.pem` are.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     fn add_to(&self, command: &mut Command) {

@@ -113,13 +113,13 @@ impl<'lab> Migration<'lab> {
         self
     }
 
-    /// The file with the ticket, the same on both hosts.
-    pub fn ticket(&self) -> &Path {
-        &self.ticket
-    }
-
     /// Start `qmig restore` on the destination and wait until it listens.
     pub fn listen(self) -> Result<Listening<'lab>> {
+        self.listen_on(Side::Destination)
+    }
+
+    /// The same on another host than usual.
+    pub fn listen_on(self, side: Side) -> Result<Listening<'lab>> {
         let mut command = self.qmig(Side::Destination, "restore");
         command.arg("--listen").arg(format!("[::]:{PORT}"));
         command.args(&self.restore_args);
@@ -127,7 +127,7 @@ impl<'lab> Migration<'lab> {
             // What it says to people would come between what the tree says on the same terminal.
             command = on_terminal(command.arg("--quiet"));
         }
-        let restore = self.lab.dst().spawn(command)?;
+        let restore = self.lab.host(side).spawn(command)?;
         let said = restore.wait_line("qmig restore listen", LISTEN, QmigEvent::parse)?;
         if said.name() != "listening" {
             return Err(LabError::Ended {
@@ -170,6 +170,11 @@ impl Listening<'_> {
         &self.restore
     }
 
+    /// The file with the ticket, the same on both hosts.
+    pub fn ticket(&self) -> &Path {
+        &self.migration.ticket
+    }
+
     /// The command line of `qmig dump` of the tree of `pid`, over IPv4.
     pub fn dump_command(&self, pid: i32) -> Command {
         let migration = &self.migration;
@@ -182,7 +187,13 @@ impl Listening<'_> {
 
     /// Start `qmig dump` of the tree of `pid`. Does not wait for anything.
     pub fn dump(self, pid: i32) -> Result<Moving> {
-        let dump = self.migration.lab.src().spawn(self.dump_command(pid))?;
+        let command = self.dump_command(pid);
+        self.dump_with(command)
+    }
+
+    /// The same with a command line of one's own.
+    pub fn dump_with(self, command: Command) -> Result<Moving> {
+        let dump = self.migration.lab.src().spawn(command)?;
         Ok(Moving { dump, restore: self.restore, deadline: self.migration.deadline })
     }
 }

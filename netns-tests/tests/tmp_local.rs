@@ -22,7 +22,7 @@ const SOON: Duration = Duration::from_secs(30);
  let p=Subject::new("filler").start(lab,lab.src())?; c.dump(lab.src(),p.pid(),&d,None)?; 
  for f in std::fs::read_dir(lab.src().path(&d))? { let f=f?; std::fs::copy(f.path(), lab.dst().path(&e).join(f.file_name()))?; }
  c.restore(lab.dst(),&e)?; println!("{}", p.ask_orphan(lab.dst(),p.pid())?);
- for tls in [None, Some(TlsKeys::make(lab)?)] { 
+ for tls in [None, Some(TlsKeys::make(lab,"k","10.77.0.2")?)] { 
    let (d,e)=(lab.src().scratch().join(format!("p{}",tls.is_some())),lab.dst().scratch().join(format!("p{}",tls.is_some()))); std::fs::create_dir(lab.src().path(&d))?; std::fs::create_dir(lab.dst().path(&e))?;
    let p=Subject::new("filler").start(lab,lab.src())?; let s=c.page_server(lab,&e,tls.as_ref())?; let t=std::time::Instant::now(); c.dump(lab.src(),p.pid(),&d,Some(("10.77.0.2",tls.as_ref())))?; println!("dump {:?}",t.elapsed()); s.wait(SOON)?;
  for f in std::fs::read_dir(lab.src().path(&d))? { let f=f?; std::fs::copy(f.path(), lab.dst().path(&e).join(f.file_name()))?; }

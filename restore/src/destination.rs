@@ -21,14 +21,16 @@ use transport::session::destination::{
     AfterFilling, AfterHello, Answering, Building, Checked, Filling, Greeted,
 };
 use transport::stop::Stop;
-use transport::wire::{Abort, AbortCode, BlobName, Control, Features, Manifest, Progress, SpaceTotal};
+use transport::wire::{
+    Abort, AbortCode, BlobName, Control, Features, Manifest, Progress, SpaceTotal,
+};
 
+use crate::build::{Built, Ready, Sink};
 use crate::check;
 use crate::failure::{Cause, Failure};
 use crate::fill::{Fill, FillDoor};
 use crate::handoff::{self, Farewell};
 use crate::offspring::Offspring;
-use crate::build::{Built, Ready, Sink};
 use crate::skeleton::{BuildOptions, Skeleton};
 
 /// How often the source is told how far it is.
@@ -273,7 +275,11 @@ fn complete(images: ImageSetBuilder, manifest: &Manifest) -> Result<ImageSet, Ca
         let length = images.get(name).map(|bytes| bytes.len() as u64);
         if length != Some(blob.bytes.0) {
             let (image, announced) = (name.to_owned(), blob.bytes);
-            return Err(Cause::OtherThanAnnounced { image, announced, came: length.map(ByteCount) });
+            return Err(Cause::OtherThanAnnounced {
+                image,
+                announced,
+                came: length.map(ByteCount),
+            });
         }
     }
     Ok(images)

@@ -10,11 +10,11 @@ use transport::encode;
 use transport::event::{Event, Watch};
 use transport::wire::SpaceTotal;
 
+use crate::build::Running;
 use crate::destination::sinks;
 use crate::failure::{Cause, Failure};
 use crate::fill::Fill;
 use crate::offspring::Offspring;
-use crate::build::Running;
 use crate::skeleton::{BuildOptions, Skeleton};
 
 /// Bytes read in one go.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use image::state::{FdTableId, FileId, GhostId, PipeId};
+use image::state::{FdTableId, FileId, GhostId};
 use nix::errno::Errno;
 use pages::{PageRange, SharedId, SpaceId, TaskId};
 
@@ -242,9 +242,6 @@ pub enum BadCheckpoint {
     /// A path that is relative or holds a NUL.
     #[error("the path of {0:?} is not an absolute path")]
     FilePath(FileId),
-    /// A pipe that does not exist is named.
-    #[error("no pipe {0:?} in the checkpoint")]
-    Pipe(PipeId),
     /// A ghost that does not exist is named.
     #[error("no ghost {0:?} in the checkpoint")]
     Ghost(GhostId),

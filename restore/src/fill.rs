@@ -153,8 +153,7 @@ impl Writer {
 
     fn write(&mut self, run: PageRun, bytes: Bytes) -> Result<(), FillError> {
         let (space, range) = (run.space(), run.range());
-        let (due, announced) =
-            self.due.get_mut(&space).ok_or(FillError::UnknownSpace(space))?;
+        let (due, announced) = self.due.get_mut(&space).ok_or(FillError::UnknownSpace(space))?;
         let left = due.0.checked_sub(range.count().0);
         *due = PageCount(left.ok_or(FillError::TooMany { space, announced: *announced })?);
         let sink = self.sinks.get(&space).ok_or(FillError::UnknownSpace(space))?;

@@ -8,16 +8,14 @@ use tokio::time::{sleep_until, timeout};
 use tracee::chaos;
 use transport::event::{Event, Watch};
 use transport::quic::{CloseCode, DestinationLink, Listener};
-use transport::session::destination::{
-    AfterStaged, Condemned, Draining, Entrusted, Gone, Staged,
-};
+use transport::session::destination::{AfterStaged, Condemned, Draining, Entrusted, Gone, Staged};
 use transport::stop::Stop;
 use transport::wire::Control;
 
+use crate::build::Ready;
 use crate::destination::Host;
 use crate::failure::{Cause, Failure};
 use crate::offspring::Offspring;
-use crate::build::Ready;
 
 /// How much longer than the grace time a destination that destroyed its tree stays to say so, as
 /// long as the source has not heard it.

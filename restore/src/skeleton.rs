@@ -20,8 +20,8 @@ use nix::libc;
 use nix::sys::prctl::set_child_subreaper;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use pages::TaskId;
-use tracee::host::{CpuSet, SavedAffinity, pin_to_my_cpu, stay_on_this_cpu};
 use tracee::host::set_rlimit;
+use tracee::host::{CpuSet, SavedAffinity, pin_to_my_cpu, stay_on_this_cpu};
 use tracee::{HostPid, NewTask, Runner, Seed, enter_time_namespace, fork_in};
 
 use crate::build::channel::Channel;
@@ -156,7 +156,7 @@ impl Tree {
     }
 
     fn task(&mut self, id: u32) -> Result<&mut Process> {
-        self.tasks.get_mut(&id).ok_or(ShapeError::Parent { task: id, parent: id }.into())
+        Ok(self.tasks.get_mut(&id).ok_or(ShapeError::Parent { task: id, parent: id })?)
     }
 
     fn take(&mut self, step: Step, shared: &HashMap<u32, u32>) -> Result<()> {
@@ -175,7 +175,8 @@ impl Tree {
                 self.task(id)?.call("begin its session", libc::SYS_setsid, &[])?;
             }
             Step::Join { task, group } => {
-                let group = group.unwrap_or(nix::unistd::getpgrp().as_raw().cast_unsigned());
+                let group =
+                    group.unwrap_or_else(|| nix::unistd::getpgrp().as_raw().cast_unsigned());
                 let args = [0, u64::from(group)];
                 self.task(task)?.call("join its group", libc::SYS_setpgid, &args)?;
             }
@@ -297,7 +298,8 @@ fn raise_descriptor_limit(highest: u32) -> Result<u64> {
 fn continue_clocks(clocks: Clocks) -> Result<()> {
     let ahead = |clock, then: std::time::Duration| -> Result<i128> {
         let now = tracee::host::sys_clock(clock)?;
-        Ok(i128::try_from(then.as_nanos()).unwrap_or(0) - i128::try_from(now.as_nanos()).unwrap_or(0))
+        Ok(i128::try_from(then.as_nanos()).unwrap_or(0)
+            - i128::try_from(now.as_nanos()).unwrap_or(0))
     };
     let monotonic = ahead(libc::CLOCK_MONOTONIC, clocks.monotonic)?;
     let boottime = ahead(libc::CLOCK_BOOTTIME, clocks.boottime)?;

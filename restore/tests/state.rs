@@ -8,7 +8,9 @@ use image::state::*;
 use nix::libc;
 use pages::{SharedId, SpaceId, TaskId, VirtAddr};
 use restore::BuildOptions;
-use world::{AGAIN, TABLE, World, alone, can_run, free_ids, open_fds, regular, thread, verdict, vma};
+use world::{
+    AGAIN, TABLE, World, alone, can_run, free_ids, open_fds, regular, thread, verdict, vma,
+};
 
 fn file(id: u32, flags: i32, kind: FileKind) -> File {
     File { id: FileId(id), flags: flags.cast_unsigned(), owner: Owner::default(), kind }
@@ -76,7 +78,7 @@ fn descriptors_are_what_and_where_they_were() {
     world.fd(id, 12, file(19, rw, FileKind::Memfd { shared: SharedId(1), position: 2 }));
     world.fd(id, 13, file(20, rw | libc::O_NONBLOCK, unix(1, 2, &[b"wait"])));
     world.fd(id, 14, file(21, rw, unix(2, 1, &[])));
-    let mut ghost = regular(22, "/tmp/qmig-gone", libc::O_RDWR);
+    let mut ghost = regular(22, "/tmp/qmig-gone", libc::O_RDWR | libc::O_NOFOLLOW);
     if let FileKind::Regular(regular) = &mut ghost.kind {
         (regular.ghost, regular.position) = (Some(GhostId(1)), Some(0));
     }
@@ -101,6 +103,19 @@ fn descriptors_are_what_and_where_they_were() {
         gid: 0,
         mode: 0o600,
     }];
+    world.checkpoint.shared.push(SharedMemory {
+        id: SharedId(2),
+        name: "/dev/zero".into(),
+        size: 8192,
+        seals: 1,
+        uid: 0,
+        gid: 0,
+        mode: 0o777,
+    });
+    world.checkpoint.files.push(file(24, rw, FileKind::Memfd { shared: SharedId(2), position: 0 }));
+    let mut anonymous = b"anonymous".to_vec();
+    anonymous.resize(8192, 0);
+    world.pages.push((SpaceId::Shared(SharedId(2)), 0, anonymous));
     let mut content = b"abcdef".to_vec();
     content.resize(4096, 0);
     world.pages.push((SpaceId::Shared(SharedId(1)), 0, content));
@@ -108,6 +123,8 @@ fn descriptors_are_what_and_where_they_were() {
     living.threads[0].blocked = SigSet(1 << 39);
     let shared = VmaKind::Memfd { file: FileId(19), offset: 0, shared: true, access: 2 };
     living.mm.vmas.insert(2, vma(0x70_0000, 0x70_1000, 3, shared));
+    let shared = VmaKind::Memfd { file: FileId(24), offset: 0, shared: true, access: 2 };
+    living.mm.vmas.insert(3, vma(0x70_2000, 0x70_4000, 3, shared));
     assert_eq!(world.verdict(), 0, "the number of the failed check is in the high byte");
     assert_eq!(open_fds(), fds);
     std::fs::remove_file(path).expect("removed");
@@ -223,7 +240,9 @@ fn a_thousand_threads_each_with_its_number() {
         let running = ready.run().expect("runs");
         let ran = go.elapsed();
         assert_eq!(verdict(running), 0);
-        eprintln!("{count} more threads: create {made:?} build {shown:?} finish {finished:?} run {ran:?}");
+        eprintln!(
+            "{count} more threads: create {made:?} build {shown:?} finish {finished:?} run {ran:?}"
+        );
         world.pages.clear();
     }
 }
@@ -256,8 +275,8 @@ fn a_timed_wait_goes_on_for_what_was_left_of_it() {
             ..leader.regs
         };
         leader.wait_left = Some(Duration::from_millis(300));
-        let seconds = now.as_secs() as i32;
-        world.table(id, &[seconds, 0, now.subsec_nanos() as i32, 0, 10, 0, 0, 0]);
+        let seconds = i32::try_from(now.as_secs()).expect("booted lately");
+        world.table(id, &[seconds, 0, now.subsec_nanos().cast_signed(), 0, 10, 0, 0, 0]);
         let began = Instant::now();
         assert_eq!(world.verdict(), 0, "call {nr}");
         assert!(began.elapsed() < Duration::from_secs(5));

@@ -24,11 +24,13 @@ fn a_process_runs_with_its_number_and_exits() {
 /// whose session and group leaders are dead.
 fn crowd(root: u32) -> World {
     let [exited, killed, leader, below, daemon, job] = [1, 2, 3, 4, 5, 6].map(|n| root + n);
+    let shot = root + 7;
     let [dead_session, dead_group] = [root + 8, root + 9];
     let mut world = World::new();
     world.process(root, None, 5, 0);
     world.zombie(exited, root, 200 << 8);
     world.zombie(killed, root, 15);
+    world.zombie(shot, root, 9);
     for (id, parent) in [(leader, root), (below, leader), (daemon, root), (job, root)] {
         world.process(id, Some(parent), 6, 0);
     }
@@ -50,7 +52,7 @@ fn crowd(root: u32) -> World {
         rows.extend([task.id.0, task.group.0, task.session.0].map(u32::cast_signed));
         rows.push(status);
     }
-    rows.insert(0, 6);
+    rows.insert(0, 7);
     world.table(root, &rows);
     world
 }
@@ -88,7 +90,7 @@ fn dropping_any_stage_leaves_nothing() {
     let world = crowd(root);
     let options = BuildOptions::default();
     let skeleton = Skeleton::create(&world.checkpoint, options).expect("a skeleton");
-    assert!((root..root + 7).all(exists));
+    assert!((root..root + 8).all(exists));
     drop(skeleton);
     gone("skeleton");
     let skeleton = Skeleton::create(&world.checkpoint, options).expect("a skeleton");
@@ -141,6 +143,51 @@ fn a_namespace_of_its_own_frees_any_number() {
     assert_eq!(verdict(running), 200 << 8);
     assert!(!exists(root.0.cast_unsigned()), "the namespace ends with its root");
     assert_eq!(open_fds(), fds);
+}
+
+#[test]
+fn a_shell_job_joins_our_session_and_group() {
+    if !can_run() {
+        return;
+    }
+    let _alone = alone();
+    let root = free_ids(2);
+    let mut world = World::new();
+    world.process(root, None, 6, 0);
+    world.process(root + 1, Some(root), 6, 0);
+    for id in [root, root + 1] {
+        let task = world.task(id);
+        (task.group, task.session) = (pages::TaskId(4), pages::TaskId(3));
+    }
+    match world.run(BuildOptions::default()) {
+        Err(error @ Error::Shape(_)) => assert!(error.to_string().contains("--shell-job")),
+        other => panic!("{other:?}"),
+    }
+    let options = BuildOptions { shell_job: true, ..BuildOptions::default() };
+    let running = world.run(options).expect("runs");
+    let session = nix::unistd::getsid(None).expect("a session").as_raw();
+    for id in [root + 1, root] {
+        let host = tracee::HostPid(id.cast_signed());
+        let stat = tracee::proc::stat::Stat::read(host).expect("runs");
+        assert_eq!((stat.session, stat.pgrp), (session, nix::unistd::getpgrp().as_raw()));
+        tracee::host::kill(host, 9).expect("killed");
+    }
+    assert_eq!(verdict(running), 9);
+}
+
+#[test]
+fn a_namespace_ends_as_its_root_is_killed() {
+    if !can_run() {
+        return;
+    }
+    let _alone = alone();
+    let mut world = World::new();
+    world.process(1000, None, 6, 0);
+    world.process(1001, Some(1000), 6, 0);
+    let options = BuildOptions { pidns: true, ..BuildOptions::default() };
+    let running = world.run(options).expect("runs");
+    tracee::host::kill(running.root, 9).expect("killed");
+    assert_eq!(verdict(running), (128 + 9) << 8);
 }
 
 #[test]

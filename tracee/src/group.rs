@@ -201,6 +201,28 @@ impl Held {
     }
 }
 
+/// Kills tasks with SIGKILL (each with its whole process) and waits, in whatever order they end,
+/// until each is dead; our own children are reaped. For half-built trees: every thread of it that
+/// is held must be among them, or its process never ends quite.
+pub fn kill_and_reap(tasks: Vec<Stopped>, deadline: Duration) -> Result<()> {
+    let until = Instant::now() + deadline;
+    let mut left: Vec<HostPid> = tasks.iter().map(Stopped::tid).collect();
+    for task in tasks {
+        match sys::process::tkill(task.tid().0, libc::SIGKILL) {
+            Ok(()) | Err(Errno::ESRCH) => task.forget(),
+            Err(errno) => return Err(Error::os("kill", task.tid())(errno)),
+        }
+    }
+    loop {
+        left.retain(|tid| !matches!(wait(tid.0, false), Ok(Some(Change::Ended(_))) | Err(_)));
+        match left.first() {
+            None => return Ok(()),
+            Some(pid) if Instant::now() > until => return Err(Error::Deadline { pid: *pid }),
+            Some(_) => std::thread::sleep(Duration::from_micros(100)),
+        }
+    }
+}
+
 /// The state letter; 'X' if it is gone.
 fn state_of(pid: HostPid) -> Result<char> {
     match Stat::read(pid) {

@@ -10,8 +10,8 @@ use nix::errno::Errno;
 pub use crate::proc::timer_list::{HrTimer, hrtimers};
 pub use crate::sys::ioctl::{
     FileOwner, Termios, bytes_waiting, file_owner, file_owner_uids, file_signal, foreground_group,
-    pipe_size, set_file_owner, set_file_signal, set_foreground_group, set_pipe_size, set_termios,
-    set_timer_ticks, set_window_size, termios, window_size,
+    pipe_size, rewind_timer, set_file_owner, set_file_signal, set_foreground_group, set_pipe_size,
+    set_termios, set_timer_ticks, set_window_size, termios, window_size,
 };
 pub use crate::sys::sched::CpuSet;
 use crate::{Error, HostPid, Result, sys};
@@ -91,14 +91,9 @@ pub fn robust_list(tid: HostPid) -> Result<Option<(u64, u64)>> {
     Ok((head != 0).then_some((head, len)))
 }
 
-/// prlimit(2): all 16 limits as (soft, hard), by RLIMIT_* number; `u64::MAX` is infinity.
+/// All 16 limits as (soft, hard), by RLIMIT_* number; `u64::MAX` is infinity.
 pub fn rlimits(pid: HostPid) -> Result<[(u64, u64); 16]> {
-    let mut all = [(0, 0); 16];
-    for (resource, limit) in (0_u32..).zip(&mut all) {
-        *limit = sys::process::rlimit(pid.0, resource, None)
-            .map_err(Error::os("read the limits of", pid))?;
-    }
-    Ok(all)
+    crate::proc::limits::read(pid)
 }
 
 /// Sets one limit.

@@ -147,7 +147,7 @@ impl Seed {
     pub fn spawn(&self, ids: NewTask, keep: &[(BorrowedFd<'_>, RawFd)]) -> Result<Skeleton> {
         let own = |act| move |errno| Error::Own { act, errno };
         // All that the child needs on its way lies above the numbers it will keep.
-        let floor = keep.iter().map(|(_, to)| *to + 1).max().unwrap_or(0).max(3);
+        let floor = keep.iter().map(|(_, to)| to.saturating_add(1)).max().unwrap_or(0).max(3);
         let (go, start) = pipe2(OFlag::O_CLOEXEC).map_err(own("make a pipe"))?;
         let (failure, report) = pipe2(OFlag::O_CLOEXEC).map_err(own("make a pipe"))?;
         let kept: Vec<_> = keep
@@ -155,15 +155,13 @@ impl Seed {
             .map(|(from, to)| Ok((above(from.as_fd(), floor)?, *to)))
             .collect::<Result<_>>()?;
         let moves: Vec<_> = kept.iter().map(|(from, to)| (from.as_raw_fd(), *to)).collect();
-        let (program, go, report) = (
-            above(self.program.as_fd(), floor)?,
-            above(go.as_fd(), floor)?,
-            above(report.as_fd(), floor)?,
-        );
+        let program = above(self.program.as_fd(), floor)?;
+        let (go, report) = (raise(go, floor)?, raise(report, floor)?);
         let child = Child {
             program: program.as_raw_fd(),
             go: go.as_raw_fd(),
             report: report.as_raw_fd(),
+            parents: [start.as_raw_fd(), failure.as_raw_fd()],
             moves: &moves,
         };
         let pid =
@@ -173,12 +171,7 @@ impl Seed {
             })?;
         drop((go, report, program, kept));
         let born = Newborn { pid: HostPid(pid), alive: true };
-        let mut task = born.bring_to_seed(start, failure)?;
-        // Every signal is blocked, and that is ours, not the program's.
-        let shield = Shield { mask: 0, mark: libc::SIGTRAP, put_off_stop: false };
-        shield.block(task.tid())?;
-        task.set_shield(shield);
-        self.skeleton(task)
+        self.skeleton(born.bring_to_seed(start, failure)?)
     }
 
     fn skeleton(&self, task: Stopped) -> Result<Skeleton> {
@@ -205,6 +198,11 @@ fn above(fd: BorrowedFd<'_>, floor: RawFd) -> Result<OwnedFd> {
     Ok(sys::process::adopt_fd(number))
 }
 
+/// The same descriptor numbered `floor` or higher.
+fn raise(fd: OwnedFd, floor: RawFd) -> Result<OwnedFd> {
+    if fd.as_raw_fd() >= floor { Ok(fd) } else { above(fd.as_fd(), floor) }
+}
+
 /// A child that is not held yet; killed and reaped if we give up on it.
 struct Newborn {
     pid: HostPid,
@@ -221,8 +219,10 @@ impl Newborn {
         loop {
             match wait(pid.0, true) {
                 Ok(Some(Change::Stopped { event: ptrace::EVENT_EXEC, .. })) => break,
-                Ok(Some(Change::Stopped { .. })) => {
-                    ptrace::cont(pid.0, 0).map_err(Error::os("run", pid))?;
+                // An execve(2) that fails too late to return ends in SIGSEGV: let it.
+                Ok(Some(Change::Stopped { signal, event })) => {
+                    let deliver = if event == 0 { signal & 0x7f } else { 0 };
+                    ptrace::cont(pid.0, deliver).map_err(Error::os("run", pid))?;
                 }
                 _ => {
                     self.alive = false;
@@ -233,7 +233,10 @@ impl Newborn {
                 }
             }
         }
-        let mut task = Stopped::already(pid, options | ptrace::O_TRACEEXEC, None);
+        // Every signal is blocked, and that is ours, not the program's.
+        let shield = Shield { mask: 0, mark: libc::SIGTRAP, put_off_stop: false };
+        shield.block(pid)?;
+        let mut task = Stopped::born(pid, options | ptrace::O_TRACEEXEC, Some(shield));
         self.alive = false;
         task.set_options(options)?;
         // Leave execve(2), so that its return value does not end up in registers set later.
@@ -286,7 +289,8 @@ pub fn fork_in(
     let args = runner.put(&args.bytes())?;
     let made = runner.call(parent, libc::SYS_clone3, &[args.0, CLONE_ARGS_SIZE as u64])?;
     check_made(made, new_pid, parent.tid())?;
-    let host = match same_pid_namespace(parent.tid())? {
+    let new_namespace = flags & libc::CLONE_NEWPID as u64 != 0;
+    let host = match !new_namespace && same_pid_namespace(parent.tid())? {
         true => HostPid(new_pid.cast_signed()),
         false => {
             let of = match sibling {
@@ -366,7 +370,7 @@ fn first_stop(tid: HostPid, maker: &Stopped) -> Result<Stopped> {
     let (options, shield) = maker.inherited();
     match wait(tid.0, true) {
         Ok(Some(Change::Stopped { event: ptrace::EVENT_STOP, .. })) => {
-            Ok(Stopped::already(tid, options, shield))
+            Ok(Stopped::born(tid, options, shield))
         }
         Ok(Some(Change::Ended(_))) => Err(Error::Died { pid: tid }),
         Ok(_) | Err(_) => Err(Error::NotStarted { pid: tid }),

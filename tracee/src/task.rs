@@ -20,7 +20,11 @@ const SEIZE_PATIENCE: Duration = Duration::from_secs(10);
 /// Holding it proves: the thread is stopped, runs nothing, and this thread of ours is its tracer
 /// (hence not `Send`). Whatever a stop leaves behind has been seen to at once: a restartable
 /// sequence the thread was in is aborted as rseq(2) promises, and an EINTR that nobody but our stop
-/// caused is wound back. Dropping it detaches: the thread runs on.
+/// caused is wound back.
+///
+/// Dropping it detaches: the thread runs on. Only a task that we have made ourselves
+/// ([`crate::spawn`]) is killed then, with its whole process, since what would run is half a
+/// program; [`crate::group::kill_and_reap`] leaves not even a zombie.
 #[derive(Debug)]
 pub struct Stopped {
     tid: HostPid,
@@ -29,6 +33,8 @@ pub struct Stopped {
     shield: Option<Shield>,
     /// False once there is nothing to detach from any more.
     held: bool,
+    /// We made it: nobody misses it if we drop it.
+    born: bool,
     tracer: PhantomData<*mut ()>,
 }
 
@@ -65,7 +71,15 @@ impl Stopped {
 
     /// A thread that is in ptrace-stop, as its tracer knows.
     pub(crate) fn already(tid: HostPid, options: i32, shield: Option<Shield>) -> Self {
-        Self { tid, kind: StopKind::Interrupted, options, shield, held: true, tracer: PhantomData }
+        Self {
+            tid,
+            kind: StopKind::Interrupted,
+            options,
+            shield,
+            held: true,
+            born: false,
+            tracer: PhantomData,
+        }
     }
 
     /// Its number on this host.
@@ -205,9 +219,11 @@ impl Stopped {
         }
     }
 
-    /// For a new task, whose mask was never a program's.
-    pub(crate) fn set_shield(&mut self, shield: Shield) {
-        self.shield = Some(shield);
+    /// A task we have just made, in its first stop. Its mask was never a program's.
+    pub(crate) fn born(tid: HostPid, options: i32, shield: Option<Shield>) -> Self {
+        let mut task = Self::already(tid, options, shield);
+        task.born = true;
+        task
     }
 
     /// What a thread made by this one begins with.
@@ -282,7 +298,11 @@ impl Stopped {
 impl Drop for Stopped {
     fn drop(&mut self) {
         // Nobody is left to be told; a task that has died needs no letting go.
-        let _ = self.release();
+        if self.held && self.born {
+            let _ = sys::process::tkill(self.tid.0, libc::SIGKILL);
+        } else {
+            let _ = self.release();
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use common::{PATIENCE, can_run, eventually, gate_of, state};
 use pages::VirtAddr;
+use tracee::group::kill_and_reap;
 use tracee::proc::children;
 use tracee::proc::stat::Stat;
 use tracee::proc::status::Status;
@@ -224,13 +225,11 @@ fn threads_are_made_in_one_go_with_their_numbers() {
     }
     let taken = threads_in(task, &mut runner, &tids[..1]).map(drop).expect_err("taken");
     assert!(matches!(taken, Error::PidTaken { .. }), "{taken}");
-    // Killed while every thread is held: all of them end, and the process can be reaped.
-    tracee::host::kill(parent, libc::SIGKILL).expect("alive");
-    for thread in threads {
-        let tid = thread.tid();
-        thread.forget();
-        wait_reap(tid, PATIENCE).expect("ours");
-    }
+    // Killed while every thread is held, the leader first: nothing is left, not even a zombie.
+    let mut all = threads;
+    all.insert(0, subject.take());
+    kill_and_reap(all, PATIENCE).expect("killed");
+    assert!(!std::path::Path::new(&format!("/proc/{parent}")).exists());
 }
 
 #[test]
@@ -254,15 +253,29 @@ fn numbers_inside_a_pid_namespace_are_found_outside() {
     }
     let taken = fork_in(task, &mut runner, 100, 0).map(drop).expect_err("taken");
     assert!(matches!(taken, Error::PidTaken { pid: 100 }), "{taken}");
-    let (child, threads) = (child, threads);
-    let all: Vec<HostPid> =
-        threads.iter().map(Stopped::tid).chain(std::iter::once(child.tid())).collect();
-    tracee::host::kill(init.pid, libc::SIGKILL).expect("alive");
-    threads.into_iter().for_each(Stopped::forget);
-    child.forget();
-    for tid in all {
-        wait_reap(tid, PATIENCE).expect("ours");
+    let mut all = threads;
+    all.extend([child, init.take()]);
+    kill_and_reap(all, PATIENCE).expect("killed");
+}
+
+#[test]
+fn dropped_skeletons_do_not_run() {
+    if !can_run() {
+        return;
     }
+    let seed = Seed::at(BASE).expect("a seed");
+    let mut skeleton = seed.spawn(NewTask::default(), &[]).expect("spawned");
+    let pid = skeleton.task.tid();
+    let mut runner = Runner::install(&mut skeleton.task, skeleton.gate, None, 4096).expect("in");
+    let number = free_pids(23_500, 1)[0];
+    let child = fork_in(&mut skeleton.task, &mut runner, number.unsigned_abs(), 0);
+    let child = child.expect("forked");
+    drop((skeleton, child));
+    for pid in [pid, HostPid(number)] {
+        eventually("its death", || matches!(state(pid), 'Z' | 'X'));
+    }
+    wait_reap(HostPid(number), PATIENCE).expect("ours").expect("dead");
+    wait_reap(pid, PATIENCE).expect("ours").expect("dead");
 }
 
 #[test]

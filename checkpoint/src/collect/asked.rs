@@ -7,10 +7,10 @@ use pages::VirtAddr;
 use tracee::proc::timers::TimerSetup;
 use tracee::{Borrowed, Call, HeldProcess, HostPid, Runner};
 
+use super::int;
 use super::signals::Actions;
 use super::threads::{self, Questions, Told};
 use super::timers::{Moment, Timers, room_for};
-use super::int;
 use crate::error::CollectError;
 use crate::survey::refusals::Trouble;
 
@@ -37,10 +37,10 @@ pub(super) fn ask(
     timers: &[TimerSetup],
     frozen: Moment,
 ) -> Result<Asked, CollectError> {
-    let (leader, others) = process.threads.split_first_mut().ok_or(CollectError::Nonsense {
-        what: "the threads",
-        pid: process.pid,
-    })?;
+    let (leader, others) = process
+        .threads
+        .split_first_mut()
+        .ok_or(CollectError::Nonsense { what: "the threads", pid: process.pid })?;
     let size = (SCRATCH + 2 * room_for(timers.len())).next_multiple_of(pages::PAGE_SIZE);
     let mut borrowed = Borrowed::enter(leader)?;
     let mut runner = Runner::install(borrowed.task(), gate, None, size)?;

@@ -15,7 +15,9 @@ use image::state::{
 use nix::libc;
 use pages::{PageSet, SharedId};
 use tracee::HostPid;
-use tracee::host::{file_owner, file_owner_uids, file_signal, pidfd_getfd, pidfd_open, same_file};
+use tracee::host::{
+    file_owner, file_owner_uids, file_signal, pidfd_getfd, pidfd_open, rewind_timer, same_file,
+};
 use tracee::proc::fdinfo::{Extra, FdInfo};
 
 use super::sockets::{self, Socket, SocketTables};
@@ -142,15 +144,8 @@ impl<'o> Files<'o> {
             let info = FdInfo::read(pid, number.cast_signed())?;
             let close_on_exec = info.flags & libc::O_CLOEXEC.cast_unsigned() != 0;
             let flags = info.flags & !libc::O_CLOEXEC.cast_unsigned();
-            let found = Found {
-                whose,
-                number,
-                way: &way,
-                link: &link,
-                stat: &stat,
-                info: &info,
-                flags,
-            };
+            let found =
+                Found { whose, number, way: &way, link: &link, stat: &stat, info: &info, flags };
             if let Some(file) = self.description(&found, &process, refusals)? {
                 fds.push(Fd { number, file, close_on_exec });
             }
@@ -207,10 +202,8 @@ impl<'o> Files<'o> {
     ) -> Result<Result<FileKind, Trouble>, CollectError> {
         let Found { whose, stat, info, .. } = *found;
         let pid = whose.pid;
-        let allowed = Allowed {
-            shell_job: self.shell_job,
-            ghost_limit: self.options.ghost_limit.0,
-        };
+        let allowed =
+            Allowed { shell_job: self.shell_job, ghost_limit: self.options.ghost_limit.0 };
         let open = match open_on(found.link, stat, found.flags, allowed) {
             Ok(open) => open,
             Err(trouble) => return Ok(Err(trouble)),
@@ -219,15 +212,21 @@ impl<'o> Files<'o> {
         Ok(Ok(match open {
             OpenOn::Named(named) => {
                 let position = has_position(found.flags, stat).then_some(position(info));
-                FileKind::Regular(self.regular(pid, named, stat, position, found.flags, found.way)?)
+                FileKind::Regular(self.regular(
+                    pid,
+                    named,
+                    stat,
+                    position,
+                    found.flags,
+                    found.way,
+                )?)
             }
             OpenOn::Pipe(inode) => FileKind::Pipe { pipe: self.pipe(pid, inode, found, copy)? },
             OpenOn::Socket(inode) => return self.socket(pid, inode, copy),
             OpenOn::EventFd => match info.extra {
-                Extra::EventFd { count, semaphore } => FileKind::EventFd {
-                    counter: count,
-                    semaphore: semaphore.unwrap_or(false),
-                },
+                Extra::EventFd { count, semaphore } => {
+                    FileKind::EventFd { counter: count, semaphore: semaphore.unwrap_or(false) }
+                }
                 _ => return Err(nonsense("an eventfd")),
             },
             OpenOn::Epoll => match &info.extra {
@@ -245,12 +244,15 @@ impl<'o> Files<'o> {
                 Extra::SignalFd(mask) => FileKind::SignalFd { mask },
                 _ => return Err(nonsense("a signalfd")),
             },
-            OpenOn::TimerFd => match &info.extra {
-                Extra::TimerFd(timer) => {
-                    FileKind::TimerFd(timer_fd(timer, self.options.frozen.elapsed()))
+            OpenOn::TimerFd => {
+                rewind_timer(copy.as_fd()).map_err(CollectError::io("ask a timerfd", pid))?;
+                match &FdInfo::read(pid, found.number.cast_signed())?.extra {
+                    Extra::TimerFd(timer) => {
+                        FileKind::TimerFd(timer_fd(timer, self.options.frozen.elapsed()))
+                    }
+                    _ => return Err(nonsense("a timerfd")),
                 }
-                _ => return Err(nonsense("a timerfd")),
-            },
+            }
             OpenOn::Memfd(name) => {
                 if let Err(trouble) = plain_memory(copy, &name) {
                     return Ok(Err(trouble));
@@ -477,7 +479,7 @@ fn target(watch: &tracee::proc::fdinfo::EpollWatch) -> EpollTarget {
         events: watch.events,
         data: watch.data,
         // The kernel's own 32-bit device number.
-        dev: watch.sdev as u32,
+        dev: super::low(watch.sdev),
         inode: watch.ino,
         position: watch.pos.cast_unsigned(),
     }

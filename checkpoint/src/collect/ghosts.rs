@@ -83,7 +83,8 @@ mod tests {
         file.read_exact_at(&mut whole, 0).expect("read");
         let mut built = vec![0; 100_000];
         for (offset, bytes) in &ghost.body.chunks {
-            built[*offset as usize..][..bytes.len()].copy_from_slice(bytes);
+            let at = usize::try_from(*offset).expect("small");
+            built[at..][..bytes.len()].copy_from_slice(bytes);
         }
         assert!(built == whole, "the same bytes");
         let carried: usize = ghost.body.chunks.iter().map(|(_, bytes)| bytes.len()).sum();

@@ -53,7 +53,10 @@ impl Layout {
                         continue;
                     }
                     None => {
-                        refusals.add(Trouble::new(place(&mapping), "its file cannot be seen"), object());
+                        refusals.add(
+                            Trouble::new(place(&mapping), "its file cannot be seen"),
+                            object(),
+                        );
                         continue;
                     }
                 },
@@ -216,11 +219,7 @@ mod tests {
     use super::*;
 
     fn mapping(shared: bool, flags: &[&[u8; 2]]) -> Mapping {
-        Mapping {
-            shared,
-            flags: flags.iter().map(|flag| **flag).collect(),
-            ..Mapping::default()
-        }
+        Mapping { shared, flags: flags.iter().map(|flag| **flag).collect(), ..Mapping::default() }
     }
 
     #[test]

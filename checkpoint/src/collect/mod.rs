@@ -34,9 +34,9 @@ use tracee::host::{Kcmp, same_object};
 use tracee::proc::stat::Stat;
 use tracee::{Held, HostPid};
 
+pub use timers::Moment;
 pub(crate) use timers::timer_clock;
 pub(crate) use tree::comm;
-pub use timers::Moment;
 pub use waits::Clockwork;
 
 use crate::error::CollectError;
@@ -209,10 +209,8 @@ impl Family {
         let all = all.chain(held.zombies().iter().map(|pid| (*pid, None)));
         let mut orphans: HashMap<HostPid, Vec<Member>> = HashMap::new();
         let mut members: Vec<Member> = Vec::new();
-        let root = *living.first().ok_or(CollectError::Nonsense {
-            what: "the tree",
-            pid: HostPid(0),
-        })?;
+        let root =
+            *living.first().ok_or(CollectError::Nonsense { what: "the tree", pid: HostPid(0) })?;
         for (pid, at) in all {
             let stat = Stat::read(pid)?;
             let parent = HostPid(stat.ppid);
@@ -239,6 +237,11 @@ impl Family {
 /// The eight bytes at `at`.
 fn long(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+/// The low half of a word.
+fn low(word: u64) -> u32 {
+    u32::try_from(word & u64::from(u32::MAX)).expect("32 bits")
 }
 
 /// The four bytes at `at`.

@@ -91,6 +91,8 @@ pub(crate) fn socket(
     }
 }
 
+/// SHUTDOWN_MASK, net/sock.h.
+const SHUT_BOTH: u32 = 3;
 const SO_BUF_LOCK: i32 = 72; // asm-generic/socket.h, Linux 5.14
 const SO_PASSPIDFD: i32 = 76; // asm-generic/socket.h, Linux 6.5
 const UDP_CORK: i32 = 1; // linux/udp.h
@@ -121,6 +123,12 @@ fn unix(
     if state == SocketState::Listening && info.waiting > 0 {
         let reason = format!("{} connections wait to be accepted", info.waiting);
         return Err(Trouble::new(shown, reason).but("try again when they are accepted"));
+    }
+    // The other end of a connection has no inode before it is accepted; after it was closed
+    // neither, but then both directions are shut down.
+    if state == SocketState::Established && info.peer.is_none() && info.shutdown != SHUT_BOTH {
+        let reason = "the other side has not accepted the connection yet";
+        return Err(Trouble::new(shown, reason).but("try again when it has"));
     }
     for (option, name) in [(libc::SO_PASSSEC, "SO_PASSSEC"), (SO_PASSPIDFD, "SO_PASSPIDFD")] {
         if flag(fd, libc::SOL_SOCKET, option) {
@@ -169,7 +177,7 @@ fn find_node(
     };
     match fs::symlink_metadata(&path) {
         // The low half of the inode number is all that unix_diag tells.
-        Ok(node) if node.file_type().is_socket() && node.ino() as u32 == inode => {
+        Ok(node) if node.file_type().is_socket() && super::low(node.ino()) == inode => {
             socket.node = Some((node.mode(), node.uid(), node.gid()));
         }
         _ => socket.deleted = true,
@@ -247,7 +255,8 @@ fn tcp(
     let info = tracee::host::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, 256)
         .map_err(|error| unread(shown, &error))?;
     let state = info.first().copied().unwrap_or(0);
-    let ulp = tracee::host::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_ULP, 16).unwrap_or_default();
+    let ulp =
+        tracee::host::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_ULP, 16).unwrap_or_default();
     if ulp.iter().any(|byte| *byte != 0) {
         return Err(Trouble::new(shown, "the kernel speaks TLS on it (TCP_ULP)"));
     }
@@ -371,7 +380,8 @@ pub(crate) fn queue(fd: BorrowedFd, socket: &UnixSocket) -> Result<Vec<Vec<u8>>,
         return Ok(Vec::new());
     }
     let shown = format!("socket:[{}]", socket.inode);
-    let failed = |error: io::Error| Trouble::new(&*shown, format!("the queue cannot be read: {error}"));
+    let failed =
+        |error: io::Error| Trouble::new(&*shown, format!("the queue cannot be read: {error}"));
     let before = word(fd, libc::SOL_SOCKET, libc::SO_PEEK_OFF).map_err(failed)?;
     let set = |offset: u32| {
         tracee::host::setsockopt(fd, libc::SOL_SOCKET, libc::SO_PEEK_OFF, &offset.to_ne_bytes())
@@ -387,7 +397,8 @@ fn walk(fd: BorrowedFd, socket: &UnixSocket, shown: &str) -> Result<Vec<Vec<u8>>
     let shut = socket.shutdown & 1 != 0;
     let mut packets: Vec<Vec<u8>> = Vec::new();
     loop {
-        let length = if stream { STREAM_PIECE } else { peek(fd, &mut [], socket, shown)?.unwrap_or(0) };
+        let length =
+            if stream { STREAM_PIECE } else { peek(fd, &mut [], socket, shown)?.unwrap_or(0) };
         let mut bytes = vec![0; length];
         let Some(got) = peek(fd, &mut bytes, socket, shown)? else { break };
         bytes.truncate(got);
@@ -477,7 +488,7 @@ mod tests {
     #[test]
     fn a_stream_is_peeked_whole_and_stays() {
         let (mut left, right) = UnixStream::pair().expect("a pair");
-        let sent: Vec<u8> = (0..100_000_u32).map(|n| n as u8).collect();
+        let sent: Vec<u8> = (0..=250).cycle().take(100_000).collect();
         left.write_all(&sent).expect("send");
         let socket = unix_of(&right);
         for _ in 0..2 {
@@ -515,8 +526,14 @@ mod tests {
             assert_eq!(carries_descriptors(right.as_fd(), &socket), Ok(()));
             let fds: [RawFd; 1] = [left.as_raw_fd()];
             let rights = [ControlMessage::ScmRights(&fds)];
-            sendmsg::<()>(left.as_raw_fd(), &[IoSlice::new(b"x")], &rights, MsgFlags::empty(), None)
-                .expect("send rights");
+            sendmsg::<()>(
+                left.as_raw_fd(),
+                &[IoSlice::new(b"x")],
+                &rights,
+                MsgFlags::empty(),
+                None,
+            )
+            .expect("send rights");
             let trouble = queue(right.as_fd(), &socket).expect_err("rights");
             assert!(trouble.reason.contains("SCM_RIGHTS"), "{trouble:?}");
         }
@@ -547,7 +564,10 @@ mod tests {
         let peer = UdpSocket::bind("[::1]:0").expect("bind").local_addr().expect("bound");
         socket.connect(peer).expect("connect");
         let read = inet_of(&socket, false);
-        assert_eq!((read.source, read.destination), (socket.local_addr().expect("bound"), Some(peer)));
+        assert_eq!(
+            (read.source, read.destination),
+            (socket.local_addr().expect("bound"), Some(peer))
+        );
     }
 
     #[test]

@@ -56,7 +56,12 @@ impl Resting {
         });
         Ok(Ok(Self {
             tid,
-            comm: super::tree::comm(tid)?,
+            // `status` escapes blanks; a file less to read is worth a look.
+            comm: if status.name.contains('\\') {
+                super::tree::comm(tid)?
+            } else {
+                super::tree::name(status.name.as_bytes())
+            },
             regs,
             fp: FpState {
                 legacy: Box::new(fp.legacy),

@@ -26,10 +26,7 @@ pub struct Moment {
 impl Moment {
     /// Now.
     pub fn now() -> Self {
-        Self {
-            monotonic: clock(libc::CLOCK_MONOTONIC),
-            boottime: clock(libc::CLOCK_BOOTTIME),
-        }
+        Self { monotonic: clock(libc::CLOCK_MONOTONIC), boottime: clock(libc::CLOCK_BOOTTIME) }
     }
 
     /// How long ago.
@@ -55,13 +52,14 @@ fn clock(id: i32) -> Duration {
 
 /// Offsets in nanoseconds of `monotonic` and `boottime` (time_namespaces(7)).
 fn parse_offsets(text: &str) -> [i128; 2] {
-    ["monotonic", "boottime"].map(|clock| {
-        let line = text.lines().find_map(|line| line.strip_prefix(clock))?;
-        let mut numbers = line.split_ascii_whitespace().map(str::parse::<i64>);
-        let (seconds, nanos) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
-        Some(i128::from(seconds) * 1_000_000_000 + i128::from(nanos))
-    })
-    .map(|offset: Option<i128>| offset.unwrap_or(0))
+    ["monotonic", "boottime"]
+        .map(|clock| {
+            let line = text.lines().find_map(|line| line.strip_prefix(clock))?;
+            let mut numbers = line.split_ascii_whitespace().map(str::parse::<i64>);
+            let (seconds, nanos) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
+            Some(i128::from(seconds) * 1_000_000_000 + i128::from(nanos))
+        })
+        .map(|offset: Option<i128>| offset.unwrap_or(0))
 }
 
 fn shifted(clock: Duration, offset: i128) -> Duration {
@@ -75,6 +73,9 @@ pub(super) struct Timers {
     /// Index of the first call of timer_getoverrun(2).
     overruns: usize,
 }
+
+/// What was left of the interval timers, and of each timer of timer_create(2).
+pub(super) type Left = ([IntervalTimer; 3], Vec<Result<PosixTimer, Trouble>>);
 
 /// `struct itimerval` and `struct itimerspec`: period and time left.
 const SPEC: usize = 32;
@@ -102,8 +103,7 @@ impl Timers {
         }));
         let overruns = calls.len();
         calls.extend(
-            ids.iter()
-                .map(|timer| Call::new(libc::SYS_timer_getoverrun, &[u64::from(timer.id)])),
+            ids.iter().map(|timer| Call::new(libc::SYS_timer_getoverrun, &[u64::from(timer.id)])),
         );
         Ok(Self { table, overruns })
     }
@@ -115,7 +115,7 @@ impl Timers {
         runner: &Runner,
         calls: &[Call],
         since: Duration,
-    ) -> Result<([IntervalTimer; 3], Vec<Result<PosixTimer, Trouble>>), CollectError> {
+    ) -> Result<Left, CollectError> {
         let mut bytes = vec![0; room_for(ids.len())];
         runner.get(self.table, &mut bytes)?;
         let (itimers, posix) = bytes.split_at(ITIMERS * SPEC);

@@ -154,7 +154,8 @@ pub(crate) fn comm(tid: HostPid) -> Result<String, CollectError> {
     Ok(name(&bytes))
 }
 
-fn name(bytes: &[u8]) -> String {
+/// The name as text of at most 15 bytes.
+pub(super) fn name(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes.strip_suffix(b"\n").unwrap_or(bytes)).into_owned();
     // A replaced byte takes three.
     let end = (0..=LONGEST_NAME.min(text.len())).rev().find(|end| text.is_char_boundary(*end));

@@ -102,7 +102,13 @@ impl Clockwork {
                 if !same_call || switches > seen.switches + 1 {
                     return None;
                 }
-                Some(rest(&self.ends, whole, seen.began, frozen))
+                let began = match seen.call {
+                    // It went on with a wait it had begun at any time before.
+                    RESTART_SYSCALL => Began { earliest: 0, ..seen.began },
+                    _ => seen.began,
+                };
+                let again = seen.call == RESTART_SYSCALL;
+                Some(rest(&self.ends, whole, began, again, frozen))
             }
         }
     }
@@ -133,7 +139,7 @@ impl Wait {
             NANOSLEEP => sleep(memory, args[0], args[1])?,
             CLOCK_NANOSLEEP if args[1] & TIMER_ABSTIME == 0 => sleep(memory, args[2], args[3])?,
             // The timeout is an int; negative is for ever.
-            POLL => match args[2] as u32 {
+            POLL => match super::low(args[2]) {
                 milliseconds if milliseconds >> 31 == 0 => {
                     Rest::Of(Duration::from_millis(u64::from(milliseconds)))
                 }
@@ -184,20 +190,28 @@ fn loaded_number(code: [u8; 7]) -> Option<u64> {
 ///
 /// The thread's own timer is the one whose beginning (end − whole) lies in the window between the
 /// earliest and the likely beginning; of several the nearest to the likely one. Without any, the
-/// likely beginning must do.
-pub(crate) fn rest(ends: &[u64], whole: Duration, began: Began, frozen: Duration) -> Duration {
-    let whole = nanos(whole);
-    let first = began.earliest.saturating_add(whole).saturating_sub(SLACK_NS);
-    let last = began.likely.saturating_add(whole).saturating_add(SLACK_NS);
-    let from = ends.partition_point(|end| *end < first);
-    let to = ends.partition_point(|end| *end <= last);
+/// likely beginning must do. Of a wait that goes on after an interruption (`again`) only the latest
+/// possible beginning is known, so the last timer of the window is taken: late perhaps, never early.
+pub(crate) fn rest(
+    ends: &[u64],
+    whole: Duration,
+    began: Began,
+    again: bool,
+    frozen: Duration,
+) -> Duration {
+    let (whole, frozen) = (nanos(whole), nanos(frozen));
     let likely = began.likely.saturating_add(whole);
-    let end = ends[from..to.max(from)]
-        .iter()
-        .copied()
-        .min_by_key(|end| end.abs_diff(likely))
-        .unwrap_or(likely);
-    Duration::from_nanos(end.saturating_sub(nanos(frozen)).min(whole))
+    let first = began.earliest.saturating_add(whole).saturating_sub(SLACK_NS);
+    let last = likely.saturating_add(SLACK_NS);
+    let from = ends.partition_point(|end| *end < first.max(if again { frozen } else { 0 }));
+    let to = ends.partition_point(|end| *end <= last).max(from);
+    let fitting = &ends[from..to];
+    let end = if again {
+        fitting.last().copied()
+    } else {
+        fitting.iter().copied().min_by_key(|end| end.abs_diff(likely))
+    };
+    Duration::from_nanos(end.unwrap_or(likely).saturating_sub(frozen).min(whole))
 }
 
 /// Clock bases of /proc/timer_list that count CLOCK_MONOTONIC.
@@ -296,6 +310,7 @@ mod tests {
             ends: &'static [u64],
             likely: u64,
             earliest: u64,
+            again: bool,
             left_ms: u64,
         }
         let cases = [
@@ -304,6 +319,7 @@ mod tests {
                 ends: &[9_000 * MS, 10_400 * MS, 12_000 * MS],
                 likely: 10_001 * MS,
                 earliest: 10_001 * MS,
+                again: false,
                 left_ms: 250,
             },
             Case {
@@ -311,6 +327,7 @@ mod tests {
                 ends: &[10_390 * MS - 100 * MS, 10_400 * MS],
                 likely: 10_060 * MS,
                 earliest: 9_950 * MS,
+                again: false,
                 left_ms: 250,
             },
             Case {
@@ -318,6 +335,7 @@ mod tests {
                 ends: &[10_380 * MS, 10_400 * MS, 10_401 * MS + MS / 2],
                 likely: 10_000 * MS + MS / 10,
                 earliest: 9_980 * MS,
+                again: false,
                 left_ms: 250,
             },
             Case {
@@ -325,6 +343,7 @@ mod tests {
                 ends: &[10_300 * MS, 10_500 * MS],
                 likely: 10_000 * MS,
                 earliest: 10_000 * MS,
+                again: false,
                 left_ms: 250,
             },
             Case {
@@ -332,13 +351,23 @@ mod tests {
                 ends: &[],
                 likely: 10_040 * MS,
                 earliest: 10_000 * MS,
+                again: false,
                 left_ms: 290,
+            },
+            Case {
+                name: "goes on after an interruption: the last that can be, not the nearest",
+                ends: &[10_140 * MS, 10_200 * MS, 10_400 * MS, 10_600 * MS],
+                likely: 10_100 * MS,
+                earliest: 0,
+                again: true,
+                left_ms: 250,
             },
             Case {
                 name: "never more than the whole",
                 ends: &[],
                 likely: 11_000 * MS,
                 earliest: 10_000 * MS,
+                again: false,
                 left_ms: 400,
             },
             Case {
@@ -346,13 +375,14 @@ mod tests {
                 ends: &[],
                 likely: 9_000 * MS,
                 earliest: 9_000 * MS,
+                again: false,
                 left_ms: 0,
             },
         ];
         for case in cases {
             let began = Began { likely: case.likely, earliest: case.earliest };
             let whole = Duration::from_millis(400);
-            let left = rest(case.ends, whole, began, Duration::from_millis(10_150));
+            let left = rest(case.ends, whole, began, case.again, Duration::from_millis(10_150));
             assert_eq!(left, Duration::from_millis(case.left_ms), "{}", case.name);
         }
     }

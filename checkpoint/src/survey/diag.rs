@@ -37,7 +37,7 @@ pub(crate) struct UnixInfo {
 
 /// Every unix socket of this network namespace, by inode.
 pub(crate) fn unix_sockets() -> io::Result<HashMap<u32, UnixInfo>> {
-    let mut request = vec![AF_UNIX as u8, 0, 0, 0];
+    let mut request = vec![UNIX, 0, 0, 0];
     request.extend_from_slice(&u32::MAX.to_ne_bytes()); // every state
     request.extend_from_slice(&0_u32.to_ne_bytes()); // no single inode
     request.extend_from_slice(&(SHOW_NAME | SHOW_VFS | SHOW_PEER | SHOW_RQLEN).to_ne_bytes());
@@ -55,8 +55,8 @@ pub(crate) fn unix_sockets() -> io::Result<HashMap<u32, UnixInfo>> {
 /// nothing was are left out (linux/inet_diag.h).
 pub(crate) fn udp_shutdowns() -> io::Result<HashMap<u32, u32>> {
     let mut found = HashMap::new();
-    for family in [AF_INET, AF_INET6] {
-        let mut request = vec![family as u8, IPPROTO_UDP as u8, 0, 0];
+    for family in [INET, INET6] {
+        let mut request = vec![family, UDP, 0, 0];
         request.extend_from_slice(&u32::MAX.to_ne_bytes());
         request.extend_from_slice(&[0; INET_SOCKID]);
         dump(&request, |body| {
@@ -69,6 +69,15 @@ pub(crate) fn udp_shutdowns() -> io::Result<HashMap<u32, u32>> {
 }
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20; // linux/sock_diag.h
+const REQUEST_DUMP: u16 = 0x301; // NLM_F_REQUEST | NLM_F_DUMP
+// AF_* and IPPROTO_* as sock_diag wants them: one byte.
+const UNIX: u8 = 1;
+const INET: u8 = 2;
+const INET6: u8 = 10;
+const UDP: u8 = 17;
+const _: () = assert!(UNIX as i32 == AF_UNIX && INET as i32 == AF_INET);
+const _: () = assert!(INET6 as i32 == AF_INET6 && UDP as i32 == IPPROTO_UDP);
+const _: () = assert!(REQUEST_DUMP as i32 == NLM_F_REQUEST | NLM_F_DUMP);
 const SHOW_NAME: u32 = 1;
 const SHOW_VFS: u32 = 2;
 const SHOW_PEER: u32 = 4;
@@ -93,9 +102,10 @@ fn dump(request: &[u8], mut each: impl FnMut(&[u8])) -> io::Result<()> {
         SockProtocol::NetlinkSockDiag,
     )?;
     let mut message = Vec::with_capacity(HEADER + request.len());
-    message.extend_from_slice(&((HEADER + request.len()) as u32).to_ne_bytes());
+    let length = u32::try_from(HEADER + request.len()).expect("requests are small");
+    message.extend_from_slice(&length.to_ne_bytes());
     message.extend_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-    message.extend_from_slice(&((NLM_F_REQUEST | NLM_F_DUMP) as u16).to_ne_bytes());
+    message.extend_from_slice(&REQUEST_DUMP.to_ne_bytes());
     message.extend_from_slice(&[0; 8]); // sequence, port
     message.extend_from_slice(request);
     sendto(netlink.as_raw_fd(), &message, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;

@@ -31,7 +31,11 @@ const GUARD: u64 = 1 << 58;
 
 impl Guards {
     /// The first mapping of a process that has any.
-    pub(crate) fn find<'m>(&mut self, pid: HostPid, mappings: &'m [Mapping]) -> Option<&'m Mapping> {
+    pub(crate) fn find<'m>(
+        &mut self,
+        pid: HostPid,
+        mappings: &'m [Mapping],
+    ) -> Option<&'m Mapping> {
         let pagemap = File::open(format!("/proc/{}/pagemap", pid.0)).ok()?;
         mappings.iter().find(|mapping| self.guarded(&pagemap, mapping))
     }

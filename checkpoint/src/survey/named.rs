@@ -68,7 +68,7 @@ pub(crate) fn allocated(file: &Metadata) -> u64 {
 
 /// The path without the kernel's " (deleted)".
 pub(crate) fn without_deleted(link: &OsStr) -> &OsStr {
-    OsStr::from_bytes(link.as_bytes().strip_suffix(DELETED).unwrap_or(link.as_bytes()))
+    OsStr::from_bytes(link.as_bytes().strip_suffix(DELETED).unwrap_or_else(|| link.as_bytes()))
 }
 
 /// True for the device nodes every Linux host has: null, zero, full, random, urandom, kmsg.

@@ -35,10 +35,8 @@ impl Look<'_> {
         let link = fs::read_link(&way).ok()?;
         let stat = fs::metadata(&way).ok()?;
         let info = FdInfo::read(whose.pid, number.cast_signed()).ok()?;
-        let allowed = Allowed {
-            shell_job: self.options.shell_job,
-            ghost_limit: self.options.ghost_limit.0,
-        };
+        let allowed =
+            Allowed { shell_job: self.options.shell_job, ghost_limit: self.options.ghost_limit.0 };
         let open = match open_on(&link, &stat, info.flags, allowed) {
             Ok(open) => open,
             Err(trouble) => return Some(vec![trouble]),
@@ -63,7 +61,9 @@ impl Look<'_> {
                 }
             }
             OpenOn::Memfd(name) => {
-                if let Err(trouble) = fs::File::open(&way).ok().map_or(Ok(()), |file| plain_memory(&file, &name)) {
+                if let Err(trouble) =
+                    fs::File::open(&way).ok().map_or(Ok(()), |file| plain_memory(&file, &name))
+                {
                     troubles.push(trouble);
                 }
             }
@@ -76,8 +76,7 @@ impl Look<'_> {
     fn socket(&mut self, whose: &Whose, number: u32, inode: u64) -> Option<Result<(), Trouble>> {
         let process = pidfd_open(whose.pid).ok()?;
         let copy = pidfd_getfd(&process, number.cast_signed()).ok()?;
-        let read =
-            socket(copy.as_fd(), inode, whose.pid, &self.sockets, self.options.tcp_close);
+        let read = socket(copy.as_fd(), inode, whose.pid, &self.sockets, self.options.tcp_close);
         Some(match read {
             Ok(Socket::Inet(socket)) => {
                 self.inet(&socket);

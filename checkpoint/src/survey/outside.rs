@@ -59,14 +59,12 @@ pub(super) fn judge(look: &mut Look) {
     }
 }
 
-/// Pipes that processes outside the tree have open, by inode, and one process that does. qmig's own
-/// do not count: it may itself be holding copies.
+/// Pipes that processes outside the tree have open, by inode, and one process that does.
 fn pipes_outside(inside: &BTreeSet<u32>) -> BTreeMap<u64, u32> {
     let mut held = BTreeMap::new();
-    let own = std::process::id();
     let tasks = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = tasks.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    for pid in pids.filter(|pid| *pid != own && !inside.contains(pid)) {
+    for pid in pids.filter(|pid| !inside.contains(pid)) {
         let Ok(numbers) = tree::descriptors(HostPid(pid.cast_signed())) else { continue };
         for number in numbers {
             let link = fs::read_link(format!("/proc/{pid}/fd/{number}")).unwrap_or_default();

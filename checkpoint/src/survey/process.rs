@@ -172,7 +172,8 @@ impl<'o> Look<'o> {
             }
         }
         if let Some(mapping) = self.guards.find(whose.pid, &mappings) {
-            let trouble = Trouble::new(super::mapped::place(mapping), "guard pages (MADV_GUARD_INSTALL)");
+            let trouble =
+                Trouble::new(super::mapped::place(mapping), "guard pages (MADV_GUARD_INSTALL)");
             self.refuse(trouble, whose.mapping(mapping.start.0, mapping.end.0));
         }
     }
@@ -205,9 +206,11 @@ impl<'o> Look<'o> {
 
     /// Program, working directory, root.
     fn places(&mut self, whose: &Whose) {
-        let places =
-            [("exe", "program", Use::Code), ("cwd", "working directory", Use::Directory),
-             ("root", "root directory", Use::Directory)];
+        let places = [
+            ("exe", "program", Use::Code),
+            ("cwd", "working directory", Use::Directory),
+            ("root", "root directory", Use::Directory),
+        ];
         for (file, name, how) in places {
             let way = PathBuf::from(format!("/proc/{}/{file}", whose.pid.0));
             let looked: io::Result<_> = fs::read_link(&way).and_then(|link| {
@@ -217,7 +220,8 @@ impl<'o> Look<'o> {
             let Ok((link, stat)) = looked else { continue };
             match named(&link, &stat, self.options.ghost_limit.0) {
                 Ok(found) => {
-                    self.needed.add(&found, &stat, how, || format!("{name} of {}", whose.process()));
+                    self.needed
+                        .add(&found, &stat, how, || format!("{name} of {}", whose.process()));
                 }
                 Err(trouble) => self.refuse(trouble, format!("{name} of {}", whose.process())),
             }

@@ -36,11 +36,7 @@ impl Judge {
     /// Looks at qmig and at the root of the tree.
     pub(crate) fn new(root: HostPid) -> Self {
         let own = NAMESPACES.iter().map(|(file, _)| (*file, namespace("self", file))).collect();
-        Self {
-            namespaces: own,
-            time: namespace(&root.0.to_string(), "time"),
-            label: label("self"),
-        }
+        Self { namespaces: own, time: namespace(&root.0.to_string(), "time"), label: label("self") }
     }
 
     /// What of a process cannot be carried.
@@ -71,7 +67,8 @@ impl Judge {
         if label != self.label {
             troubles.push(Trouble::new(label, "confined by a security label").but(BY_CRIU));
         }
-        match read(&task, "personality").and_then(|text| u64::from_str_radix(text.trim(), 16).ok()) {
+        match read(&task, "personality").and_then(|text| u64::from_str_radix(text.trim(), 16).ok())
+        {
             None | Some(0 | ADDR_NO_RANDOMIZE) => {}
             Some(other) => {
                 troubles.push(Trouble::new(format!("{other:#x}"), "an unusual personality(2)"));
@@ -145,7 +142,9 @@ pub(crate) fn sharing(one: HostPid, other: HostPid) -> Vec<Trouble> {
     ]
     .into_iter()
     .filter(|(kind, _)| same_object(one, other, *kind).unwrap_or(false))
-    .map(|(_, what)| Trouble::new(format!("process {other}"), format!("another process shares {what}")))
+    .map(|(_, what)| {
+        Trouble::new(format!("process {other}"), format!("another process shares {what}"))
+    })
     .collect()
 }
 

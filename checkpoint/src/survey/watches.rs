@@ -15,8 +15,7 @@ pub(crate) fn troubles(pid: HostPid, epoll: u32, watches: &[EpollWatch]) -> Vec<
     let mut troubles = Vec::new();
     for watch in watches {
         let nth = times.entry(watch.target).or_default();
-        let here =
-            epoll_target(pid, epoll.cast_signed(), watch.target, *nth, watch.target);
+        let here = epoll_target(pid, epoll.cast_signed(), watch.target, *nth, watch.target);
         *nth += 1;
         if !matches!(here, Ok(Some(true))) {
             let reason = format!(

@@ -13,11 +13,11 @@ use pages::ByteCount;
 use tracee::HostPid;
 
 /// What tests allow: small deleted files only.
-pub const OPTIONS: SurveyOptions =
+pub(crate) const OPTIONS: SurveyOptions =
     SurveyOptions { shell_job: false, tcp_close: false, ghost_limit: ByteCount(1 << 20) };
 
 /// True if the test can run; says so if not, and is a failure where CI promised that it can.
-pub fn can_run() -> bool {
+pub(crate) fn can_run() -> bool {
     if nix::unistd::geteuid().is_root() {
         return true;
     }
@@ -27,29 +27,57 @@ pub fn can_run() -> bool {
 }
 
 /// A running subject with a folder of its own; ended, with its children, when dropped.
-pub struct Subject {
+pub(crate) struct Subject {
     child: Child,
-    pub folder: PathBuf,
+    pub(crate) folder: PathBuf,
 }
 
 impl Subject {
     /// Starts it with the state `what` names, and waits until it is there.
-    pub fn start(what: &[&str]) -> Self {
-        static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-        let nth = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let folder = std::env::temp_dir().join(format!("qmig-subject-{}-{nth}", std::process::id()));
-        let _ = fs::remove_dir_all(&folder);
-        fs::create_dir_all(&folder).expect("a folder");
-        Self::start_in(folder, what)
+    pub(crate) fn start(what: &[&str]) -> Self {
+        Self::start_in(Self::folder(), what, Stdio::null())
     }
 
-    pub fn start_in(folder: PathBuf, what: &[&str]) -> Self {
-        let child = Command::new(program())
-            .arg(&folder)
-            .args(what)
+    /// The same with its output going to a pipe that this process reads.
+    pub(crate) fn start_with_output(what: &[&str]) -> Self {
+        Self::start_in(Self::folder(), what, Stdio::piped())
+    }
+
+    /// A fresh folder.
+    pub(crate) fn folder() -> PathBuf {
+        static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let nth = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let folder =
+            std::env::temp_dir().join(format!("qmig-subject-{}-{nth}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).expect("a folder");
+        folder
+    }
+
+    /// Starts it with a folder that has something in it already.
+    pub(crate) fn start_in(folder: PathBuf, what: &[&str], output: Stdio) -> Self {
+        let mut command = Command::new(program());
+        command.arg(&folder).args(what);
+        Self::spawn(folder, command.stdout(output))
+    }
+
+    /// Starts it by another program, which the words before its arguments name.
+    pub(crate) fn start_under(starter: &[&str], what: &[&str]) -> Self {
+        let folder = Self::folder();
+        let mut command = Command::new(starter[0]);
+        command.args(&starter[1..]).arg(program()).arg(&folder).args(what);
+        Self::spawn(folder, command.stdout(Stdio::null()))
+    }
+
+    /// Starts another program that tells in `folder` what it has to tell.
+    pub(crate) fn run(folder: PathBuf, command: &mut Command) -> Self {
+        Self::spawn(folder, command.stdout(Stdio::null()))
+    }
+
+    fn spawn(folder: PathBuf, command: &mut Command) -> Self {
+        let child = command
             .current_dir("/")
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .expect("start the subject");
@@ -58,16 +86,16 @@ impl Subject {
         subject
     }
 
-    pub fn pid(&self) -> HostPid {
+    pub(crate) fn pid(&self) -> HostPid {
         HostPid(i32::try_from(self.child.id()).expect("a pid"))
     }
 
-    pub fn told(&self) -> String {
+    pub(crate) fn told(&self) -> String {
         fs::read_to_string(self.folder.join("told")).unwrap_or_default()
     }
 
     /// Waits until it tells a line that begins so.
-    pub fn wait_for(&mut self, line: &str) {
+    pub(crate) fn wait_for(&mut self, line: &str) {
         let until = Instant::now() + Duration::from_secs(20);
         loop {
             let told = self.told();
@@ -84,7 +112,7 @@ impl Subject {
     }
 
     /// The words behind the first word of a line.
-    pub fn words(&self, first: &str) -> Vec<String> {
+    pub(crate) fn words(&self, first: &str) -> Vec<String> {
         let told = self.told();
         let line = told.lines().find(|line| line.split(' ').next() == Some(first));
         let line = line.unwrap_or_else(|| panic!("a line {first:?} in {told}"));
@@ -92,7 +120,7 @@ impl Subject {
     }
 
     /// Numbers, decimal or 0x…, behind the first word of a line.
-    pub fn numbers(&self, first: &str) -> Vec<u64> {
+    pub(crate) fn numbers(&self, first: &str) -> Vec<u64> {
         let words = self.words(first);
         let number = |word: &String| match word.strip_prefix("0x") {
             Some(hex) => u64::from_str_radix(hex, 16).ok(),
@@ -104,7 +132,12 @@ impl Subject {
 
 impl Drop for Subject {
     fn drop(&mut self) {
-        for pid in self.told().lines().filter_map(|line| line.split("child ").nth(1)) {
+        let told = self.told();
+        let others = told.lines().filter_map(|line| {
+            line.split_once("child ")
+                .map_or_else(|| line.strip_prefix("self "), |(_, pid)| Some(pid))
+        });
+        for pid in others {
             let pid = pid.trim().parse().map(nix::unistd::Pid::from_raw);
             let _ = pid.map(|pid| nix::sys::signal::kill(pid, nix::sys::signal::SIGKILL));
         }
@@ -119,7 +152,8 @@ fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/subjects/subject.c");
-        let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("subject-{}", std::process::id()));
+        let program =
+            Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("subject-{}", std::process::id()));
         let status = Command::new("cc")
             .args(["-O1", "-pthread", "-Wl,--build-id", "-o"])
             .arg(&program)

@@ -62,6 +62,11 @@ static void on_usr1(int s) { (void)s; usr1 = 1; }
 
 /* ---- what is refused ---- */
 
+static int vm_child(void *arg) {
+    (void)arg;
+    for (;;) pause();
+}
+
 static void make(const char *what) {
     if (!strcmp(what, "quiet")) {
     } else if (!strcmp(what, "inotify")) {
@@ -164,6 +169,17 @@ static void make(const char *what) {
         must(!sigprocmask(SIG_BLOCK, &s, 0) && !raise(SIGTRAP), what);
     } else if (!strcmp(what, "uts")) {
         must(!unshare(CLONE_NEWUTS), what);
+    } else if (!strcmp(what, "shared-table") || !strcmp(what, "shared-fs")) {
+        int flags = !strcmp(what, "shared-fs") ? CLONE_FS : CLONE_FILES;
+        long child = syscall(SYS_clone, flags | SIGCHLD, 0, 0, 0, 0);
+        must(child >= 0, what);
+        if (!child) for (;;) pause();
+        fprintf(out, "child %ld\n", child);
+    } else if (!strcmp(what, "shared-memory")) {
+        static char stack[65536];
+        int child = clone(vm_child, stack + sizeof stack, CLONE_VM | SIGCHLD, 0);
+        must(child >= 0, what);
+        fprintf(out, "child %d\n", child);
     } else if (!strcmp(what, "terminal")) {
         int m = posix_openpt(O_RDWR | O_NOCTTY);
         must(m >= 0 && !grantpt(m) && !unlockpt(m), what);
@@ -327,6 +343,7 @@ static void crowd(int count) {
 int main(int argc, char **argv) {
     folder = argv[1];
     setsid();
+    close_range(3, ~0U, 0);
     out = fopen(in_folder("told"), "w");
     for (int i = 2; i < argc; i++) {
         if (!strcmp(argv[i], "rich")) rich();
@@ -334,7 +351,7 @@ int main(int argc, char **argv) {
         else if (!strcmp(argv[i], "crowd")) crowd(atoi(argv[++i]));
         else make(argv[i]);
     }
-    fprintf(out, "ready\n");
+    fprintf(out, "self %d\nready\n", getpid());
     fflush(out);
     for (;;) {
         pause();

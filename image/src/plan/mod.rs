@@ -4,6 +4,8 @@
 //! destination compares it with its own host and answers Ready, or every [`Refusal`] by name.
 
 mod refusal;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 use std::fmt;

@@ -1,25 +1,23 @@
-//! Descriptors and what they are open on: `fdinfo-N.img`, `files.img`, `pipes-data.img`.
+//! What descriptors are open on: `files.img`.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 use pages::SharedId;
 
-use super::{Reader, Writer, sockets, tty};
+use super::{Reader, Writer, descriptors, sockets, tty};
 use crate::error::{BadField, BadImage};
 use crate::frame::FrameWriter;
 use crate::kind::ImageKind;
 use crate::messages::{
-    EventfdFileEntry, EventpollFileEntry, EventpollTfdEntry, FdType, FdinfoEntry, FileEntry,
-    FownEntry, MemfdFileEntry, PipeDataEntry, PipeEntry, RegFileEntry, SignalfdEntry, TimerfdEntry,
-    TtyFileEntry,
+    EventfdFileEntry, EventpollFileEntry, EventpollTfdEntry, FdType, FileEntry, FownEntry,
+    MemfdFileEntry, PipeEntry, RegFileEntry, SignalfdEntry, TimerfdEntry, TtyFileEntry,
 };
 use crate::state::check::absolute_path;
 use crate::state::{
-    EpollTarget, Fd, FdTable, FdTableId, File, FileId, FileKind, GhostId, IntervalTimer, Owner,
-    PipeBuffer, PipeId, Regular, Task, TimerFd, Tty,
+    EpollTarget, FdTable, File, FileId, FileKind, GhostId, IntervalTimer, Owner, PipeId, Regular,
+    TimerFd, Tty,
 };
 
-const CLOSE_ON_EXEC: u32 = 1;
 /// O_CLOEXEC, which is the descriptor's and not the file's.
 const O_CLOEXEC: u32 = 0o2_000_000;
 const O_RDWR: u32 = 2;
@@ -28,18 +26,6 @@ const NO_SEEK: u64 = u64::MAX;
 
 pub(super) fn write(writer: &mut Writer<'_>) {
     let checkpoint = writer.checkpoint;
-    let types: HashMap<FileId, FdType> =
-        checkpoint.files.iter().map(|file| (file.id, type_of(&file.kind))).collect();
-    for table in &checkpoint.fd_tables {
-        let entry = |fd: &Fd| FdinfoEntry {
-            id: fd.file.0,
-            flags: if fd.close_on_exec { CLOSE_ON_EXEC } else { 0 },
-            r#type: types.get(&fd.file).copied().unwrap_or(FdType::Und) as i32,
-            fd: fd.number,
-            xattr_security_selinux: None,
-        };
-        writer.many(ImageKind::FdInfo, table.id.0, table.fds.iter().map(entry));
-    }
     let mut image = FrameWriter::new(ImageKind::Files);
     let mut nodes = FreeIds::new(checkpoint.files.iter().map(|file| file.id.0));
     for file in &checkpoint.files {
@@ -54,12 +40,11 @@ pub(super) fn write(writer: &mut Writer<'_>) {
         }
     }
     writer.images.push((ImageKind::Files.name(0), image.finish()));
-    write_pipes(writer);
     sockets::write_queues(writer);
     tty::write(writer);
 }
 
-/// Ids that no file has yet.
+/// Ids that no file has yet: those above all others, as long as there are any.
 struct FreeIds {
     used: HashSet<u32>,
     next: u32,
@@ -67,14 +52,17 @@ struct FreeIds {
 
 impl FreeIds {
     fn new(used: impl Iterator<Item = u32>) -> Self {
-        Self { used: used.collect(), next: 0 }
+        let used: HashSet<u32> = used.collect();
+        let next = used.iter().max().map_or(1, |last| last.wrapping_add(1));
+        Self { used, next }
     }
 
     fn take(&mut self) -> u32 {
         loop {
-            self.next += 1;
-            if !self.used.contains(&self.next) {
-                return self.next;
+            let id = self.next;
+            self.next = id.wrapping_add(1);
+            if id != 0 && !self.used.contains(&id) {
+                return id;
             }
         }
     }
@@ -92,7 +80,7 @@ fn node_of(id: FileId, tty: &Tty) -> File {
     File { id, flags: O_RDWR, owner: Owner::default(), kind }
 }
 
-fn type_of(kind: &FileKind) -> FdType {
+pub(super) fn type_of(kind: &FileKind) -> FdType {
     match kind {
         FileKind::Regular(_) => FdType::Reg,
         FileKind::Pipe { .. } => FdType::Pipe,
@@ -231,27 +219,6 @@ impl From<&EventpollTfdEntry> for EpollTarget {
     }
 }
 
-/// The tables of all tasks. A missing image is a table without descriptors.
-pub(super) fn read_tables(reader: &Reader<'_>, tasks: &[Task]) -> Result<Vec<FdTable>, BadImage> {
-    let ids: BTreeSet<FdTableId> =
-        tasks.iter().filter_map(|task| task.living()).map(|living| living.fds).collect();
-    let mut tables = Vec::new();
-    for id in ids {
-        let mut fds = Vec::new();
-        reader.each(ImageKind::FdInfo, id.0, |entry: FdinfoEntry| {
-            if entry.fd > i32::MAX.cast_unsigned() {
-                return Err(BadField::value("fd", entry.fd, "a descriptor's number"));
-            }
-            let close_on_exec = entry.flags & CLOSE_ON_EXEC != 0;
-            fds.push(Fd { number: entry.fd, file: FileId(entry.id), close_on_exec });
-            Ok(())
-        })?;
-        fds.sort_by_key(|fd| fd.number);
-        tables.push(FdTable { id, fds });
-    }
-    Ok(tables)
-}
-
 /// Every file; which terminal each is on is known, but not yet by which path.
 pub(super) fn read(
     reader: &Reader<'_>,
@@ -282,27 +249,8 @@ pub(super) fn read(
         let lie = BadField::kind("orig_id", id.0, "a file with a path");
         return Err(lie.at(ImageKind::RemapPaths.name(0), 0));
     }
-    for table in tables {
-        check_types(reader, table.id, &types)?;
-    }
+    descriptors::check_types(reader, tables, &types)?;
     Ok(files)
-}
-
-/// A descriptor says again what its file is.
-fn check_types(
-    reader: &Reader<'_>,
-    table: FdTableId,
-    types: &HashMap<FileId, i32>,
-) -> Result<(), BadImage> {
-    reader.each(ImageKind::FdInfo, table.0, |entry: FdinfoEntry| {
-        match types.get(&FileId(entry.id)) {
-            None => Err(BadField::unresolved("id", "file", entry.id)),
-            Some(kind) if *kind != entry.r#type => {
-                Err(BadField::kind("type", entry.id, "what the descriptor says it is"))
-            }
-            Some(_) => Ok(()),
-        }
-    })
 }
 
 /// The file that CRIU makes for a mapping of anonymous shared memory.
@@ -414,36 +362,4 @@ impl TryFrom<&RegFileEntry> for Regular {
             ghost: None,
         })
     }
-}
-
-fn write_pipes(writer: &mut Writer<'_>) {
-    let pipes = &writer.checkpoint.pipes;
-    if pipes.is_empty() {
-        return;
-    }
-    let mut image = FrameWriter::new(ImageKind::PipesData);
-    for pipe in pipes {
-        let bytes = u32::try_from(pipe.bytes.len()).expect("a pipe holds less than 4 GiB");
-        let entry = PipeDataEntry { pipe_id: pipe.pipe.0, bytes, size: Some(pipe.capacity) };
-        image.entry(&entry).raw(&pipe.bytes);
-    }
-    writer.images.push((ImageKind::PipesData.name(0), image.finish()));
-}
-
-/// A pipe's capacity unless it was changed, pipe(7).
-const PIPE_CAPACITY: u32 = 65_536;
-
-pub(super) fn read_pipes(reader: &Reader<'_>) -> Result<Vec<PipeBuffer>, BadImage> {
-    let Some(mut frame) = reader.open(ImageKind::PipesData, 0)? else { return Ok(Vec::new()) };
-    let mut pipes = Vec::new();
-    while let Some(PipeDataEntry { pipe_id, bytes, size }) = frame.message()? {
-        let capacity = size.unwrap_or(PIPE_CAPACITY);
-        if bytes > capacity {
-            let lie = BadField::value("bytes", bytes, "no more than the pipe holds");
-            return Err(lie.at(frame.image(), frame.entry_number()));
-        }
-        let bytes = frame.raw(u64::from(bytes))?;
-        pipes.push(PipeBuffer { pipe: PipeId(pipe_id), capacity, bytes });
-    }
-    Ok(pipes)
 }

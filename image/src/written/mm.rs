@@ -1,17 +1,15 @@
-//! Address spaces: `mm-N.img`; shared memory: `memfd.img`.
+//! Address spaces: `mm-N.img`.
 
-use std::collections::HashMap;
-
-use pages::{PageRange, SharedId, TaskId, VirtAddr};
+use pages::{PageRange, TaskId, VirtAddr};
 use prost::encoding::{DecodeContext, decode_key, skip_field};
 
-use super::{Reader, Writer};
+use super::Reader;
 use crate::error::{BadField, BadImage};
 use crate::frame::FrameReader;
 use crate::kind::ImageKind;
-use crate::messages::{MemfdInodeEntry, MmEntry, VmaEntry};
-use crate::state::check::{USER_END, address, bounded_text, page_range};
-use crate::state::{Advice, FileId, Mm, SharedMemory, Vma, VmaFlags, VmaKind};
+use crate::messages::{MmEntry, VmaEntry};
+use crate::state::check::{address, page_range};
+use crate::state::{Advice, FileId, Mm, Vma, VmaFlags, VmaKind};
 
 /// Most mappings of a process; vm.max_map_count is 65530 unless an operator raised it.
 const MOST_VMAS: usize = 1 << 19;
@@ -43,8 +41,6 @@ const MAP_PRIVATE: u32 = 0x2;
 const MAP_DROPPABLE: u32 = 0x8;
 const MAP_ANONYMOUS: u32 = 0x20;
 const MAP_HUGETLB: u32 = 0x4_0000;
-/// What F_GET_SEALS says of a memfd that cannot be sealed, as anonymous shared memory is.
-const SEAL_SEAL: u32 = 1;
 const VSYSCALL_START: u64 = 0xffff_ffff_ff60_0000;
 
 impl From<&Mm> for MmEntry {
@@ -272,115 +268,5 @@ fn page_offset(offset: u64, range: PageRange) -> Result<u64, BadField> {
         false => {
             Err(BadField::value("vmas.pgoff", offset, "a whole number of pages within a file"))
         }
-    }
-}
-
-/// Anonymous shared memory in the form that CRIU used before it wrote it as memfds: a mapping
-/// names the object, and no image tells of the object itself.
-#[derive(Debug, Default)]
-pub(super) struct OldShared {
-    /// Object to (file it becomes, bytes that mappings reach).
-    objects: HashMap<u32, (FileId, u64)>,
-    next_file: u32,
-}
-
-impl OldShared {
-    /// Files made here get ids from `next_file` down.
-    pub(super) fn new(next_file: u32) -> Self {
-        Self { objects: HashMap::new(), next_file }
-    }
-
-    fn file_of(&mut self, id: u64, end: u64) -> Result<FileId, BadField> {
-        let number = u32::try_from(id)
-            .map_err(|_| BadField::value("vmas.shmid", id, "an object of shared memory"))?;
-        let next = FileId(self.next_file);
-        let (file, size) = self.objects.entry(number).or_insert((next, 0));
-        if *file == next {
-            self.next_file = self.next_file.saturating_sub(1);
-        }
-        *size = (*size).max(end);
-        Ok(*file)
-    }
-
-    /// The objects, in the form that memfds have.
-    pub(super) fn objects(&self) -> Vec<(FileId, SharedMemory)> {
-        let object = |(id, (file, size)): (&u32, &(FileId, u64))| {
-            let object = SharedMemory {
-                id: SharedId(*id),
-                name: "/dev/zero".into(),
-                size: *size,
-                seals: SEAL_SEAL,
-                uid: 0,
-                gid: 0,
-                mode: 0o777,
-            };
-            (*file, object)
-        };
-        let mut objects: Vec<_> = self.objects.iter().map(object).collect();
-        objects.sort_by_key(|(_, object)| object.id);
-        objects
-    }
-}
-
-/// S_IFREG, which CRIU writes with the permissions.
-const REGULAR_FILE: u32 = 0o100_000;
-
-pub(super) fn write_shared(writer: &mut Writer<'_>) {
-    let entry = |object: &SharedMemory| MemfdInodeEntry {
-        name: object.name.clone(),
-        uid: object.uid,
-        gid: object.gid,
-        size: object.size,
-        shmid: object.id.0,
-        seals: object.seals,
-        inode_id: u64::from(object.id.0),
-        hugetlb_flag: None,
-        mode: Some(REGULAR_FILE | object.mode),
-    };
-    let checkpoint = writer.checkpoint;
-    if !checkpoint.shared.is_empty() {
-        writer.many(ImageKind::Memfd, 0, checkpoint.shared.iter().map(entry));
-    }
-}
-
-/// The objects, and which inode number names which.
-pub(super) fn read_shared(
-    reader: &Reader<'_>,
-) -> Result<(Vec<SharedMemory>, HashMap<u32, SharedId>), BadImage> {
-    let (mut objects, mut inodes) = (Vec::new(), HashMap::new());
-    reader.each(ImageKind::Memfd, 0, |entry: MemfdInodeEntry| {
-        let id = SharedId(entry.shmid);
-        let inode = u32::try_from(entry.inode_id)
-            .map_err(|_| BadField::value("inode_id", entry.inode_id, "a number of 32 bits"))?;
-        if inodes.insert(inode, id).is_some() {
-            return Err(BadField::twice("inode_id", "memfd", inode));
-        }
-        objects.push(SharedMemory::try_from(&entry)?);
-        Ok(())
-    })?;
-    Ok((objects, inodes))
-}
-
-impl TryFrom<&MemfdInodeEntry> for SharedMemory {
-    type Error = BadField;
-
-    fn try_from(entry: &MemfdInodeEntry) -> Result<Self, BadField> {
-        if entry.hugetlb_flag.unwrap_or(0) != 0 {
-            return Err(BadField::unsupported("hugetlb_flag", "a memfd of huge pages"));
-        }
-        // memfd_create(2): the name has at most 249 bytes.
-        bounded_text("name", &entry.name, 249)?;
-        if entry.size >= USER_END {
-            return Err(BadField::value("size", entry.size, "the size of a file"));
-        }
-        Ok(Self {
-            id: SharedId(entry.shmid),
-            name: entry.name.clone(),
-            size: entry.size,
-            seals: entry.seals,
-            uid: entry.uid,
-            gid: entry.gid,
-            mode: entry.mode.unwrap_or(0o777) & 0o7777,
-        })
     }
 }

@@ -5,11 +5,14 @@
 
 mod check;
 mod creds;
+mod descriptors;
 mod files;
 mod ghosts;
 mod mm;
 mod namespaces;
+mod pipes;
 mod registers;
+mod shared;
 mod signals;
 mod sockets;
 mod threads;
@@ -37,8 +40,10 @@ impl Checkpoint {
     pub fn to_images(&self, namespaces: &NamespaceIds) -> ImageSet {
         let mut writer = Writer { checkpoint: self, namespaces, images: Vec::new() };
         tree::write(&mut writer);
+        descriptors::write(&mut writer);
         files::write(&mut writer);
-        mm::write_shared(&mut writer);
+        pipes::write(&mut writer);
+        shared::write(&mut writer);
         ghosts::write(&mut writer);
         namespaces::write(&mut writer);
         ImageSet::from_own(writer.images)
@@ -54,7 +59,7 @@ impl Checkpoint {
             images,
             root_ids: TaskKobjIdsEntry::default(),
             root: None,
-            old_shared: mm::OldShared::new(u32::MAX),
+            old_shared: shared::OldShared::new(u32::MAX),
         };
         reader.root_ids = namespaces::read_inventory(&reader)?;
         reader.each(ImageKind::FileLocks, 0, |_: FileLockEntry| {
@@ -62,15 +67,15 @@ impl Checkpoint {
         })?;
         let tasks = tree::read(&mut reader)?;
         let clocks = namespaces::read_clocks(&reader, tasks[0].id)?;
-        let (mut shared, memfds) = mm::read_shared(&reader)?;
+        let (mut shared, memfds) = shared::read(&reader)?;
         let (remaps, ghosts) = ghosts::read(&reader)?;
-        let fd_tables = files::read_tables(&reader, &tasks)?;
+        let fd_tables = descriptors::read(&reader, &tasks)?;
         let mut files = files::read(&reader, &memfds, remaps, &fd_tables)?;
         for (file, object) in reader.old_shared.objects() {
             files.push(files::of_shared(file, object.id));
             shared.push(object);
         }
-        let pipes = files::read_pipes(&reader)?;
+        let pipes = pipes::read(&reader)?;
         let mut checkpoint = Self { clocks, tasks, fd_tables, files, pipes, ghosts, shared };
         tty::drop_nodes(&reader, &mut checkpoint)?;
         checkpoint.check()?;
@@ -114,7 +119,7 @@ struct Reader<'a> {
     root_ids: TaskKobjIdsEntry,
     /// Known once the tree is.
     root: Option<TaskId>,
-    old_shared: mm::OldShared,
+    old_shared: shared::OldShared,
 }
 
 impl<'a> Reader<'a> {

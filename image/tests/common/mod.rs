@@ -134,7 +134,7 @@ fn thread(id: u32, leader: bool) -> Thread {
     let number = u64::from(id);
     let mut legacy = Box::new([0; 512]);
     for (index, byte) in legacy.iter_mut().enumerate() {
-        *byte = (index % 251) as u8;
+        *byte = u8::try_from(index % 251).expect("below 251");
     }
     let component = |number: u8, length: usize| XComponent { number, bytes: vec![number; length] };
     Thread {

@@ -35,13 +35,9 @@ pub(crate) struct Channel {
 impl Channel {
     /// A channel whose far end will be descriptor `number` of every task: higher than any other.
     pub(crate) fn new(number: u32) -> Result<Self> {
-        let (ours, theirs) = socketpair(
-            AddressFamily::Unix,
-            SockType::SeqPacket,
-            None,
-            SockFlag::SOCK_CLOEXEC,
-        )
-        .during("make the channel for open files")?;
+        let (ours, theirs) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+                .during("make the channel for open files")?;
         Ok(Self { ours, theirs: Some(theirs), number })
     }
 
@@ -61,7 +57,12 @@ impl Channel {
     }
 
     /// Gives `files` to `to`, which gets them at its lowest free numbers, in order: `first`, and so on.
-    pub(crate) fn give(&self, to: &mut Process, files: &[BorrowedFd<'_>], first: u32) -> Result<()> {
+    pub(crate) fn give(
+        &self,
+        to: &mut Process,
+        files: &[BorrowedFd<'_>],
+        first: u32,
+    ) -> Result<()> {
         let mut next = first;
         for part in files.chunks(PER_MESSAGE) {
             self.give_part(to, part, next)?;

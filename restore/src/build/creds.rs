@@ -51,7 +51,8 @@ pub(crate) fn become_owner(
 
     let header = process.put(&[CAPABILITY_VERSION.to_le_bytes(), [0; 4]].concat())?;
     let raised = have.cap_permitted | wanted.cap_permitted;
-    let widest = capability_sets(raised & have.cap_permitted, have.cap_permitted, wanted.cap_inheritable);
+    let widest =
+        capability_sets(raised & have.cap_permitted, have.cap_permitted, wanted.cap_inheritable);
     let widest = process.put(&widest)?;
     batch.must("set its inheritable capabilities", libc::SYS_capset, &[header, widest]);
     for cap in bits(wanted.cap_ambient) {
@@ -89,9 +90,8 @@ fn prctl(batch: &mut Batch, act: &'static str, option: libc::c_int, second: u64,
 
 /// The two `struct __user_cap_data_struct` of capset(2): low halves, then high halves.
 fn capability_sets(effective: u64, permitted: u64, inheritable: u64) -> Vec<u8> {
-    let half = |shift: u32| {
-        [effective, permitted, inheritable].map(|set| (set >> shift) & 0xffff_ffff)
-    };
+    let half =
+        |shift: u32| [effective, permitted, inheritable].map(|set| (set >> shift) & 0xffff_ffff);
     let all = [half(0), half(32)].concat();
     words(&all).chunks_exact(8).flat_map(|word| word[..4].to_vec()).collect()
 }

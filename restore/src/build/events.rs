@@ -5,7 +5,9 @@ use std::io::Error as IoError;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use image::state::{EpollTarget, FdTable, FdTableId, File, FileId, FileKind, TimerFd as TimerState};
+use image::state::{
+    EpollTarget, FdTable, FdTableId, File, FileId, FileKind, TimerFd as TimerState,
+};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::libc;
@@ -77,10 +79,11 @@ impl Clockwork {
     /// Winds every timer up, with the expirations nobody has read yet.
     pub(crate) fn arm(&self) -> Result<()> {
         for (timer, state) in &self.timers {
-            if !state.timer.left.is_zero() {
-                let flags = TimerSetTimeFlags::from_bits_truncate(state.settime_flags.cast_signed());
+            if let Some(left) = left(state) {
+                let flags =
+                    TimerSetTimeFlags::from_bits_truncate(state.settime_flags.cast_signed());
                 let absolute = flags.contains(TimerSetTimeFlags::TFD_TIMER_ABSTIME);
-                let first = if absolute { after(state.clock, state.timer.left) } else { Ok(state.timer.left) };
+                let first = if absolute { after(state.clock, left) } else { Ok(left) };
                 let first = TimeSpec::from(first.during("read a clock")?);
                 let expiration = match state.timer.interval {
                     Duration::ZERO => Expiration::OneShot(first),
@@ -100,6 +103,19 @@ impl Clockwork {
     pub(crate) fn close_all(&mut self) {
         self.timers.clear();
     }
+}
+
+/// What is left until a timer goes off; `None` if it is not going to.
+///
+/// A periodic timer that has gone off is wound up again only when somebody reads it: until then
+/// nothing is left of it, and there are ticks. (Without ticks it was never wound up.)
+fn left(state: &TimerState) -> Option<Duration> {
+    let left = match state.ticks {
+        0 => state.timer.left,
+        _ if state.timer.left.is_zero() => state.timer.interval,
+        _ => state.timer.left,
+    };
+    (!left.is_zero()).then_some(left)
 }
 
 /// The time on `clock`, `left` from now.
@@ -206,6 +222,17 @@ mod tests {
             assert!(info.contains(line), "{line} in {info}");
         }
         assert!(info.contains("it_value: (99, 9") || info.contains("it_value: (100, 0"), "{info}");
+        let seconds = Duration::from_secs;
+        let timer =
+            |interval, left| IntervalTimer { interval: seconds(interval), left: seconds(left) };
+        for (ticks, timer, expected) in [
+            (1, timer(5, 0), Some(seconds(5))),
+            (0, timer(5, 0), None),
+            (1, timer(0, 0), None),
+            (1, timer(5, 2), Some(seconds(2))),
+        ] {
+            assert_eq!(left(&TimerState { ticks, timer, ..state }), expected, "{timer:?}");
+        }
         let mut ticks = [0; 8];
         assert_eq!(read(&fd, &mut ticks), Ok(8));
         assert_eq!(u64::from_le_bytes(ticks), 3);

@@ -69,7 +69,7 @@ impl<'a> Files<'a> {
             view,
             open: HashMap::new(),
             ghosts: HashMap::new(),
-            memfds: Memfds::create(&from.shared)?,
+            memfds: Memfds::create(&from.shared, maker)?,
             clockwork: Clockwork::default(),
             sockets: Sockets::default(),
             terminal,
@@ -77,7 +77,8 @@ impl<'a> Files<'a> {
         };
         let held: HashSet<FileId> =
             from.fd_tables.iter().flat_map(|table| &table.fds).map(|fd| fd.file).collect();
-        let mut held: Vec<&File> = from.files.iter().filter(|file| held.contains(&file.id)).collect();
+        let mut held: Vec<&File> =
+            from.files.iter().filter(|file| held.contains(&file.id)).collect();
         held.sort_unstable_by_key(|file| file.id);
         Pipes::new(&from.pipes).make_all(&held, &mut files.open)?;
         files.sockets = Sockets::make_all(&held, &files.view, &mut files.open)?;
@@ -97,7 +98,13 @@ impl<'a> Files<'a> {
 
     /// A file opened with `access` (O_RDONLY, O_WRONLY, O_RDWR) for mmap(2) or as the program.
     pub(crate) fn for_mapping(&mut self, id: FileId, access: u32) -> Result<OwnedFd> {
-        let access = access & libc::O_ACCMODE.cast_unsigned();
+        let mut access = access & libc::O_ACCMODE.cast_unsigned();
+        if let FileKind::Memfd { shared, .. } = self.file(id)?.kind
+            && self.memfds.is_write_sealed(shared)
+        {
+            // No mapping of it can write; one that might would keep the seal from being applied.
+            access = libc::O_RDONLY.cast_unsigned();
+        }
         self.extra(id, access, OFlag::from_bits_retain(access.cast_signed()))
     }
 
@@ -209,8 +216,10 @@ impl<'a> Files<'a> {
             self.ghosts.insert(id, ghosts::recreate(ghost, path)?);
         }
         let kept = self.ghosts.get(&id).ok_or(BadCheckpoint::Ghost(id))?;
-        reopen(kept, flags).map_err(|errno| {
-            Error::Path { act: "open the nameless copy of", path: path.to_owned(), errno }
+        reopen(kept, flags).map_err(|errno| Error::Path {
+            act: "open the nameless copy of",
+            path: path.to_owned(),
+            errno,
         })
     }
 }
@@ -220,7 +229,8 @@ impl<'a> Files<'a> {
 /// Those that act at open time and vanish (O_CREAT, O_EXCL, O_TRUNC, and O_TMPFILE's own bit) are
 /// taken out wherever they come from.
 pub(crate) fn status_flags(flags: u32) -> OFlag {
-    let once = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_TRUNC | (OFlag::O_TMPFILE - OFlag::O_DIRECTORY);
+    let once =
+        OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_TRUNC | (OFlag::O_TMPFILE - OFlag::O_DIRECTORY);
     (OFlag::from_bits_retain(flags.cast_signed()) - once) - OFlag::O_CLOEXEC
 }
 
@@ -239,6 +249,8 @@ fn open_quietly(path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
 
 /// A new description of the file behind `kept`, whatever happened to its name (proc_pid_fd(5)).
 pub(crate) fn reopen(kept: &OwnedFd, flags: OFlag) -> nix::Result<OwnedFd> {
+    // The name to follow is /proc's own.
+    let flags = flags - OFlag::O_NOFOLLOW;
     open_quietly(Path::new(&format!("/proc/self/fd/{}", kept.as_raw_fd())), flags)
 }
 
@@ -250,8 +262,8 @@ pub(crate) fn seek(fd: &OwnedFd, position: u64) -> nix::Result<()> {
 /// What was opened must be what the program had.
 fn compare(opened: &OwnedFd, path: &Path, wanted: &Regular) -> Result<()> {
     let path = path.to_owned();
-    let stat = fstat(opened)
-        .map_err(|errno| Error::Path { act: "look at", path: path.clone(), errno })?;
+    let stat =
+        fstat(opened).map_err(|errno| Error::Path { act: "look at", path: path.clone(), errno })?;
     let found = |what, wanted: u64, found: u64| Error::Differs { path, what, wanted, found };
     if let Some(mode) = wanted.mode
         && mode != stat.st_mode

@@ -89,10 +89,12 @@ mod tests {
     #[test]
     fn the_hole_keeps_its_distance_from_every_mapping() {
         let low = LOWEST.0;
-        let used = [range(1, low + 5), range(low + 2000, low + 9000), range(low + 20_000, low + 20_001)];
+        let used =
+            [range(1, low + 5), range(low + 2000, low + 9000), range(low + 20_000, low + 20_001)];
         let hole = whole(Hole::between(&used).expect("a hole"));
         for range in used {
-            let apart = hole.start().0 >= range.end().0 + MARGIN || hole.end().0 + MARGIN <= range.start().0;
+            let apart = hole.start().0 >= range.end().0 + MARGIN
+                || hole.end().0 + MARGIN <= range.start().0;
             assert!(apart, "{hole:?} and {range:?}");
         }
         assert!(hole.start().0 < low + 20_000, "{hole:?}");

@@ -1,4 +1,8 @@
-//! Shared memory: one memfd for each object, mapped and opened by any number of tasks.
+//! Shared memory: one file in memory for each object, mapped and opened by any number of tasks.
+//!
+//! It is a memfd, or what the kernel makes for MAP_SHARED and MAP_ANONYMOUS. That one shows as
+//! `/dev/zero (deleted)` and cannot be had by open(2): a task of the tree maps it for a moment, and
+//! qmig opens it through the task's map_files (proc_pid_map_files(5)).
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -6,14 +10,19 @@ use std::os::fd::OwnedFd;
 
 use image::state::SharedMemory;
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl, open};
+use nix::libc;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{Gid, Uid, fchown};
-use pages::SharedId;
+use pages::{ByteCount, PageCount, SharedId};
 
 use super::files::reopen;
-use crate::error::{BadCheckpoint, During, Result, errno_of};
+use super::process::Process;
+use crate::error::{BadCheckpoint, During, Error, Result, errno_of};
+
+/// The name CRIU's format gives to anonymous shared memory.
+const ANONYMOUS: &str = "/dev/zero";
 
 /// The objects of shared memory of a tree.
 #[derive(Default)]
@@ -22,10 +31,13 @@ pub(crate) struct Memfds {
 }
 
 impl Memfds {
-    pub(crate) fn create(shared: &[SharedMemory]) -> Result<Self> {
+    pub(crate) fn create(shared: &[SharedMemory], maker: &mut Process) -> Result<Self> {
         let mut objects = HashMap::new();
         for object in shared {
-            let made = create(object).during("make shared memory")?;
+            let made = match object.name.as_str() {
+                ANONYMOUS => anonymous(object, maker)?,
+                _ => create(object).during("make shared memory")?,
+            };
             objects.insert(object.id, (made, object.clone()));
         }
         Ok(Self { objects })
@@ -35,6 +47,12 @@ impl Memfds {
     pub(crate) fn reopen(&self, id: SharedId, flags: OFlag) -> Result<OwnedFd> {
         let (kept, _) = self.objects.get(&id).ok_or(BadCheckpoint::Shared(id))?;
         reopen(kept, flags).during("open shared memory")
+    }
+
+    /// True if the program has sealed the object against writing.
+    pub(crate) fn is_write_sealed(&self, id: SharedId) -> bool {
+        let write = SealFlag::F_SEAL_WRITE.bits().cast_unsigned();
+        self.objects.get(&id).is_some_and(|(_, object)| object.seals & write != 0)
     }
 
     /// A descriptor to write pages through, and the object's size.
@@ -47,7 +65,7 @@ impl Memfds {
     /// Applies the seals, once all pages are there.
     pub(crate) fn seal(&self) -> Result<()> {
         for (memfd, object) in self.objects.values() {
-            if object.seals != 0 {
+            if object.seals != 0 && object.name != ANONYMOUS {
                 let seals = SealFlag::from_bits_retain(object.seals.cast_signed());
                 fcntl(memfd, FcntlArg::F_ADD_SEALS(seals)).during("seal shared memory")?;
             }
@@ -58,6 +76,19 @@ impl Memfds {
     pub(crate) fn close_all(&mut self) {
         self.objects.clear();
     }
+}
+
+/// Anonymous shared memory, made by a task of the tree.
+fn anonymous(object: &SharedMemory, maker: &mut Process) -> Result<OwnedFd> {
+    let len = PageCount::covering(ByteCount(object.size)).bytes().0;
+    let prot = u64::from((libc::PROT_READ | libc::PROT_WRITE).cast_unsigned());
+    let flags = u64::from((libc::MAP_SHARED | libc::MAP_ANONYMOUS).cast_unsigned());
+    let args = [0, len, prot, flags, u64::MAX, 0];
+    let at = maker.call("make shared memory", libc::SYS_mmap, &args)?;
+    let link = format!("/proc/{}/map_files/{at:x}-{:x}", maker.host, at.saturating_add(len));
+    let opened = open(link.as_str(), OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty());
+    maker.call("unmap shared memory", libc::SYS_munmap, &[at, len])?;
+    opened.map_err(|errno| Error::Path { act: "open", path: link.into(), errno })
 }
 
 fn create(object: &SharedMemory) -> nix::Result<OwnedFd> {
@@ -78,7 +109,6 @@ mod tests {
     use nix::sys::stat::fstat;
 
     use super::*;
-    use crate::error::Error;
 
     #[test]
     fn size_mode_content_and_seals_come_back() {
@@ -91,7 +121,8 @@ mod tests {
             gid: 0,
             mode: 0o600,
         };
-        let memfds = Memfds::create(&[object]).expect("a memfd");
+        let made = create(&object).expect("a memfd");
+        let memfds = Memfds { objects: HashMap::from([(object.id, (made, object))]) };
         let (writer, size) = memfds.writer(SharedId(3)).expect("there");
         assert_eq!(size, 5000);
         writer.write_all_at(b"x", 4999).expect("written");

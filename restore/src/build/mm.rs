@@ -175,10 +175,7 @@ fn place_vdso(process: &mut Process, mm: &Mm, hole: &Hole, parked: &Parked) -> R
         }
         batch.must("move its vdso into place", libc::SYS_mremap, &remap(from, to));
     }
-    batch.must("leave the seed behind", libc::SYS_munmap, &[
-        hole.seed.0,
-        PageCount(1).bytes().0,
-    ]);
+    batch.must("leave the seed behind", libc::SYS_munmap, &[hole.seed.0, PageCount(1).bytes().0]);
     process.run(0, batch)?;
 
     let (first, _) = vdso.split_at(VDSO_MOST);

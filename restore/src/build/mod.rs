@@ -12,8 +12,8 @@ mod memfds;
 pub(crate) mod mm;
 mod pipes;
 pub(crate) mod process;
-mod sink;
 pub(crate) mod signals;
+mod sink;
 pub(crate) mod sockets;
 mod table;
 mod terminal;
@@ -65,8 +65,12 @@ impl Skeleton {
     pub fn build(self, from: &Checkpoint) -> Result<Built> {
         let Self { mut tree, channel, hole, parked, options } = self;
         let terminal = if options.shell_job { Terminal::of_qmig() } else { None };
-        let order: Vec<u32> =
-            from.tasks.iter().filter(|task| task.living().is_some()).map(|task| task.id.0).collect();
+        let order: Vec<u32> = from
+            .tasks
+            .iter()
+            .filter(|task| task.living().is_some())
+            .map(|task| task.id.0)
+            .collect();
         let root = order.first().copied().unwrap_or_default();
         let maker = task(&mut tree, root)?;
         let view = View {
@@ -122,7 +126,7 @@ fn living(from: &Checkpoint) -> impl Iterator<Item = (&Living, TaskId)> {
 }
 
 fn task(tree: &mut Tree, id: u32) -> Result<&mut Process> {
-    tree.tasks.get_mut(&id).ok_or(BadCheckpoint::NoLeader(TaskId(id)).into())
+    Ok(tree.tasks.get_mut(&id).ok_or(BadCheckpoint::NoLeader(TaskId(id)))?)
 }
 
 impl Built {
@@ -160,7 +164,8 @@ impl Built {
         for (living, id) in living(from) {
             let process = task(&mut self.tree, id.0)?;
             let all = regs.remove(&id.0).unwrap_or_default();
-            for ((task, regs), thread) in process.threads.iter_mut().zip(&all).zip(&living.threads) {
+            for ((task, regs), thread) in process.threads.iter_mut().zip(&all).zip(&living.threads)
+            {
                 threads::load(task, regs, thread)?;
             }
         }
@@ -337,13 +342,13 @@ impl Ready {
         let root = self.root().ok_or(BadCheckpoint::NoLeader(TaskId(0)))?;
         let init = self.tree.init.take();
         let child = init.as_ref().map_or(root, |init| init.host);
-        let mut outcome = Ok(());
         // The reaper first: it is there before anybody can end.
-        outcome = outcome.and(init.map_or(Ok(()), |init| let_go(init, 0)));
+        let mut outcome = init.map_or(Ok(()), |init| let_go(init, 0));
         for id in self.order.iter().rev() {
             if let Some(process) = self.tree.tasks.remove(id) {
                 let signal = if self.stopped.contains(id) { libc::SIGSTOP } else { 0 };
-                outcome = outcome.and(let_go(process, signal));
+                let gone = let_go(process, signal);
+                outcome = outcome.and(gone);
             }
         }
         self.tree.zombies.clear();
@@ -361,10 +366,12 @@ fn let_go(process: Process, signal: i32) -> Result<()> {
     let leader = if threads.is_empty() { None } else { Some(threads.remove(0)) };
     let mut outcome = Ok(());
     for thread in threads {
-        outcome = outcome.and(thread.detach());
+        let gone = thread.detach();
+        outcome = outcome.and(gone);
     }
     if let Some(leader) = leader {
-        outcome = outcome.and(leader.detach_with(signal));
+        let gone = leader.detach_with(signal);
+        outcome = outcome.and(gone);
     }
     outcome.map_err(Error::from)
 }

@@ -1,6 +1,7 @@
 //! Pipes, with what was in them.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::os::fd::OwnedFd;
 
 use image::state::{File, FileId, FileKind, PipeBuffer, PipeId};
@@ -9,7 +10,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::{pipe2, write};
 
 use super::files::{reopen, status_flags};
-use crate::error::{BadCheckpoint, Error, Result};
+use crate::error::{Error, Result};
 
 /// The pipes of a checkpoint.
 pub(crate) struct Pipes<'a> {
@@ -25,15 +26,21 @@ impl<'a> Pipes<'a> {
     ///
     /// An end that nobody in the tree has is closed afterwards, so the others see what they saw
     /// before: end of file, or a broken pipe.
-    pub(crate) fn make_all(&self, files: &[&File], open: &mut HashMap<FileId, OwnedFd>) -> Result<()> {
+    pub(crate) fn make_all(
+        &self,
+        files: &[&File],
+        open: &mut HashMap<FileId, OwnedFd>,
+    ) -> Result<()> {
         let mut made: HashMap<PipeId, (OwnedFd, OwnedFd)> = HashMap::new();
         for file in files {
             let FileKind::Pipe { pipe } = file.kind else { continue };
             let failed = |act| move |errno| Error::Object { file: file.id, act, errno };
-            if !made.contains_key(&pipe) {
-                made.insert(pipe, self.make(pipe).map_err(failed("make a pipe"))?);
-            }
-            let (reader, writer) = made.get(&pipe).ok_or(BadCheckpoint::Pipe(pipe))?;
+            let (reader, writer) = match made.entry(pipe) {
+                Entry::Occupied(made) => made.into_mut(),
+                Entry::Vacant(place) => {
+                    place.insert(self.make(pipe).map_err(failed("make a pipe"))?)
+                }
+            };
             let flags = status_flags(file.flags);
             let end = match flags & OFlag::O_ACCMODE {
                 OFlag::O_RDONLY => reader,

@@ -112,7 +112,12 @@ impl Process {
     }
 
     /// One call by the leader.
-    pub(crate) fn call(&mut self, act: &'static str, nr: libc::c_long, args: &[u64]) -> Result<u64> {
+    pub(crate) fn call(
+        &mut self,
+        act: &'static str,
+        nr: libc::c_long,
+        args: &[u64],
+    ) -> Result<u64> {
         let mut batch = Batch::default();
         batch.must(act, nr, args);
         let answers = self.run(0, batch)?;

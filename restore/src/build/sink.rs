@@ -14,7 +14,7 @@ use super::mm;
 use crate::error::{Error, Result, errno_of};
 
 /// Zeros are written in pieces of this many pages.
-const ZEROS: PageCount = PageCount(64);
+const ZEROS: u32 = 64;
 
 /// What is known of a space before anybody writes to it.
 pub(crate) enum Place {
@@ -92,15 +92,16 @@ impl Sink {
                 if !self.is_own(range)? {
                     return Ok(());
                 }
-                let zeros = [0; ZEROS.0 as usize * PAGE_SIZE];
-                range.pieces(ZEROS).try_for_each(|piece| {
+                let zeros = [0; ZEROS as usize * PAGE_SIZE];
+                range.pieces(PageCount(ZEROS.into())).try_for_each(|piece| {
                     let len = usize::try_from(piece.bytes().0).unwrap_or(0);
                     self.written(piece, memory.write(piece.start_addr(), &zeros[..len]))
                 })
             }
             To::Shared { file, size } => {
                 let (offset, len) = self.within(range, *size)?;
-                let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+                let hole =
+                    FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
                 let [offset, len] = [offset, len as u64].map(|n| i64::try_from(n).unwrap_or(0));
                 fallocate(file, hole, offset, len).map_err(|errno| self.failed(range, errno))
             }

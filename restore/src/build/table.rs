@@ -2,7 +2,7 @@
 
 use std::os::fd::BorrowedFd;
 
-use image::state::{FdTable, Fd, File};
+use image::state::{Fd, FdTable, File};
 use nix::libc;
 
 use super::channel::{Channel, words};
@@ -99,6 +99,8 @@ pub(crate) fn own(process: &mut Process, table: &FdTable, files: &[&File]) -> Re
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use image::state::{FdTableId, FileId};
 
     use super::*;
@@ -111,17 +113,16 @@ mod tests {
     #[test]
     fn moving_last_first_never_overwrites() {
         let table = table(&[0, 2, 3, 5, 90]);
-        let mut slots: Vec<Option<u64>> = (0..100).map(|i| (i < 5).then_some(i)).collect();
+        let mut slots: BTreeMap<u64, u64> = (0..5).map(|i| (i, i)).collect();
         for (from, fd) in moves(&table.fds) {
-            slots[fd.number as usize] = slots[from as usize];
+            slots.insert(fd.number.into(), slots[&from]);
         }
         for spare in spares(&table.fds) {
-            slots[spare as usize] = None;
+            slots.remove(&spare);
         }
-        for (slot, content) in slots.iter().enumerate() {
-            let wanted = table.fds.iter().position(|fd| fd.number as usize == slot);
-            assert_eq!(content.map(|from| from as usize), wanted, "slot {slot}");
-        }
+        let wanted: BTreeMap<u64, u64> =
+            (0..).zip(&table.fds).map(|(from, fd)| (u64::from(fd.number), from)).collect();
+        assert_eq!(slots, wanted);
     }
 
     #[test]

@@ -43,8 +43,11 @@ impl Terminal {
     pub(crate) fn reopen(&mut self, tty: &Tty, flags: OFlag) -> Result<OwnedFd> {
         self.wanted.get_or_insert_with(|| tty.clone());
         let how = flags | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-        open(&self.path, how, Mode::empty())
-            .map_err(|errno| Error::Path { act: "open", path: self.path.clone(), errno })
+        open(&self.path, how, Mode::empty()).map_err(|errno| Error::Path {
+            act: "open",
+            path: self.path.clone(),
+            errno,
+        })
     }
 
     /// Sets the modes the program had chosen and its foreground group; the window stays.
@@ -105,3 +108,43 @@ impl std::fmt::Debug for Terminal {
     }
 }
 
+#[cfg(test)]
+mod tests {
+    use nix::pty::openpty;
+
+    use super::*;
+
+    #[test]
+    fn modes_are_taken_over_and_given_back_if_nothing_ran() {
+        let pty = openpty(None, None).expect("a terminal");
+        let path = ttyname(&pty.slave).expect("a name");
+        let tty = Tty {
+            path: "/dev/pts/99".into(),
+            index: 99,
+            rdev: 0,
+            session: 1,
+            foreground: 1,
+            modes: [0, 0, 0o277, 0],
+            control: vec![7; 32],
+            window: [0; 4],
+        };
+        let take = |keep: bool| {
+            let kept = pty.slave.try_clone().expect("a copy");
+            let mut terminal = Terminal { path: path.clone(), kept, wanted: None, before: None };
+            let opened = terminal.reopen(&tty, OFlag::O_RDWR).expect("opened");
+            assert_eq!(ttyname(&opened), Ok(path.clone()));
+            terminal.take_over(|_| None).expect("taken over");
+            assert!(tcgetattr(&pty.slave).expect("modes").local_flags.is_empty());
+            if keep {
+                terminal.keep();
+            }
+        };
+        let before = tcgetattr(&pty.slave).expect("modes");
+        take(false);
+        let after = tcgetattr(&pty.slave).expect("modes");
+        assert_eq!(after.local_flags, before.local_flags);
+        assert_eq!(after.control_chars, before.control_chars);
+        take(true);
+        assert!(tcgetattr(&pty.slave).expect("modes").local_flags.is_empty());
+    }
+}

@@ -80,7 +80,11 @@ pub(crate) fn dress_after(process: &mut Process, at: usize, thread: &Thread) -> 
 /// The registers thread `at` is to run with; before that, a timed wait it was in is begun again.
 ///
 /// Needs the scratch memory for the length of the wait, at the moment the wait begins only.
-pub(crate) fn ready_regs(process: &mut Process, at: usize, thread: &Thread) -> Result<tracee::Regs> {
+pub(crate) fn ready_regs(
+    process: &mut Process,
+    at: usize,
+    thread: &Thread,
+) -> Result<tracee::Regs> {
     let regs = to_tracee(&thread.regs);
     let Some((args, left_at)) = thread.wait_left.and_then(|left| timed_wait(&thread.regs, left))
     else {
@@ -138,11 +142,7 @@ fn timed_wait(regs: &Regs, left: Duration) -> Option<Wait> {
 }
 
 /// Sets everything a thread runs with; it must make no call for us any more.
-pub(crate) fn load(
-    task: &mut Stopped,
-    regs: &tracee::Regs,
-    thread: &Thread,
-) -> Result<()> {
+pub(crate) fn load(task: &mut Stopped, regs: &tracee::Regs, thread: &Thread) -> Result<()> {
     task.set_xstate(&xstate(&thread.fp))?;
     task.set_blocked(thread.blocked.0)?;
     task.set_regs(regs)?;
@@ -206,7 +206,10 @@ mod tests {
     fn only_relative_waits_are_shortened() {
         let left = Duration::from_micros(1_500);
         let wait = |regs: Regs| timed_wait(&regs, left);
-        assert_eq!(wait(at(libc::SYS_nanosleep, 2, 0)), Some(([1, 2, 3, 0, 0, 0], Some((0, left)))));
+        assert_eq!(
+            wait(at(libc::SYS_nanosleep, 2, 0)),
+            Some(([1, 2, 3, 0, 0, 0], Some((0, left))))
+        );
         assert_eq!(wait(at(libc::SYS_poll, 2, 0)), Some(([1, 2, 2, 0, 0, 0], None)));
         let absolute = 1;
         assert_eq!(wait(at(libc::SYS_clock_nanosleep, absolute, 0)), None);

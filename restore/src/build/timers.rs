@@ -73,7 +73,11 @@ fn create(process: &mut Process, timers: &[PosixTimer]) -> Result<()> {
         }
         process.run(0, batch)?;
     }
-    process.call("let timer ids be", libc::SYS_prctl, &[PR_TIMER_CREATE_RESTORE_IDS, 0, 0, 0, 0])?;
+    process.call(
+        "let timer ids be",
+        libc::SYS_prctl,
+        &[PR_TIMER_CREATE_RESTORE_IDS, 0, 0, 0, 0],
+    )?;
     Ok(())
 }
 

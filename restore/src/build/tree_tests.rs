@@ -1,7 +1,9 @@
 use super::*;
 
 /// Runs the steps on a model of fork, setsid and setpgid and returns (parent, group, session).
-fn play(shapes: &[Shape], steps: &[Step]) -> HashMap<u32, (Option<u32>, Option<u32>, Option<u32>)> {
+type Kin = (Option<u32>, Option<u32>, Option<u32>);
+
+fn play(shapes: &[Shape], steps: &[Step]) -> HashMap<u32, Kin> {
     let mut tasks = HashMap::from([(shapes[0].id, (None, None, None))]);
     for step in steps {
         match *step {
@@ -36,13 +38,7 @@ fn play(shapes: &[Shape], steps: &[Step]) -> HashMap<u32, (Option<u32>, Option<u
 
 fn shape(id: u32, parent: u32, group: u32, session: u32) -> Shape {
     let some = |number| (number != 0).then_some(number);
-    Shape {
-        id,
-        parent: some(parent),
-        group: some(group),
-        session: some(session),
-        zombie: false,
-    }
+    Shape { id, parent: some(parent), group: some(group), session: some(session), zombie: false }
 }
 
 fn check(shapes: &[Shape]) -> Vec<Step> {
@@ -64,7 +60,12 @@ fn a_lone_session_leader_needs_one_step() {
 #[test]
 fn children_of_the_old_session_are_born_before_setsid() {
     // 11 was born before its parent 12's setsid; 13 after it.
-    check(&[shape(10, 0, 10, 10), shape(12, 10, 12, 12), shape(11, 12, 10, 10), shape(13, 12, 12, 12)]);
+    check(&[
+        shape(10, 0, 10, 10),
+        shape(12, 10, 12, 12),
+        shape(11, 12, 10, 10),
+        shape(13, 12, 12, 12),
+    ]);
     // A leader two generations down still passes the old session on.
     check(&[
         shape(10, 0, 10, 10),

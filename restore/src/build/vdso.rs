@@ -30,8 +30,10 @@ impl Parked {
         hole: &Hole,
     ) -> Result<Self> {
         let refuse = |why| Error::Vdso { task: process.id, why };
-        let mut parts: Vec<&SpecialMapping> =
-            found.iter().filter(|part| part.name.starts_with("[v") && part.name != "[vsyscall]").collect();
+        let mut parts: Vec<&SpecialMapping> = found
+            .iter()
+            .filter(|part| part.name.starts_with("[v") && part.name != "[vsyscall]")
+            .collect();
         parts.sort_unstable_by_key(|part| part.range.start());
         let code = parts.iter().position(|part| part.name == "[vdso]");
         let code = code.ok_or_else(|| refuse("this kernel has none"))?;
@@ -70,7 +72,6 @@ impl Parked {
             })
             .collect()
     }
-
 }
 
 #[cfg(test)]

@@ -71,7 +71,11 @@ fn differences(file: &PlannedFile, found: &Metadata) -> Vec<String> {
         && *there != here
     {
         let hex = |id: &[u8]| id.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        differences.push(format!("another build: id {} at the source, {} here", hex(there), hex(&here)));
+        differences.push(format!(
+            "another build: id {} at the source, {} here",
+            hex(there),
+            hex(&here)
+        ));
     }
     differences
 }

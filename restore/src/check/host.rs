@@ -17,15 +17,44 @@ const SYS_RESOURCE: u32 = 24;
 
 /// Names of the RLIMIT_* by number, getrlimit(2).
 const LIMITS: [&str; 16] = [
-    "CPU", "FSIZE", "DATA", "STACK", "CORE", "RSS", "NPROC", "NOFILE", "MEMLOCK", "AS", "LOCKS",
-    "SIGPENDING", "MSGQUEUE", "NICE", "RTPRIO", "RTTIME",
+    "CPU",
+    "FSIZE",
+    "DATA",
+    "STACK",
+    "CORE",
+    "RSS",
+    "NPROC",
+    "NOFILE",
+    "MEMLOCK",
+    "AS",
+    "LOCKS",
+    "SIGPENDING",
+    "MSGQUEUE",
+    "NICE",
+    "RTPRIO",
+    "RTTIME",
 ];
 
 /// Names of XSAVE components, by number (Intel SDM volume 1, 13.1).
 const COMPONENTS: [&str; 19] = [
-    "x87", "SSE", "AVX", "MPX bound registers", "MPX bound status", "AVX-512 masks",
-    "AVX-512 upper halves", "AVX-512 upper registers", "processor trace", "protection keys",
-    "PASID", "CET user", "CET supervisor", "HDC", "user interrupts", "LBR", "HWP", "AMX tile config",
+    "x87",
+    "SSE",
+    "AVX",
+    "MPX bound registers",
+    "MPX bound status",
+    "AVX-512 masks",
+    "AVX-512 upper halves",
+    "AVX-512 upper registers",
+    "processor trace",
+    "protection keys",
+    "PASID",
+    "CET user",
+    "CET supervisor",
+    "HDC",
+    "user interrupts",
+    "LBR",
+    "HWP",
+    "AMX tile config",
     "AMX tile data",
 ];
 

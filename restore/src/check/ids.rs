@@ -45,7 +45,8 @@ fn in_use() -> HashMap<u32, String> {
     for pid in pids.map(HostPid) {
         // What ends meanwhile is no obstacle.
         let Ok(stat) = Stat::read(pid) else { continue };
-        let zombie = if stat.state == 'Z' { ", which has ended and waits to be reaped" } else { "" };
+        let zombie =
+            if stat.state == 'Z' { ", which has ended and waits to be reaped" } else { "" };
         for tid in children::threads(pid).unwrap_or_else(|_| vec![pid]) {
             let by = if tid == pid {
                 format!("taken by {}{zombie}", stat.comm)

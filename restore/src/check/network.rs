@@ -60,7 +60,8 @@ fn explain(refusal: Refusal, errno: Errno) -> Refusal {
 /// Binds and lets go. TCP with SO_REUSEADDR, as it will be bound, so that connections in TIME_WAIT are
 /// no obstacle; UDP without, because there it would mean to share the port with a stranger.
 fn try_bind(listener: &Listener) -> nix::Result<()> {
-    let family = if listener.address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let family =
+        if listener.address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let (kind, protocol) = match listener.protocol {
         Protocol::Tcp => (SockType::Stream, SockProtocol::Tcp),
         Protocol::Udp => (SockType::Datagram, SockProtocol::Udp),

@@ -161,7 +161,8 @@ fn release() -> (u32, u32) {
 }
 
 fn parse_release(text: &str) -> (u32, u32) {
-    let mut numbers = text.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
+    let mut numbers =
+        text.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
@@ -234,7 +235,11 @@ mod tests {
         let report = host_report();
         assert!(report.iter().all(|item| item.ok == item.change.is_none()), "{report:?}");
         for feature in ["kernel", "root", "ptrace", "clone3 set_tid", "PR_SET_MM_MAP", "criu"] {
-            assert_eq!(report.iter().filter(|item| item.feature == feature).count(), 1, "{feature}");
+            assert_eq!(
+                report.iter().filter(|item| item.feature == feature).count(),
+                1,
+                "{feature}"
+            );
         }
     }
 }

@@ -24,9 +24,10 @@ fn fnv(bytes: &[u8]) -> [u8; 16] {
     const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
     const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
     let length = (bytes.len() as u64).to_le_bytes();
-    let hash = length.iter().chain(bytes).fold(OFFSET, |hash, byte| {
-        (hash ^ u128::from(*byte)).wrapping_mul(PRIME)
-    });
+    let hash = length
+        .iter()
+        .chain(bytes)
+        .fold(OFFSET, |hash, byte| (hash ^ u128::from(*byte)).wrapping_mul(PRIME));
     hash.to_le_bytes()
 }
 

@@ -64,6 +64,14 @@ static void files(void) {
     *(char *)0x700000 = 'Z';
     CHECK(21, S4(17, 12, buf, 1, 0) == 1 && buf[0] == 'Z');
     CHECK(22, S3(72, 12, 1034, 0) == 3);
+    CHECK(23, same((char *)0x702000, "anonymous", 9));
+    i64 maps = S2(2, "/proc/self/maps", 0), len = 0, got_bytes;
+    static char text[8192];
+    while ((got_bytes = S3(0, maps, text + len, 8191 - len)) > 0) len += got_bytes;
+    i32 found = 0;
+    for (i64 i = 0; i + 20 < len; i++)
+        found |= same(text + i, "/dev/zero (deleted)", 19) && !same(text + i - 6, "memfd:", 6);
+    CHECK(24, found);
     leave(0);
 }
 

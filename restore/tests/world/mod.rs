@@ -14,25 +14,25 @@ use tracee::HostPid;
 use tracee::proc::status::Status;
 
 /// Where the subject is linked to.
-pub const CODE: u64 = 0x40_0000;
+pub(crate) const CODE: u64 = 0x40_0000;
 /// A call to be made again, in the subject.
-pub const AGAIN: u64 = CODE + 0x20;
+pub(crate) const AGAIN: u64 = CODE + 0x20;
 /// Anonymous memory.
-pub const DATA: u64 = 0x60_0000;
+pub(crate) const DATA: u64 = 0x60_0000;
 /// Where a subject's argument table is.
-pub const TABLE: u64 = 0x61_0000;
-pub const HEAP: u64 = 0x8f_0000;
+pub(crate) const TABLE: u64 = 0x61_0000;
+pub(crate) const HEAP: u64 = 0x8f_0000;
 const STACK: u64 = 0x7ffd_0000_0000;
 const VDSO: u64 = 0x7ffd_1000_0000;
 
 /// Trees are made one at a time: what is counted is counted for the whole process.
-pub fn alone() -> MutexGuard<'static, ()> {
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
     static LOCK: Mutex<()> = Mutex::new(());
     LOCK.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Says why a test cannot run here, or fails where it must.
-pub fn can_run() -> bool {
+pub(crate) fn can_run() -> bool {
     let why = if !nix::unistd::geteuid().is_root() {
         "not root"
     } else if subject().is_none() {
@@ -46,7 +46,7 @@ pub fn can_run() -> bool {
 }
 
 /// The subject's code.
-pub fn subject() -> Option<&'static [u8]> {
+pub(crate) fn subject() -> Option<&'static [u8]> {
     static CODE: OnceLock<Option<Vec<u8>>> = OnceLock::new();
     CODE.get_or_init(|| {
         let here = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/subject");
@@ -70,7 +70,7 @@ pub fn subject() -> Option<&'static [u8]> {
 }
 
 /// `count` numbers in a row that no task, group or session uses, far from those given out next.
-pub fn free_ids(count: u32) -> u32 {
+pub(crate) fn free_ids(count: u32) -> u32 {
     let used: BTreeSet<u32> = std::fs::read_dir("/proc")
         .expect("proc")
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
@@ -91,27 +91,21 @@ pub fn free_ids(count: u32) -> u32 {
 }
 
 /// A checkpoint under construction.
-pub struct World {
-    pub checkpoint: Checkpoint,
+pub(crate) struct World {
+    pub(crate) checkpoint: Checkpoint,
     /// (space, page, bytes).
-    pub pages: Vec<(SpaceId, u64, Vec<u8>)>,
+    pub(crate) pages: Vec<(SpaceId, u64, Vec<u8>)>,
 }
 
 fn range(start: u64, end: u64) -> PageRange {
     PageRange::from_addrs(VirtAddr(start), VirtAddr(end)).expect("a range")
 }
 
-pub fn vma(start: u64, end: u64, prot: u32, kind: VmaKind) -> Vma {
-    Vma {
-        range: range(start, end),
-        prot,
-        kind,
-        flags: VmaFlags::empty(),
-        advice: Advice::empty(),
-    }
+pub(crate) fn vma(start: u64, end: u64, prot: u32, kind: VmaKind) -> Vma {
+    Vma { range: range(start, end), prot, kind, flags: VmaFlags::empty(), advice: Advice::empty() }
 }
 
-pub fn regular(id: u32, path: &str, flags: i32) -> File {
+pub(crate) fn regular(id: u32, path: &str, flags: i32) -> File {
     File {
         id: FileId(id),
         flags: flags.cast_unsigned(),
@@ -133,7 +127,7 @@ const ROOT: FileId = FileId(3);
 
 impl World {
     /// An empty world with the files every process needs.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let clock = |id| tracee::host::sys_clock(id).expect("a clock");
         Self {
             checkpoint: Checkpoint {
@@ -157,7 +151,13 @@ impl World {
     }
 
     /// Adds a process that looks at `what` with `argument`.
-    pub fn process(&mut self, id: u32, parent: Option<u32>, what: u64, argument: u64) -> &mut Living {
+    pub(crate) fn process(
+        &mut self,
+        id: u32,
+        parent: Option<u32>,
+        what: u64,
+        argument: u64,
+    ) -> &mut Living {
         let table = FdTableId(id);
         self.checkpoint.fd_tables.push(FdTable { id: table, fds: Vec::new() });
         let group = TaskId(parent.unwrap_or(id));
@@ -176,7 +176,7 @@ impl World {
         self.living(id)
     }
 
-    pub fn zombie(&mut self, id: u32, parent: u32, status: i32) {
+    pub(crate) fn zombie(&mut self, id: u32, parent: u32, status: i32) {
         let session = TaskId(parent);
         self.checkpoint.tasks.push(Task {
             id: TaskId(id),
@@ -187,11 +187,11 @@ impl World {
         });
     }
 
-    pub fn task(&mut self, id: u32) -> &mut Task {
+    pub(crate) fn task(&mut self, id: u32) -> &mut Task {
         self.checkpoint.tasks.iter_mut().find(|task| task.id.0 == id).expect("added")
     }
 
-    pub fn living(&mut self, id: u32) -> &mut Living {
+    pub(crate) fn living(&mut self, id: u32) -> &mut Living {
         match &mut self.task(id).body {
             Body::Living(living) => living,
             Body::Zombie { .. } => panic!("{id} is a zombie"),
@@ -199,14 +199,14 @@ impl World {
     }
 
     /// Puts 32-bit words where the subject finds its table.
-    pub fn table(&mut self, id: u32, words: &[i32]) {
+    pub(crate) fn table(&mut self, id: u32, words: &[i32]) {
         let mut page: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         page.resize(page.len().next_multiple_of(4096), 0);
         self.pages.push((SpaceId::Process(TaskId(id)), TABLE / 4096, page));
     }
 
     /// Adds a file and a descriptor of `task` on it.
-    pub fn fd(&mut self, task: u32, number: u32, file: File) {
+    pub(crate) fn fd(&mut self, task: u32, number: u32, file: File) {
         let id = file.id;
         if self.checkpoint.file(id).is_none() {
             self.checkpoint.files.push(file);
@@ -217,7 +217,10 @@ impl World {
     }
 
     /// Builds, fills and finishes it.
-    pub fn ready(&mut self, options: BuildOptions) -> restore::Result<restore::build::Ready> {
+    pub(crate) fn ready(
+        &mut self,
+        options: BuildOptions,
+    ) -> restore::Result<restore::build::Ready> {
         for table in &mut self.checkpoint.fd_tables {
             table.fds.sort_by_key(|fd| fd.number);
         }
@@ -230,18 +233,18 @@ impl World {
         built.finish(&self.checkpoint)
     }
 
-    pub fn run(&mut self, options: BuildOptions) -> restore::Result<Running> {
+    pub(crate) fn run(&mut self, options: BuildOptions) -> restore::Result<Running> {
         self.ready(options)?.run()
     }
 
     /// Runs it and tells how it ended.
-    pub fn verdict(&mut self) -> i32 {
+    pub(crate) fn verdict(&mut self) -> i32 {
         let running = self.run(BuildOptions::default()).expect("runs");
         verdict(running)
     }
 }
 
-pub fn verdict(running: Running) -> i32 {
+pub(crate) fn verdict(running: Running) -> i32 {
     let patience = Duration::from_secs(60);
     tracee::wait_reap(running.child, patience).expect("our child").expect("ends in time")
 }
@@ -265,7 +268,7 @@ fn vdso() -> Vec<Vma> {
     all
 }
 
-pub fn thread(id: u32, what: u64, argument: u64, stack_top: u64) -> Thread {
+pub(crate) fn thread(id: u32, what: u64, argument: u64, stack_top: u64) -> Thread {
     let mut legacy = Box::new([0; 512]);
     legacy[..2].copy_from_slice(&0x37f_u16.to_le_bytes());
     legacy[24..28].copy_from_slice(&0x1f80_u32.to_le_bytes());
@@ -298,7 +301,7 @@ pub fn thread(id: u32, what: u64, argument: u64, stack_top: u64) -> Thread {
 }
 
 /// Who we are.
-pub fn creds() -> Creds {
+pub(crate) fn creds() -> Creds {
     let status = Status::read(HostPid(nix::unistd::gettid().as_raw())).expect("status");
     Creds {
         uids: status.uids,
@@ -360,11 +363,11 @@ fn living(id: u32, fds: FdTableId, what: u64, argument: u64) -> Living {
 }
 
 /// Open descriptors of this process.
-pub fn open_fds() -> usize {
+pub(crate) fn open_fds() -> usize {
     std::fs::read_dir("/proc/self/fd").expect("fds").count()
 }
 
 /// True if a task of this number exists, dead or alive.
-pub fn exists(id: u32) -> bool {
+pub(crate) fn exists(id: u32) -> bool {
     std::path::Path::new(&format!("/proc/{id}")).exists()
 }

@@ -5,6 +5,7 @@
 
 pub mod children;
 pub mod fdinfo;
+pub mod limits;
 pub mod maps;
 pub mod stat;
 pub mod status;

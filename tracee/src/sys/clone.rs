@@ -55,6 +55,8 @@ pub(crate) struct Child<'a> {
     pub(crate) go: RawFd,
     /// Gets the errno of what failed, as four bytes.
     pub(crate) report: RawFd,
+    /// The parent's ends of these pipes: as long as we hold them too, neither pipe ever ends.
+    pub(crate) parents: [RawFd; 2],
     /// `(from, to)`: descriptors to keep, and under which numbers.
     pub(crate) moves: &'a [(RawFd, RawFd)],
 }
@@ -101,6 +103,9 @@ unsafe fn sigmask(how: i32, new: *const u64, old: *mut u64) {
 unsafe fn run_child(child: Child<'_>) -> ! {
     // SAFETY: system calls on numbers and on memory that lives in this frame or in constants.
     unsafe {
+        for fd in child.parents {
+            libc::syscall(libc::SYS_close, fd);
+        }
         let mut byte = 0_u8;
         // Until the parent has seized us, only its death may end us: then read says end of file.
         if libc::syscall(libc::SYS_read, child.go, &raw mut byte, 1) != 1 {

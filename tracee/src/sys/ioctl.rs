@@ -121,6 +121,17 @@ pub fn set_timer_ticks(fd: BorrowedFd<'_>, mut ticks: u64) -> io::Result<()> {
     unsafe { ioctl(fd, TFD_IOC_SET_TICKS, &mut ticks) }
 }
 
+/// timerfd_gettime(2), for what it does beside answering: a periodic timer whose expirations nobody
+/// has read stands still until it is asked, and fdinfo does not ask.
+pub fn rewind_timer(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let mut now = libc::itimerspec {
+        it_interval: libc::timespec { tv_sec: 0, tv_nsec: 0 },
+        it_value: libc::timespec { tv_sec: 0, tv_nsec: 0 },
+    };
+    // SAFETY: `now` is live and written.
+    check(unsafe { libc::timerfd_gettime(fd.as_raw_fd(), &raw mut now) }).map(drop)
+}
+
 /// F_GETOWN_EX: whom the file sends SIGIO or SIGURG.
 pub fn file_owner(fd: BorrowedFd<'_>) -> io::Result<FileOwner> {
     let mut owner = FileOwner::default();

@@ -141,7 +141,8 @@ fn wait_for_ticket(restore: &Running) -> Result<String, LabError> {
 }
 
 fn show_where(progress: &Progress, src: &Host, dst: &Host) {
-    let on = |host: &Host| host.process(SERVER_PID).map_or("gone", |_| "runs");
+    let lives = |host: &Host| host.process(SERVER_PID).is_some_and(|it| it.state != 'Z');
+    let on = |host| if lives(host) { "runs" } else { "gone" };
     progress.say(&format!("pid {SERVER_PID}: on src {}, on dst {}", on(src), on(dst)));
 }
 

@@ -79,9 +79,7 @@ fn place(fd: &OwnedFd, state: &InetSocket, shares_port: bool) -> nix::Result<()>
             let backlog = i32::try_from(state.backlog).unwrap_or(i32::MAX);
             listen(fd, Backlog::new(backlog).unwrap_or(Backlog::MAXCONN))
         }
-        (_, Some(peer)) if state.kind == 2 => {
-            connect(fd.as_raw_fd(), &SockaddrStorage::from(peer))
-        }
+        (_, Some(peer)) if state.kind == 2 => connect(fd.as_raw_fd(), &SockaddrStorage::from(peer)),
         _ => Ok(()),
     }
 }
