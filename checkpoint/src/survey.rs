@@ -89,11 +89,6 @@ pub fn survey(root: HostPid, options: &SurveyOptions) -> Result<Plan, SurveyErro
     })
 }
 
-/// All threads of all processes under (and with) `root`.
-pub(crate) fn threads_below(root: HostPid) -> Vec<HostPid> {
-    tree::threads(root)
-}
-
 fn gone(root: HostPid, error: tracee::Error) -> SurveyError {
     if error.is_gone() { SurveyError::NoSuchProcess(root) } else { error.into() }
 }

@@ -13,11 +13,12 @@ use checkpoint::collect::{
 };
 use checkpoint::survey::{SurveyOptions, survey};
 use harness::{OPTIONS, Subject, can_run};
+use image::NamespaceIds;
 use image::state::{
     Advice, Body, Checkpoint, File, FileKind, Living, SigSet, SocketState, Task, Thread, VmaFlags,
     VmaKind,
 };
-use pages::{PageIndex, SpaceId, TaskId, VirtAddr};
+use pages::{PageCount, PageIndex, PageRange, SpaceId, TaskId, VirtAddr};
 use tracee::host::{Urgency, stay_on_this_cpu};
 use tracee::{Held, HostPid};
 
@@ -43,7 +44,30 @@ fn collected_with(pid: HostPid, allowed: &SurveyOptions) -> (Collected, Moment, 
     let collected = collect(&mut held, &plan, &options);
     let took = begun.elapsed();
     held.resume().expect("resume");
-    (collected.expect("collect"), frozen, took)
+    let collected = collected.expect("collect");
+    survives_writing(&collected.checkpoint);
+    (collected, frozen, took)
+}
+
+/// What is collected can be written as images and read again, whole.
+fn survives_writing(checkpoint: &Checkpoint) {
+    let images = checkpoint.to_images(&NamespaceIds::default());
+    let read = Checkpoint::from_images(&images).expect("our own images");
+    assert_eq!(read.clocks, checkpoint.clocks);
+    assert_eq!(read.tasks.len(), checkpoint.tasks.len());
+    for (read, given) in read.tasks.iter().zip(&checkpoint.tasks) {
+        let (Some(read), Some(given)) = (read.living(), given.living()) else { continue };
+        assert_eq!(read.mm, given.mm);
+        assert_eq!(read.threads, given.threads);
+        assert_eq!(read, given);
+    }
+    assert_eq!(read.fd_tables, checkpoint.fd_tables);
+    for (read, given) in read.files.iter().zip(&checkpoint.files) {
+        assert_eq!(read, given);
+    }
+    assert_eq!(read.pipes, checkpoint.pipes);
+    assert_eq!(read.ghosts, checkpoint.ghosts);
+    assert_eq!(read.shared, checkpoint.shared);
 }
 
 fn task(checkpoint: &Checkpoint, id: u64) -> &Task {
@@ -370,6 +394,24 @@ fn a_thousand_threads_are_read_quickly() {
     assert_eq!(ids.len(), 1000);
     assert!(root.threads.iter().all(|thread| thread.clear_child_tid != VirtAddr(0)));
     assert!(took < Duration::from_secs(2), "{took:?}");
+}
+
+#[test]
+fn a_large_program_does_not_wait_for_its_page_tables() {
+    if !can_run() {
+        return;
+    }
+    let subject = Subject::start(&["large", "512"]);
+    let (Collected { checkpoint, spaces }, _, took) = collected(subject.pid());
+    eprintln!("collect of 512 MiB in small pages: {took:?}");
+    let pages = &pages_of(&spaces, SpaceId::Process(checkpoint.root().id)).pages;
+    let start = VirtAddr(subject.numbers("large")[0]).page();
+    let touched = PageRange::new(start, PageCount((512 << 20) / 4096)).expect("a range");
+    assert!(pages.ranges().iter().any(|run| run.covers(touched)));
+    let vmas = &living(checkpoint.root()).mm.vmas;
+    let vma = vmas.iter().find(|vma| vma.range.contains(start)).expect("its mapping");
+    assert!(vma.advice.contains(Advice::NO_HUGE_PAGE), "flags were seen before: {vma:?}");
+    assert!(took < Duration::from_millis(500), "{took:?}");
 }
 
 #[test]

@@ -93,7 +93,7 @@ fn the_protocol_page_was_read_with_this_wire() {
 fn no_file_has_grown_out_of_hand() {
     let long = CRATES.iter().flat_map(|name| sources(name)).filter_map(|(path, text)| {
         let lines = text.lines().take_while(|line| !line.starts_with("#[cfg(test)]")).count();
-        (lines > 620).then(|| format!("{} has {lines} lines", path.display()))
+        (lines > 650).then(|| format!("{} has {lines} lines", path.display()))
     });
     let long: Vec<_> = long.collect();
     assert!(long.is_empty(), "a second noun has moved in: {long:#?}");

@@ -119,13 +119,16 @@ impl TlsKeys {
         std::fs::create_dir_all(&folder).map_err(LabError::file("make", &folder))?;
         let mut shell = Command::new("sh");
         let new = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -sha256";
-        shell.args(["-ec", &format!(
-            "cd {}; {new} -subj /CN=authority -keyout ca.key -out ca.pem; \
+        shell.args([
+            "-ec",
+            &format!(
+                "cd {}; {new} -subj /CN=authority -keyout ca.key -out ca.pem; \
              {new} -subj /CN=host -addext subjectAltName=IP:{address} \
              -addext basicConstraints=critical,CA:FALSE \
              -CA ca.pem -CAkey ca.key -keyout key.pem -out cert.pem",
-            folder.display()
-        )]);
+                folder.display()
+            ),
+        ]);
         lab.src().run(shell)?;
         Ok(Self { folder })
     }

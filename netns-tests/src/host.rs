@@ -189,6 +189,11 @@ impl Host {
 
     fn start_in(&self, command: &mut Command) -> Result<Running> {
         let line = line_of(command);
+        // What a program keeps in its user's home is this host's own, and gone with it.
+        if !command.get_envs().any(|(name, _)| name == "HOME") {
+            command.env("HOME", &self.scratch);
+        }
+        command.env_remove("XDG_CONFIG_HOME").env_remove("QMIG_HOME");
         let child = self.namespaces.spawn(command)?;
         // It is not reaped yet, so this file is its own even if it has ended already.
         let path = PathBuf::from(format!("/proc/{}/status", child.id()));

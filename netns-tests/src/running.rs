@@ -112,7 +112,13 @@ impl Running {
         deadline: Duration,
         wanted: impl FnMut(&str) -> Option<T>,
     ) -> Result<T> {
-        self.stdout.find(deadline, wanted).ok_or_else(|| match self.ended() {
+        let since = Instant::now();
+        let found = self.stdout.find(deadline, wanted);
+        if found.is_none() && since.elapsed() < deadline {
+            // Its output ended, so it is about to end itself.
+            let _ = self.output(LAST_WORDS);
+        }
+        found.ok_or_else(|| match self.ended() {
             Some(status) => LabError::Ended {
                 what: what.to_owned(),
                 ended: format!("{} ended: {status}", self.line),

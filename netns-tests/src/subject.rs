@@ -147,7 +147,9 @@ impl Subject {
     fn command(&self) -> Result<Command> {
         let mut words: Vec<OsString> = match self.language {
             Language::C => vec![workshop::subject(&self.name)?.into()],
-            Language::Python => vec!["setsid".into(), PYTHON.into(), workshop::source(&self.name, "py").into()],
+            Language::Python => {
+                vec!["setsid".into(), PYTHON.into(), workshop::source(&self.name, "py").into()]
+            }
             Language::Java => {
                 let classes = workshop::java_classes(&self.name)?.into();
                 vec!["setsid".into(), "java".into(), "-cp".into(), classes, (&self.name).into()]

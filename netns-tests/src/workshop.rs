@@ -67,7 +67,8 @@ pub(crate) fn java_classes(name: &str) -> Result<PathBuf> {
     if done.is_dir() {
         return Ok(done);
     }
-    let draft = tempfile::tempdir_in(&folder).map_err(LabError::file("make a folder in", &folder))?;
+    let draft =
+        tempfile::tempdir_in(&folder).map_err(LabError::file("make a folder in", &folder))?;
     let mut compile = Command::new("javac");
     compile.arg("-d").arg(draft.path()).arg(&source);
     run(compile)?;

@@ -1,5 +1,5 @@
 /* Much memory: `mib N` (64), `random PERCENT` of it incompressible (50), the rest text-like; every
- * page is checked. `dirty KIB` of it are rewritten with each beat (0). */
+ * page is checked. `dirty KIB` of it are rewritten with each beat (0). `threads N` more only wait (0). */
 #include "subject.h"
 
 #define PAGE 4096
@@ -15,6 +15,11 @@ static void make(char *page, uint64_t number, uint64_t round, long percent) {
         snprintf(page + i, 32, "key:%08llx value of the page ", (unsigned long long)scramble(seed + i / 256) & 0xffffffff);
 }
 
+static void *wait_forever(void *argument) {
+    for (;;) pause();
+    return argument;
+}
+
 int main(int argc, char **argv) {
     begin(argc, argv);
     size_t pages = (size_t)option_number("mib", 64) << 8;
@@ -23,6 +28,10 @@ int main(int argc, char **argv) {
     uint32_t *rounds = calloc(pages, sizeof *rounds);
     MUST(block != MAP_FAILED && rounds);
     for (size_t i = 0; i < pages; i++) make(block + i * PAGE, i, 0, percent);
+    for (long i = option_number("threads", 0); i > 0; i--) {
+        pthread_t thread;
+        MUST(!pthread_create(&thread, NULL, wait_forever, NULL));
+    }
     ready();
 
     sigset_t question;

@@ -4,7 +4,9 @@ use std::error::Error;
 use std::time::Duration;
 
 use netns_tests::chaos::{Runs, who_runs};
-use netns_tests::{Criu, Images, Lab, QmigEvent, Running, Started, Subject, qmig_binary, requirements};
+use netns_tests::{
+    Criu, Images, Lab, QmigEvent, Running, Started, Subject, qmig_binary, requirements,
+};
 use nix::sys::signal::Signal;
 
 type Outcome = Result<(), Box<dyn Error>>;
@@ -24,7 +26,9 @@ fn succeeded(qmig: &Running) -> Outcome {
 }
 
 fn passed(started: &Started, lab: &Lab, restore: &Running) -> Outcome {
-    let verdict = started.ask_at(lab.dst(), restore).map_err(|error| format!("{error}\n{}", restore.logs()))?;
+    let verdict = started
+        .ask_at(lab.dst(), restore)
+        .map_err(|error| format!("{error}\n{}", restore.logs()))?;
     if verdict.passed() { Ok(()) } else { Err(format!("{verdict}\n{}", restore.logs()).into()) }
 }
 
@@ -148,7 +152,8 @@ fn half_a_checkpoint() -> Outcome {
     let images = Images::new(&lab, "images")?;
     succeeded(&images.dump(lab.src(), started.pid(), &["--leave-running"])?)?;
     for name in ["core-10000.img", "pagemap-10000.img", "inventory.img"] {
-        std::fs::remove_file(images.folder().join(name))?;
+        let (image, away) = (images.folder().join(name), lab.shared().join(name));
+        std::fs::rename(&image, &away)?;
         let mut qmig = std::process::Command::new(qmig_binary()?);
         qmig.args(["restore", "--json", "--images-dir"]).arg(images.folder());
         let restore = lab.dst().spawn(qmig)?;
@@ -158,6 +163,7 @@ fn half_a_checkpoint() -> Outcome {
         let what = error.ok_or("no error event")?.field("what").to_string();
         assert!(what.contains(name), "without {name}: {what}");
         assert_eq!(lab.dst().pids(), []);
+        std::fs::rename(&away, &image)?;
     }
     Ok(())
 }

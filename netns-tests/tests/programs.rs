@@ -60,7 +60,10 @@ fn redis_with_a_busy_client() -> Outcome {
         // Everything acknowledged is there, and at most the one command that was on its way.
         let acknowledged = client.acknowledged()?;
         let hits = redis.hits(src, dst)?;
-        assert!((acknowledged..=acknowledged + 1).contains(&hits), "{acknowledged} hits, now {hits}");
+        assert!(
+            (acknowledged..=acknowledged + 1).contains(&hits),
+            "{acknowledged} hits, now {hits}"
+        );
         let client = redis.busy(src, dst, hits)?;
         let more = client.acknowledged()?;
         assert!(more >= hits + 10 && redis.hits(dst, dst)? >= more, "{hits}, then {more}");

@@ -52,7 +52,7 @@ impl Held {
             return Err(Error::Died { pid: root });
         }
         loop {
-            let before = held.processes.len();
+            let mut all_known = true;
             let mut next = 0;
             while let Some(process) = held.processes.get(next) {
                 let born = process
@@ -61,13 +61,18 @@ impl Held {
                     .map(|thread| children::of_thread(process.pid, thread.tid()));
                 let born: Vec<_> = born.collect::<Result<Vec<_>>>()?.concat();
                 for child in born {
-                    if known.insert(child) && !held.take(child, until)? {
-                        known.remove(&child);
+                    if known.insert(child) {
+                        all_known = false;
+                        if !held.take(child, until)? {
+                            known.remove(&child);
+                        }
                     }
                 }
                 next += 1;
             }
-            if held.processes.len() == before {
+            // One that was dead or dying when it was found may have left children to somebody
+            // whose list had been read by then; so only a round without any news is the last.
+            if all_known {
                 return Ok(held);
             }
         }

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use common::{PATIENCE, Subject, can_run, eventually, state, work_in};
 use pages::VirtAddr;
-use tracee::{Error, Held, HostPid, Interrupted, Memory, Stopped, wound_back};
+use tracee::{
+    Borrowed, Call, Error, Held, HostPid, Interrupted, Memory, Runner, Stopped, wound_back,
+};
 
 #[test]
 fn a_restartable_sequence_is_aborted_whatever_we_do_then() {
@@ -114,6 +116,23 @@ fn raw_registers_come_back_and_can_be_wound_back() {
     assert_eq!(wound_back(&before).regs.orig_rax, u64::MAX);
     work_in(&mut task, gate).expect("worked");
     assert_eq!(task.regs().expect("readable"), before);
+    // A runner may stay for the next loan, whose first batch then begins with the registers of the
+    // interrupted call: the kernel must not take the stub's for those.
+    let mut loan = Borrowed::enter(&mut task).expect("borrowed");
+    let mut runner = Runner::install(loan.task(), gate, None, 4096).expect("installed");
+    loan.leave().expect("left");
+    for _ in 0..3 {
+        let mut loan = Borrowed::enter(&mut task).expect("borrowed");
+        let mut calls = [Call::new(libc::SYS_getpid, &[]); 3];
+        runner.batch(loan.task(), &mut calls).expect("ran");
+        let own = u64::from(subject.pid().0.unsigned_abs());
+        assert!(calls.iter().all(|call| call.value() == Ok(own)), "{calls:?}");
+        loan.leave().expect("left");
+        assert_eq!(task.regs().expect("readable"), before);
+    }
+    let mut loan = Borrowed::enter(&mut task).expect("borrowed");
+    runner.remove(loan.task(), gate).expect("removed");
+    loan.leave().expect("left");
     // With the registers wound back by hand it is in the same call again.
     task.set_regs(&wound_back(&before).regs).expect("settable");
     task.detach().expect("let go");

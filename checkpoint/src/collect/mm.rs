@@ -2,11 +2,12 @@
 
 use image::state::{Advice, FileId, Mm, Vma, VmaFlags, VmaKind};
 use pages::{PageRange, PageSet, VirtAddr};
-use tracee::proc::maps::{self, Mapping};
+use tracee::proc::maps::Mapping;
 use tracee::proc::stat::Stat;
 use tracee::{HostPid, Pagemap, Wanted};
 
 use super::Refusals;
+use super::advised::Advised;
 use super::files::Files;
 use crate::error::CollectError;
 use crate::survey::mapped::{MappedFiles, Shows, place, shows};
@@ -20,16 +21,17 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// Reads /proc/PID/smaps.
+    /// Reads /proc/PID/smaps, or maps if smaps was read before.
     pub(super) fn read(
         whose: &Whose,
+        advised: &Advised,
         files: &mut Files,
         refusals: &mut Refusals,
     ) -> Result<Self, CollectError> {
         let pid = whose.pid;
         let mut seen = MappedFiles::default();
         let mut layout = Self { vmas: Vec::new(), vdso: None };
-        for mapping in maps::read_with_flags(pid)? {
+        for mapping in advised.mappings(pid)? {
             let object = || whose.mapping(mapping.start.0, mapping.end.0);
             let kind = match shows(&mapping) {
                 Ok(Some(Shows::Anon)) => VmaKind::Anon,

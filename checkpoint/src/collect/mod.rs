@@ -1,14 +1,15 @@
 //! Reads everything about a held tree except the content of its pages.
 //!
 //! Three files share each noun: `image::state` says what the state is, the file here reads it from
-//! the kernel, `restore::build` makes it again. Beside the nouns: [`waits`] tells how much of a
+//! the kernel, `restore::build` makes it again. Beside the nouns: `waits` tells how much of a
 //! sleep was left, `asked` has the tasks ask what only they can, `pipes`, `ghosts`, `shared` and
-//! `terminal` read what is behind descriptors.
+//! `terminal` read what is behind descriptors, `advised` the flags of mappings.
 //!
 //! The order matters in three places. Registers, rseq and switch counts are read before anything
 //! runs in a task; mappings before our scratch memory is among them; pending signals after the
 //! timers, whose signals they may be.
 
+mod advised;
 mod asked;
 mod creds;
 mod files;

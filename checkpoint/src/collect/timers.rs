@@ -121,7 +121,9 @@ impl Timers {
         let (itimers, posix) = bytes.split_at(ITIMERS * SPEC);
         let mut real_virtual_prof = itimers.chunks_exact(SPEC).map(|spec| spec_of(spec, 1_000));
         let mut next = || real_virtual_prof.next().unwrap_or_default();
-        let itimers = [at_freeze(next(), since), next(), next()];
+        // setitimer(2) counts in microseconds, and so do images.
+        let micros = u64::try_from(since.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX);
+        let itimers = [at_freeze(next(), Duration::from_micros(micros)), next(), next()];
         let posix = ids
             .iter()
             .zip(posix.chunks_exact(SPEC))

@@ -36,7 +36,7 @@ impl Living<'_> {
         let before = refusals.len();
         let memory = Memory::open(pid)?;
         let resting = self.rest(held, &memory, refusals, options)?;
-        let layout = mm::Layout::read(whose, files, refusals)?;
+        let layout = mm::Layout::read(whose, &options.clockwork.advised, files, refusals)?;
         let exe = files.standing(whose, "exe", refusals)?;
         let cwd = files.standing(whose, "cwd", refusals)?;
         let root = files.standing(whose, "root", refusals)?;

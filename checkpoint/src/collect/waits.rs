@@ -27,12 +27,20 @@ use tracee::proc::stat::Stat;
 use tracee::proc::syscall::{self, Doing};
 use tracee::{HostPid, Memory};
 
-/// What was seen of sleeping threads and armed timers before a freeze.
+use super::advised::Advised;
+use crate::survey::tree;
+
+/// What was seen before a freeze that cannot be seen, or only slowly, after it: sleeping threads,
+/// armed timers, and flags of mappings.
 #[derive(Debug, Default)]
 pub struct Clockwork {
     sleepers: HashMap<i32, Sleeper>,
     /// Ends of sleeps on CLOCK_MONOTONIC, in nanoseconds, ascending.
     ends: Vec<u64>,
+    /// When `ends` was read, on CLOCK_MONOTONIC.
+    taken: Duration,
+    /// Mappings of large processes, which take long to read.
+    pub(super) advised: Advised,
 }
 
 /// A thread seen asleep in a call that may have a timeout.
@@ -60,15 +68,18 @@ impl Clockwork {
     ///
     /// Nothing here can fail a migration: what cannot be read is not known.
     pub fn sample(root: HostPid) -> Self {
+        let processes = tree::processes(root);
+        // First: it takes longest, and sleeps want to be seen last.
+        let advised = Advised::sample(&processes);
         let mut lags = Lags::default();
         let mut sleepers = HashMap::new();
-        for tid in crate::survey::threads_below(root) {
+        for tid in tree::threads(&processes) {
             if let Some(sleeper) = Sleeper::look(tid, &mut lags) {
                 sleepers.insert(tid.0, sleeper);
             }
         }
         if sleepers.is_empty() {
-            return Self::default();
+            return Self { advised, ..Self::default() };
         }
         // After the sleepers: a timer must be seen for each of them that sleeps on.
         let timers = hrtimers().unwrap_or_default();
@@ -78,7 +89,8 @@ impl Clockwork {
             .map(|timer| timer.expires_soft_ns)
             .collect();
         ends.sort_unstable();
-        Self { sleepers, ends }
+        let taken = sys_clock(libc::CLOCK_MONOTONIC).unwrap_or_default();
+        Self { sleepers, ends, taken, advised }
     }
 
     /// How much of the wait in `wait` was left at `frozen`, if that can be told.
@@ -92,16 +104,15 @@ impl Clockwork {
         switches: u64,
         frozen: Duration,
     ) -> Option<Duration> {
-        match wait.rest {
-            Rest::Written(rest) => Some(rest),
-            Rest::Of(whole) => {
-                let seen = self.sleepers.get(&tid.0)?;
-                let same_call = seen.args[..4] == wait.args[..4]
-                    && (seen.call == wait.call || seen.call == RESTART_SYSCALL);
-                // Going from sleep to the ptrace stop is one switch; more of them are another wait.
-                if !same_call || switches > seen.switches + 1 {
-                    return None;
-                }
+        let seen = self.sleepers.get(&tid.0).filter(|seen| {
+            let same_call = seen.call == wait.call || seen.call == RESTART_SYSCALL;
+            // Going from sleep to the ptrace stop is one switch; more of them are another wait.
+            same_call && seen.args[..4] == wait.args[..4] && switches <= seen.switches + 1
+        });
+        match (wait.rest, seen) {
+            (Rest::Written(rest), Some(_)) => Some(written(&self.ends, rest, self.taken, frozen)),
+            (Rest::Written(rest), None) => Some(rest),
+            (Rest::Of(whole), Some(seen)) => {
                 let began = match seen.call {
                     // It went on with a wait it had begun at any time before.
                     RESTART_SYSCALL => Began { earliest: 0, ..seen.began },
@@ -110,6 +121,7 @@ impl Clockwork {
                 let again = seen.call == RESTART_SYSCALL;
                 Some(rest(&self.ends, whole, began, again, frozen))
             }
+            (Rest::Of(_), None) => None,
         }
     }
 }
@@ -216,6 +228,15 @@ pub(crate) fn rest(
 
 /// Clock bases of /proc/timer_list that count CLOCK_MONOTONIC.
 const MONOTONIC: [u32; 2] = [0, 4];
+
+/// What is left at `frozen` if `rest` was left when the thread was interrupted, at a moment between
+/// `taken` and `frozen`: the last sleep that fits ends it; late perhaps, never early.
+fn written(ends: &[u64], rest: Duration, taken: Duration, frozen: Duration) -> Duration {
+    let (first, last) = (nanos(taken + rest), nanos(frozen + rest));
+    let after = ends.partition_point(|end| *end <= last);
+    let end = ends[..after].last().filter(|end| **end >= first);
+    end.map_or(rest, |end| Duration::from_nanos(end.saturating_sub(nanos(frozen))))
+}
 
 /// A timer is set a little before the thread leaves the CPU, and clocks are read one after another.
 const SLACK_NS: u64 = 2_000_000;
@@ -392,8 +413,11 @@ mod tests {
         let args = [0x1000, 1, 400, 0, 0, 0];
         let began = Began { likely: 10_000 * MS, earliest: 10_000 * MS };
         let sleeper = Sleeper { call: POLL, args, switches: 5, began };
-        let clockwork =
-            Clockwork { sleepers: HashMap::from([(7, sleeper)]), ends: vec![10_400 * MS] };
+        let clockwork = Clockwork {
+            sleepers: HashMap::from([(7, sleeper)]),
+            ends: vec![10_400 * MS],
+            ..Clockwork::default()
+        };
         let frozen = Duration::from_millis(10_150);
         let wait = Wait { call: POLL, args, rest: Rest::Of(Duration::from_millis(400)) };
         let left = |tid, wait, switches| clockwork.left(HostPid(tid), &wait, switches, frozen);
@@ -403,6 +427,17 @@ mod tests {
         assert_eq!(left(7, Wait { args: [1; 6], ..wait }, 6), None, "another call");
         let written = Wait { rest: Rest::Written(Duration::from_millis(3)), ..wait };
         assert_eq!(left(8, written, 9), Some(Duration::from_millis(3)));
+    }
+
+    #[test]
+    fn a_rest_the_kernel_wrote_is_counted_from_the_interruption() {
+        let ms = Duration::from_millis;
+        // Interrupted at some moment from 10.000 to 10.010 s, with 90 ms left then.
+        let left = |ends: &[u64]| written(ends, ms(90), ms(10_000), ms(10_010));
+        assert_eq!(left(&[10_050 * MS, 10_093 * MS, 10_200 * MS]), ms(83), "so it was at 10.003");
+        assert_eq!(left(&[10_093 * MS, 10_098 * MS]), ms(88), "either: the later");
+        assert_eq!(left(&[10_050 * MS, 10_200 * MS]), ms(90), "none fits");
+        assert_eq!(left(&[]), ms(90));
     }
 
     #[test]

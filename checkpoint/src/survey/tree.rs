@@ -21,10 +21,9 @@ pub(crate) fn processes(root: HostPid) -> Vec<HostPid> {
     found
 }
 
-/// All threads of all processes under (and with) `root`.
-pub(crate) fn threads(root: HostPid) -> Vec<HostPid> {
-    let processes = processes(root).into_iter();
-    processes.flat_map(|pid| children::threads(pid).unwrap_or_default()).collect()
+/// All threads of `processes`.
+pub(crate) fn threads(processes: &[HostPid]) -> Vec<HostPid> {
+    processes.iter().flat_map(|pid| children::threads(*pid).unwrap_or_default()).collect()
 }
 
 /// The open descriptors of a process, ascending.

@@ -340,6 +340,13 @@ static void crowd(int count) {
     pthread_barrier_wait(&crowd_ready);
 }
 
+static void large(long bytes) {
+    char *all = mmap(0, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    must(all != MAP_FAILED && !madvise(all, bytes, MADV_NOHUGEPAGE), "large");
+    for (long at = 0; at < bytes; at += 4096) all[at] = 1;
+    fprintf(out, "large %p\n", (void *)all);
+}
+
 int main(int argc, char **argv) {
     folder = argv[1];
     setsid();
@@ -349,6 +356,7 @@ int main(int argc, char **argv) {
         if (!strcmp(argv[i], "rich")) rich();
         else if (!strcmp(argv[i], "waits")) waits();
         else if (!strcmp(argv[i], "crowd")) crowd(atoi(argv[++i]));
+        else if (!strcmp(argv[i], "large")) large(atol(argv[++i]) << 20);
         else make(argv[i]);
     }
     fprintf(out, "self %d\nready\n", getpid());

@@ -25,12 +25,15 @@ impl Pipeline {
     pub fn start(lab: &Lab, host: &Host, pid: i32, leader: bool) -> Result<Self> {
         let folder = folder(lab, "pipeline")?;
         let script = folder.join("script");
-        write(&script, "echo $$ > pid.new && mv pid.new pid\n\
+        write(
+            &script,
+            "echo $$ > pid.new && mv pid.new pid\n\
             (\n\
             i=0\n\
             until [ -e go ]; do i=$((i+1)); echo \"number $i\"; sleep 0.005; done\n\
             echo \"end $i\"\n\
-            ) | cat | sed -u 's/^/[/; s/$/]/'\n")?;
+            ) | cat | sed -u 's/^/[/; s/$/]/'\n",
+        )?;
         let mut command = Command::new("sh");
         if leader {
             command.arg(&script);
@@ -74,7 +77,11 @@ pub fn counted(terminals: [&Running; 2]) -> std::result::Result<u64, String> {
         let line = line.trim_end_matches('\r');
         if let Some(text) = line.strip_prefix("[end ") {
             let end = text.trim_end_matches(']');
-            return if end == last.to_string() { Ok(last) } else { Err(format!("{end} ends, after {last}")) };
+            return if end == last.to_string() {
+                Ok(last)
+            } else {
+                Err(format!("{end} ends, after {last}"))
+            };
         }
         if let Some(text) = line.strip_prefix("[number ") {
             let number: u64 = text.trim_end_matches(']').parse().map_err(|_| line.to_owned())?;

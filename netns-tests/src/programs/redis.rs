@@ -37,7 +37,9 @@ impl Redis {
         host.next_pid(pid)?;
         let running = host.spawn_quiet(command)?;
         let redis = Self { running, folder };
-        until("redis-server answer", &redis.running, || redis.info(host, host, "redis_version").ok())?;
+        until("redis-server answer", &redis.running, || {
+            redis.info(host, host, "redis_version").ok()
+        })?;
         Ok(redis)
     }
 
@@ -62,7 +64,8 @@ impl Redis {
         let file = self.folder.join("commands");
         write(&file, &commands)?;
         let mut pipe = Command::new("sh");
-        pipe.args(["-c", &format!("exec redis-cli -p {PORT} -n {KEPT} --pipe < \"$0\"")]).arg(&file);
+        pipe.args(["-c", &format!("exec redis-cli -p {PORT} -n {KEPT} --pipe < \"$0\"")])
+            .arg(&file);
         host.run(pipe)?;
         // A snapshot that is being written is a child of its own; it is not what is tested here.
         until("redis-server rest", &self.running, || {

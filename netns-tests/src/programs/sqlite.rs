@@ -24,8 +24,10 @@ impl Transaction {
     pub fn start(lab: &Lab, host: &Host, pid: i32, locks: bool) -> Result<Self> {
         let folder = folder(lab, "sqlite")?;
         let script = folder.join("script");
-        write(&script, &format!(
-            "(\n\
+        write(
+            &script,
+            &format!(
+                "(\n\
              echo 'CREATE TABLE t (number INTEGER PRIMARY KEY, text TEXT);'\n\
              echo 'BEGIN IMMEDIATE;'\n\
              i=0\n\
@@ -35,7 +37,8 @@ impl Transaction {
              until [ -e go ]; do sleep 0.01; done\n\
              echo 'COMMIT;'\n\
              ) | sqlite3 -batch \"$@\" db\n"
-        ))?;
+            ),
+        )?;
         let mut command = in_session("sh");
         command.arg(&script).current_dir(&folder);
         if !locks {

@@ -122,5 +122,9 @@ fn is_clear(error: &QmigEvent, code: i32, qmig: &Running) -> Result<(), String> 
 pub(crate) fn words(qmig: &Running) -> String {
     let events = QmigEvent::all_of(qmig);
     let errors = events.iter().filter(|event| event.name() == "error");
-    errors.map(|error| ["what", "reasons", "hint"].map(|name| error.field(name).to_string()).join(" ")).collect()
+    errors
+        .map(|error| {
+            ["what", "reasons", "hint"].map(|name| error.field(name).to_string()).join(" ")
+        })
+        .collect()
 }

@@ -181,7 +181,14 @@ fn somebody_who_is_not_root() -> Outcome {
     let listening = Migration::new(&lab)?.listen()?;
     let ticket = std::fs::read_to_string(listening.ticket())?;
     let mut command = Command::new(qmig_binary()?);
-    command.args(["dump", "--json", "--tree", &started.pid().to_string(), "--ticket", ticket.trim()]);
+    command.args([
+        "dump",
+        "--json",
+        "--tree",
+        &started.pid().to_string(),
+        "--ticket",
+        ticket.trim(),
+    ]);
     command.args(["--to", &format!("{}:4433", lab.dst().addr())]);
     let moving = listening.dump_with(as_nobody(&lab, &command)?)?;
     let dump = moving.qmig(Side::Source);

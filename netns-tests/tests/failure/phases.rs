@@ -262,7 +262,7 @@ fn settle(row: &Row, lab: &Lab, moving: &Moving, started: &Started) -> Result<()
     let [dump, restore] = Side::BOTH.map(|side| moving.qmig(side));
     let dump = end::of(dump, row.dump).map_err(|what| format!("source: {what}"))?;
     let restored = end::of(restore, row.restore).map_err(|what| format!("destination: {what}"))?;
-    let wanted = row.runs.or(dump.who_runs()).ok_or("the row does not say who runs")?;
+    let wanted = row.runs.or_else(|| dump.who_runs()).ok_or("the row does not say who runs")?;
     let (here, other) = match wanted {
         Destination => (lab.dst(), Side::Source),
         _ => (lab.src(), Side::Destination),

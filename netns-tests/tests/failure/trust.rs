@@ -103,14 +103,37 @@ const ROWS: &[Row] = &[
     Row {
         name: "one authority",
         dump: &["--cacert", "CA/ca.pem", "--cert", "CA/cert.pem", "--key", "CA/key.pem"],
-        restore: &["--no-ticket", "--cacert", "CA/ca.pem", "--cert", "CA/cert.pem", "--key", "CA/key.pem"],
+        restore: &[
+            "--no-ticket",
+            "--cacert",
+            "CA/ca.pem",
+            "--cert",
+            "CA/cert.pem",
+            "--key",
+            "CA/key.pem",
+        ],
         end: Moved,
         says: &[],
     },
     Row {
         name: "another authority",
-        dump: &["--cacert", "CA/ca.pem", "--cert", "OTHER_CA/cert.pem", "--key", "OTHER_CA/key.pem"],
-        restore: &["--no-ticket", "--cacert", "CA/ca.pem", "--cert", "CA/cert.pem", "--key", "CA/key.pem"],
+        dump: &[
+            "--cacert",
+            "CA/ca.pem",
+            "--cert",
+            "OTHER_CA/cert.pem",
+            "--key",
+            "OTHER_CA/key.pem",
+        ],
+        restore: &[
+            "--no-ticket",
+            "--cacert",
+            "CA/ca.pem",
+            "--cert",
+            "CA/cert.pem",
+            "--key",
+            "CA/key.pem",
+        ],
         end: Refused,
         says: &["unknown key"],
     },
@@ -132,7 +155,8 @@ impl Known {
         std::fs::write(format!("{}/authorized_peers", homes[1]), format!("{} source\n", keys[0]))?;
         std::fs::write(format!("{}/authorized_peers", homes[2]), format!("{} strict\n", keys[2]))?;
         let address = lab.dst().addr().to_string();
-        let (ca, other_ca) = (TlsKeys::make(lab, "ca", &address)?, TlsKeys::make(lab, "other-ca", &address)?);
+        let (ca, other_ca) =
+            (TlsKeys::make(lab, "ca", &address)?, TlsKeys::make(lab, "other-ca", &address)?);
         let [source, welcoming, strict] = homes;
         Ok(Self(vec![
             // The longer names first: each may be a part of another.
@@ -156,11 +180,14 @@ impl Known {
         let mut mistyped = ticket.to_owned();
         let last = mistyped.pop().ok_or("an empty ticket")?;
         mistyped.push(if last == 'a' { 'b' } else { 'a' });
-        self.0.splice(0..0, [
-            ("OTHER_TICKET", other_ticket.trim().to_owned()),
-            ("FORGED_TICKET", forged(ticket)?),
-            ("MISTYPED_TICKET", mistyped),
-        ]);
+        self.0.splice(
+            0..0,
+            [
+                ("OTHER_TICKET", other_ticket.trim().to_owned()),
+                ("FORGED_TICKET", forged(ticket)?),
+                ("MISTYPED_TICKET", mistyped),
+            ],
+        );
         Ok(())
     }
 

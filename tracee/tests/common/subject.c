@@ -324,13 +324,17 @@ static int threads_mode(int count) {
 }
 
 static void *short_lived(void *arg) {
+    long long until = now_us() + 2000;
+    while (now_us() < until) sched_yield();
     return arg;
 }
 
 static void *thread_maker(void *arg) {
     for (;;) {
-        pthread_t thread;
-        if (pthread_create(&thread, NULL, short_lived, arg) == 0) pthread_join(thread, NULL);
+        pthread_t threads[20];
+        int made = 0;
+        while (made < 20 && pthread_create(&threads[made], NULL, short_lived, arg) == 0) made++;
+        while (made > 0) pthread_join(threads[--made], NULL);
     }
 }
 

@@ -1,0 +1,89 @@
+//! The report, in Markdown.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::Duration;
+
+use netns_tests::Criu;
+
+use crate::Outcome;
+use crate::cost::{self, Cost};
+use crate::memory::{self, Peaks};
+use crate::statistics::{Sample, ratio};
+use crate::whole::{self, Way};
+
+/// Below this line of the file is ours.
+const MARKER: &str = "<!-- Written by `make bench`; do not edit below. -->";
+
+fn seconds(time: Duration) -> String {
+    format!("{:.2} s", time.as_secs_f64())
+}
+
+fn millis(time: Duration) -> String {
+    format!("{:.2} ms", time.as_secs_f64() * 1000.0)
+}
+
+pub(crate) fn whole(times: &[(Way, Sample)], criu: Option<&Criu>) -> Outcome<String> {
+    let version = criu.map(Criu::version).transpose()?;
+    let against = match version {
+        Some(version) => format!("beside CRIU {version}, whose images never leave memory (tmpfs)"),
+        None => "no CRIU was there to compare with".to_owned(),
+    };
+    let mut text = format!(
+        "## Whole migration, {} MiB, half of it incompressible\n\n\
+         From the start of the dump until the process runs on the other host and none is left on the \
+         first; {against}. {} rounds, the ways in turn.\n\n\
+         | way | median | min | max | of qmig's time |\n|---|---:|---:|---:|---:|\n",
+        whole::MIB,
+        whole::ROUNDS,
+    );
+    let qmig = times.iter().find(|(way, _)| *way == Way::Qmig).map(|(_, sample)| sample);
+    for (way, sample) in times {
+        let factor = qmig.map_or(1.0, |qmig| ratio(sample, qmig));
+        let [median, min, max] = [sample.median(), sample.min(), sample.max()].map(seconds);
+        writeln!(text, "| {way} | {median} | {min} | {max} | {factor:.2} × |")?;
+    }
+    Ok(text)
+}
+
+pub(crate) fn cost(cost: &Cost) -> String {
+    let mut text = format!(
+        "## Fixed cost: a process of {} MiB with {} threads\n\n\
+         Freeze to running, by the report of qmig, {} times.\n\n\
+         | | median | p90 | min | max |\n|---|---:|---:|---:|---:|\n",
+        cost::MIB,
+        cost::THREADS,
+        cost.whole.count(),
+    );
+    let mut row = |name: &str, sample: &Sample| {
+        let times = [sample.median(), sample.p90(), sample.min(), sample.max()].map(millis);
+        let _ = writeln!(text, "| {name} | {} |", times.join(" | "));
+    };
+    row("**standstill**", &cost.whole);
+    for (name, sample) in &cost.parts {
+        row(name, sample);
+    }
+    row("as the process felt it (it beats each ms)", &cost.felt);
+    row("whole migration, from the first word to the last", &cost.total);
+    text
+}
+
+pub(crate) fn memory(peaks: &Peaks) -> String {
+    let mib = |kib: u64| format!("{:.1} MiB", kib as f64 / 1024.0);
+    format!(
+        "## Memory of qmig itself, moving a process of {} MiB\n\n\
+         Peak of resident memory (VmHWM), one run.\n\n\
+         | side | peak |\n|---|---:|\n| source | {} |\n| destination | {} |\n",
+        memory::MIB,
+        mib(peaks.source),
+        mib(peaks.destination),
+    )
+}
+
+/// Replace what is below the marker in `file`.
+pub(crate) fn write(file: &Path, report: &str) -> Outcome<()> {
+    let before = std::fs::read_to_string(file).unwrap_or_else(|_| "# Benchmarks\n\n".to_owned());
+    let head = before.split(MARKER).next().unwrap_or_default().trim_end();
+    std::fs::write(file, format!("{head}\n\n{MARKER}\n\n{report}"))?;
+    Ok(())
+}
