@@ -6,14 +6,14 @@ use tracee::Held;
 ///
 /// The kernel keeps the first promise (`PTRACE_O_EXITKILL`, ptrace(2), Linux 3.8), also against
 /// SIGKILL of qmig itself; `Drop` keeps the second.
-pub struct Doomed {
+pub(crate) struct Doomed {
     held: Option<Held>,
 }
 
 impl Doomed {
     /// From here on the tree cannot outlive us. If the kernel will not promise it, the tree is
     /// handed back as it was.
-    pub fn new(mut held: Held) -> Result<Self, (Held, tracee::Error)> {
+    pub(crate) fn new(mut held: Held) -> Result<Self, (Held, tracee::Error)> {
         match held.exit_with_tracer() {
             Ok(()) => Ok(Self { held: Some(held) }),
             Err(error) => Err((held, error)),
@@ -22,12 +22,12 @@ impl Doomed {
 
     /// The destination said that its copy is gone: ours may run again. Detaching takes the promise
     /// of death away with everything else ptrace has set.
-    pub fn reprieve(mut self) -> Held {
+    pub(crate) fn reprieve(mut self) -> Held {
         self.held.take().expect("held until taken")
     }
 
     /// Ends it.
-    pub fn kill(mut self) -> tracee::Result<()> {
+    pub(crate) fn kill(mut self) -> tracee::Result<()> {
         self.held.take().expect("held until taken").kill()
     }
 }

@@ -18,7 +18,7 @@ pub struct Failure {
     /// How it ended.
     pub outcome: Outcome,
     /// Why.
-    pub cause: Cause,
+    pub cause: Box<Cause>,
 }
 
 /// Why a dump ended. Messages read after "failed to".
@@ -83,12 +83,22 @@ pub enum Cause {
 impl Failure {
     /// Nothing was touched.
     pub fn refused(cause: impl Into<Cause>) -> Self {
-        Self { outcome: Outcome::Refused, cause: cause.into() }
+        Self { outcome: Outcome::Refused, cause: Box::new(cause.into()) }
     }
 
     /// The tree runs on.
     pub fn aborted(cause: impl Into<Cause>) -> Self {
-        Self { outcome: Outcome::Aborted, cause: cause.into() }
+        Self { outcome: Outcome::Aborted, cause: Box::new(cause.into()) }
+    }
+
+    /// The right to run had left, and came back.
+    pub(crate) fn taken_back(cause: Cause) -> Self {
+        Self { outcome: Outcome::TakenBack, cause: Box::new(cause) }
+    }
+
+    /// Nobody can tell who runs.
+    pub(crate) fn stranded() -> Self {
+        Self { outcome: Outcome::Stranded, cause: Box::new(Cause::Stranded) }
     }
 
     /// Who runs now.
@@ -98,7 +108,7 @@ impl Failure {
 
     /// Whose fault it is.
     pub fn whose(&self) -> &'static str {
-        match &self.cause {
+        match &*self.cause {
             Cause::CannotTake(_)
             | Cause::Session(_)
             | Cause::Survey(_)
@@ -108,7 +118,7 @@ impl Failure {
             | Cause::TooMuch(_)
             | Cause::Directory(_) => "the source",
             Cause::Refused(_) | Cause::PeerAborted(_) | Cause::PeerMisbehaved(_) => "the destination",
-            Cause::GivenBack => "the destination",
+            Cause::GivenBack | Cause::Link(LinkError::ClosedByPeer { .. }) => "the destination",
             Cause::Dial(_) | Cause::Link(_) | Cause::Stranded => "the link or the destination",
             Cause::Interrupted | Cause::TakenBackByHand | Cause::ToldToFail(_) => {
                 "whoever stopped qmig"
@@ -118,9 +128,10 @@ impl Failure {
 
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
-        match &self.cause {
+        match &*self.cause {
             Cause::Dial(error) => error.hint().map(str::to_owned),
             Cause::Refused(_) => Some("change the destination as it says, then try again".into()),
+            Cause::Link(LinkError::ClosedByPeer { code, .. }) => code.hint().map(str::to_owned),
             Cause::Link(LinkError::Lost(_)) => {
                 Some("see that UDP passes both ways between the hosts, then try again".into())
             }
@@ -135,7 +146,7 @@ impl Failure {
 
     /// If it is a refusal, every reason.
     pub fn reasons(&self) -> Vec<String> {
-        match &self.cause {
+        match &*self.cause {
             Cause::CannotTake(refusals) => refusals.iter().map(ToString::to_string).collect(),
             Cause::Refused(reasons) => reasons.clone(),
             _ => Vec::new(),

@@ -11,7 +11,6 @@ use tokio::time::{sleep, timeout};
 use tracee::chaos;
 use transport::event::{Event, Watch};
 use transport::quic::{self, CloseCode, LinkError, SourceLink};
-use transport::session::Outcome;
 use transport::session::source::{AfterHandoff, AfterServing, Committed, Serving};
 use transport::wire::{Control, Running};
 
@@ -64,8 +63,12 @@ pub(crate) async fn follow(
     stop: &mut Stop,
     watch: &mut dyn Watch,
 ) -> Result<Moved, Failure> {
+    // The hand-off is queued. Let the link's own task put it on the wire before anything else.
+    for _ in 0..8 {
+        tokio::task::yield_now().await;
+    }
     if chaos::point("source:committed").is_err() {
-        link.close(CloseCode::DONE, "told to fail").await;
+        link.close(CloseCode::LET_GO, "").await;
     }
     let mut asker = Asker { link: Some(link), sent_before: ByteCount(0), releasing: false };
     let mut committed = committed;
@@ -84,7 +87,7 @@ pub(crate) async fn follow(
             }
             AfterHandoff::TakenBack(doomed) => {
                 drop(doomed.reprieve()); // everybody runs on
-                return Err(Failure { outcome: Outcome::TakenBack, cause: Cause::GivenBack });
+                return Err(Failure::taken_back(Cause::GivenBack));
             }
             AfterHandoff::NotReceived(committed) => {
                 asker.repeat(&committed).await;
@@ -92,7 +95,7 @@ pub(crate) async fn follow(
             }
             AfterHandoff::Entrusted(committed) | AfterHandoff::Progress(committed, _) => committed,
             AfterHandoff::Unknown(committed) | AfterHandoff::Misbehaved(committed, _) => {
-                asker.hang_up().await;
+                asker.hang_up(CloseCode::MISBEHAVED).await;
                 sleep(DIAL_AGAIN).await;
                 committed
             }
@@ -125,7 +128,7 @@ impl Asker {
             tokio::select! {
                 message = link.recv() => match message {
                     Ok(message) => return Ok(message),
-                    Err(_) => self.hang_up().await,
+                    Err(_) => self.hang_up(CloseCode::LET_GO).await,
                 },
                 wish = stop.next_wish() => match wish {
                     Wish::End if !self.releasing => {
@@ -187,10 +190,10 @@ impl Asker {
         }
     }
 
-    async fn hang_up(&mut self) {
+    async fn hang_up(&mut self, code: CloseCode) {
         if let Some(link) = self.link.take() {
             self.sent_before.0 += link.stats().sent.0;
-            link.close(CloseCode::DONE, "").await;
+            link.close(code, "").await;
         }
     }
 
@@ -227,10 +230,10 @@ async fn serve(mut serving: Serving<Doomed>, running: Running, asker: Asker) -> 
 
 fn taken_back_by_hand(committed: Committed<Doomed>) -> Failure {
     drop(committed.give_up().into_unsure().reprieve()); // everybody runs on
-    Failure { outcome: Outcome::TakenBack, cause: Cause::TakenBackByHand }
+    Failure::taken_back(Cause::TakenBackByHand)
 }
 
 fn stranded(committed: Committed<Doomed>) -> Failure {
     drop(committed.give_up()); // the stopped copy dies: it may be a second one
-    Failure { outcome: Outcome::Stranded, cause: Cause::Stranded }
+    Failure::stranded()
 }

@@ -34,14 +34,14 @@ pub struct ReadPages {
 }
 
 /// A thread that reads pages.
-pub struct Pump {
+pub(crate) struct Pump {
     runs: mpsc::Receiver<(PageRun, Bytes)>,
     thread: JoinHandle<Result<(), ReadPages>>,
 }
 
 impl Pump {
     /// Starts reading every page of every space, in order.
-    pub fn start(spaces: Vec<SpacePages>) -> Self {
+    pub(crate) fn start(spaces: Vec<SpacePages>) -> Self {
         let (sender, runs) = mpsc::channel(WAITING);
         let thread = std::thread::spawn(move || {
             let mut buffers = Buffers::default();
@@ -65,7 +65,7 @@ impl Pump {
     }
 
     /// The next run, or `None` once every page has been read.
-    pub async fn next(&mut self) -> Result<Option<(PageRun, Bytes)>, ReadPages> {
+    pub(crate) async fn next(&mut self) -> Result<Option<(PageRun, Bytes)>, ReadPages> {
         match self.runs.recv().await {
             Some(run) => Ok(Some(run)),
             None => self.ended(),
@@ -73,7 +73,7 @@ impl Pump {
     }
 
     /// The same for a thread that may block.
-    pub fn next_blocking(&mut self) -> Result<Option<(PageRun, Bytes)>, ReadPages> {
+    pub(crate) fn next_blocking(&mut self) -> Result<Option<(PageRun, Bytes)>, ReadPages> {
         match self.runs.blocking_recv() {
             Some(run) => Ok(Some(run)),
             None => self.ended(),

@@ -6,7 +6,6 @@
 //! a program for a migration that could not succeed; what appears between here and the freeze,
 //! [`crate::collect`] refuses.
 
-mod build_id;
 pub(crate) mod descriptor;
 pub(crate) mod diag;
 mod guards;

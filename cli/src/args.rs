@@ -100,11 +100,11 @@ pub(crate) struct Dump {
     pub(crate) ghost_limit: u64,
 
     /// With --images-dir: let the tree run on afterwards.
-    #[arg(long, short = 'R', requires = "images_dir", conflicts_with = "leave_stopped")]
+    #[arg(long, short = 'R', conflicts_with_all = ["to", "leave_stopped"])]
     pub(crate) leave_running: bool,
 
     /// With --images-dir: leave the tree stopped (SIGSTOP) afterwards.
-    #[arg(long, requires = "images_dir")]
+    #[arg(long, conflicts_with = "to")]
     pub(crate) leave_stopped: bool,
 
     /// Give up connecting, and reconnecting, after this long.

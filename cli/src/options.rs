@@ -33,6 +33,26 @@ pub(crate) fn home(given: Option<&Path>) -> PathBuf {
     config.or_else(user).unwrap_or_else(|| PathBuf::from("/etc")).join("qmig")
 }
 
+/// Tracing other users' processes, their descriptors and page maps, and namespaces.
+const NEEDED: [(u32, &str); 2] = [(19, "CAP_SYS_PTRACE"), (21, "CAP_SYS_ADMIN")];
+
+/// Says so before anything else if this qmig may not do its work.
+pub(crate) fn need_root() -> Result<(), Failure> {
+    let me = tracee::HostPid(nix::unistd::getpid().as_raw());
+    let capabilities =
+        tracee::proc::status::Status::read(me).map_or(u64::MAX, |status| status.cap_effective);
+    let missing: Vec<_> = NEEDED
+        .into_iter()
+        .filter(|(bit, _)| capabilities & (1 << bit) == 0)
+        .map(|(_, name)| name)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::here(format!("do this without root: {} missing", missing.join(" and ")))
+        .hint("run it as root"))
+}
+
 /// How this qmig calls itself to the other end.
 pub(crate) fn software() -> String {
     concat!("qmig ", env!("CARGO_PKG_VERSION")).to_owned()

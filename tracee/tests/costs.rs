@@ -82,6 +82,9 @@ fn of_freezing() {
             measure(&format!("freeze {threads} threads, urgent: {urgent}"), 15, || {
                 drop(Held::freeze(subject.pid(), PATIENCE).expect("frozen"));
             });
+            measure("  of which: asking for children", 15, || {
+                drop(tracee::proc::children::of_process(subject.pid()).expect("readable"));
+            });
         }
     }
 }

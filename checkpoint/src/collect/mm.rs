@@ -128,11 +128,13 @@ impl Layout {
     }
 }
 
-/// /proc/PID/auxv: the auxiliary vector as the kernel gave it.
+/// /proc/PID/auxv: the auxiliary vector without the AT_NULL that ends it, which CRIU's 44 words have
+/// no room for and the kernel adds again (PR_SET_MM_MAP, prctl(2)).
 fn auxv(pid: HostPid) -> Result<Vec<u64>, CollectError> {
     let bytes = std::fs::read(format!("/proc/{}/auxv", pid.0))
         .map_err(CollectError::io("read the auxiliary vector", pid))?;
-    Ok(bytes.chunks_exact(8).map(|word| super::long(word, 0)).collect())
+    let pairs = bytes.chunks_exact(16).map(|pair| [super::long(pair, 0), super::long(pair, 8)]);
+    Ok(pairs.take_while(|[kind, _]| *kind != 0).flatten().collect())
 }
 
 /// Which pages of a process must travel: what private memory holds of its own, and the vdso, which

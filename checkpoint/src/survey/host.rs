@@ -2,7 +2,7 @@
 
 use std::io;
 
-use image::plan::Cpu;
+use image::plan::{Cpu, fingerprint};
 use nix::sys::utsname::uname;
 use tracee::{HostPid, Memory, XsaveLayout};
 
@@ -43,24 +43,13 @@ pub(crate) fn vdso_hash(pid: HostPid, start: pages::VirtAddr, end: pages::VirtAd
     let length = usize::try_from(end.0.saturating_sub(start.0)).unwrap_or(0).min(LONGEST_VDSO);
     let mut bytes = vec![0; length];
     match Memory::open(pid).and_then(|memory| memory.read(start, &mut bytes)) {
-        Ok(()) => fnv(&bytes).to_vec(),
+        Ok(()) => fingerprint(&bytes).to_vec(),
         Err(_) => Vec::new(),
     }
 }
 
 /// The kernel's is two pages.
 const LONGEST_VDSO: usize = 64 << 10;
-
-fn fnv(bytes: &[u8]) -> [u8; 16] {
-    const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
-    const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
-    let length = (bytes.len() as u64).to_le_bytes();
-    let hash = length
-        .iter()
-        .chain(bytes)
-        .fold(OFFSET, |hash, byte| (hash ^ u128::from(*byte)).wrapping_mul(PRIME));
-    hash.to_le_bytes()
-}
 
 #[cfg(test)]
 mod tests {

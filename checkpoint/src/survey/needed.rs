@@ -5,9 +5,8 @@ use std::fs::Metadata;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
-use image::plan::{PlannedFile, PlannedKind};
+use image::plan::{PlannedFile, PlannedKind, build_id};
 
-use super::build_id::build_id;
 use super::named::{Named, allocated};
 
 /// Files by path, each once; and files without a name, whose content travels.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
 
 use tracee::HostPid;
+use tracee::proc::stat::Stat;
 
 use super::process::Look;
 use super::refusals::{BY_CRIU, Trouble};
@@ -50,13 +51,28 @@ pub(super) fn judge(look: &mut Look) {
     let inside: BTreeSet<u32> = look.tasks.iter().map(|task| task.id.0).collect();
     let held = pipes_outside(&inside);
     for (inode, object) in ends.pipes {
-        if let Some(holder) = held.get(&inode) {
+        if let Some(holder) = held.get(&inode).filter(|holder| !came_since(**holder, &inside)) {
             let place = format!("pipe:[{inode}]");
             let reason = format!("process {holder} outside the tree has the pipe too");
             let hint = "give the program a file or /dev/null instead, or include that process";
             look.refuse(Trouble::new(place, reason).but(hint), object);
         }
     }
+}
+
+/// True for a process that was born into the tree since the tree was listed, or has ended: a shell
+/// loop that starts a program a millisecond is no reason to refuse. The freeze will see it all.
+fn came_since(pid: u32, inside: &BTreeSet<u32>) -> bool {
+    let mut pid = pid;
+    for _ in 0..64 {
+        match Stat::read(HostPid(pid.cast_signed())) {
+            Ok(stat) if inside.contains(&stat.ppid.cast_unsigned()) => return true,
+            Ok(stat) if stat.ppid <= 1 => return false,
+            Ok(stat) => pid = stat.ppid.cast_unsigned(),
+            Err(_) => return true,
+        }
+    }
+    false
 }
 
 /// Pipes that processes outside the tree have open, by inode, and one process that does.

@@ -16,6 +16,7 @@ use crate::options;
 use crate::progress::{Failure, Progress};
 
 pub(crate) fn run(args: Dump, progress: &mut Progress) -> Result<Exit, Failure> {
+    options::need_root()?;
     let survey = SurveyOptions {
         shell_job: args.shell_job,
         tcp_close: args.tcp_close,
@@ -125,6 +126,6 @@ fn told(ended: Ended) -> Failure {
         hint: ended.hint(),
         reasons: ended.reasons(),
         runs_on: ended.runs_on(),
-        what: chain(&ended.cause),
+        what: chain(&*ended.cause),
     }
 }

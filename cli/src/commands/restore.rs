@@ -24,38 +24,48 @@ use crate::progress::{Failure, Progress};
 const SEE_OFF: Duration = Duration::from_secs(30);
 
 pub(crate) fn run(args: Restore, progress: &mut Progress) -> Result<Exit, Failure> {
+    options::need_root()?;
     let build = BuildOptions { pidns: args.pidns, shell_job: args.shell_job };
+    if let Some(directory) = &args.images_dir {
+        // Before there is a runtime: it blocks, on the thread that traces.
+        let offspring = restore::restore_from(directory, build, progress).map_err(told)?;
+        return runtime()?.block_on(outlive(offspring, None, &args, progress));
+    }
     runtime()?.block_on(async {
-        if let Some(directory) = &args.images_dir {
-            let offspring = restore::restore_from(directory, build, progress).map_err(told)?;
-            return outlive(offspring, None, &args, progress).await;
-        }
         let listener = listen(&args, progress).await?;
-        loop {
-            let host = Host {
-                listener: &listener,
-                build,
-                grace: args.grace,
-                software: options::software(),
-            };
-            let mut stop = wishes::listen()?;
-            match restore::migrate_in(&host, &mut stop, progress).await {
-                Ok((offspring, farewell)) => {
-                    return outlive(offspring, Some((farewell, &listener)), &args, progress).await;
+        let host = Host {
+            listener: &listener,
+            build,
+            grace: args.grace,
+            software: options::software(),
+        };
+        let (offspring, farewell) = next(&host, &args, progress).await?;
+        outlive(offspring, Some((farewell, &listener)), &args, progress).await
+    })
+}
+
+/// The next tree that arrives; with `--keep`, after any number that did not.
+async fn next(
+    host: &Host<'_>,
+    args: &Restore,
+    progress: &mut Progress,
+) -> Result<(Offspring, Farewell), Failure> {
+    loop {
+        let mut stop = wishes::listen()?;
+        match restore::migrate_in(host, &mut stop, progress).await {
+            Ok(arrived) => return Ok(arrived),
+            Err(ended) if args.keep && !ended.is_final() => {
+                if let Some(session) = ended.session {
+                    host.listener.renew(session, args.ticket_expires);
                 }
-                Err(ended) if args.keep && !ended.is_final() => {
-                    if let Some(session) = ended.session {
-                        listener.renew(session, args.ticket_expires);
-                    }
-                    progress.failure(&told(ended));
-                }
-                Err(ended) => {
-                    listener.wait_idle().await;
-                    return Err(told(ended));
-                }
+                progress.failure(&told(ended));
+            }
+            Err(ended) => {
+                host.listener.wait_idle().await;
+                return Err(told(ended));
             }
         }
-    })
+    }
 }
 
 /// Binds, makes the ticket, and says what to type on the source.
@@ -139,7 +149,7 @@ fn reachable(local: SocketAddr) -> SocketAddr {
         IpAddr::V6(ip) => local.is_ipv6() && !ip.is_loopback() && !ip.is_unicast_link_local(),
     };
     let best = ours.filter(usable).min_by_key(IpAddr::is_ipv6);
-    SocketAddr::new(best.unwrap_or(IpAddr::from([127, 0, 0, 1])), local.port())
+    SocketAddr::new(best.unwrap_or_else(|| IpAddr::from([127, 0, 0, 1])), local.port())
 }
 
 /// Stays as the parent of the tree until it ends; answers a source that still asks meanwhile.
@@ -191,6 +201,6 @@ fn told(ended: Ended) -> Failure {
         hint: ended.hint().map(str::to_owned),
         reasons: ended.reasons(),
         runs_on: ended.runs_on(),
-        what: chain(&ended.cause),
+        what: chain(&*ended.cause),
     }
 }

@@ -3,6 +3,8 @@
 //! The source's survey makes a [`Plan`]; it is the first blob to cross, named [`PLAN`]. The
 //! destination compares it with its own host and answers Ready, or every [`Refusal`] by name.
 
+mod build_id;
+mod fingerprint;
 mod refusal;
 #[cfg(test)]
 mod tests;
@@ -13,6 +15,8 @@ use std::net::SocketAddr;
 
 use pages::{ByteCount, TaskId};
 
+pub use build_id::build_id;
+pub use fingerprint::fingerprint;
 pub use refusal::Refusal;
 pub use wire::BadPlan;
 

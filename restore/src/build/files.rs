@@ -226,12 +226,13 @@ impl<'a> Files<'a> {
 
 /// The flags of an open description that open(2) may be given again.
 ///
-/// Those that act at open time and vanish (O_CREAT, O_EXCL, O_TRUNC, and O_TMPFILE's own bit) are
-/// taken out wherever they come from.
+/// Those that make or destroy files are taken out wherever they come from; O_TMPFILE with the
+/// O_DIRECTORY that is part of it, which is not true of the file it made.
 pub(crate) fn status_flags(flags: u32) -> OFlag {
-    let once =
-        OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_TRUNC | (OFlag::O_TMPFILE - OFlag::O_DIRECTORY);
-    (OFlag::from_bits_retain(flags.cast_signed()) - once) - OFlag::O_CLOEXEC
+    let flags = OFlag::from_bits_retain(flags.cast_signed());
+    let made = if flags.contains(OFlag::O_TMPFILE) { OFlag::O_TMPFILE } else { OFlag::empty() };
+    let once = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_TRUNC | OFlag::O_CLOEXEC;
+    flags - once - made
 }
 
 /// Opens a path without waiting, and without a terminal becoming anybody's.
@@ -291,8 +292,9 @@ mod tests {
     #[test]
     fn flags_that_destroy_are_never_repeated() {
         let wild = libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC | libc::O_APPEND | libc::O_TMPFILE;
-        let kept = status_flags(wild.cast_unsigned());
-        assert_eq!(kept.bits(), libc::O_RDWR | libc::O_APPEND | libc::O_DIRECTORY);
+        let kept = |flags: i32| status_flags(flags.cast_unsigned()).bits();
+        assert_eq!(kept(wild), libc::O_RDWR | libc::O_APPEND);
+        assert_eq!(kept(libc::O_DIRECTORY | libc::O_CLOEXEC), libc::O_DIRECTORY);
     }
 
     #[test]

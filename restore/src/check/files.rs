@@ -4,10 +4,9 @@ use std::fs::{Metadata, metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
-use image::plan::{Plan, PlannedFile, PlannedKind, Refusal};
+use image::plan::{Plan, PlannedFile, PlannedKind, Refusal, build_id};
 use nix::libc;
 
-use super::build_id::build_id;
 use crate::skeleton::BuildOptions;
 
 pub(super) fn check(plan: &Plan, options: BuildOptions, refusals: &mut Vec<Refusal>) {

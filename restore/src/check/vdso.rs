@@ -1,5 +1,6 @@
 //! Is this kernel's vdso the one the program was started with?
 
+use image::plan::fingerprint;
 use nix::unistd::getpid;
 use tracee::proc::maps;
 use tracee::{HostPid, Memory};
@@ -15,20 +16,7 @@ pub(crate) fn of_this_kernel() -> Option<Vec<u8>> {
     let len = usize::try_from(range.bytes().0).ok()?.min(LONGEST);
     let mut bytes = vec![0; len];
     Memory::open(me).ok()?.read(range.start_addr(), &mut bytes).ok()?;
-    Some(fnv(&bytes).to_vec())
-}
-
-/// FNV-1a (128 bits) over the length and the bytes, as the source's survey makes it. Only equality is
-/// asked of it, between two kernels' own code.
-fn fnv(bytes: &[u8]) -> [u8; 16] {
-    const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
-    const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
-    let length = (bytes.len() as u64).to_le_bytes();
-    let hash = length
-        .iter()
-        .chain(bytes)
-        .fold(OFFSET, |hash, byte| (hash ^ u128::from(*byte)).wrapping_mul(PRIME));
-    hash.to_le_bytes()
+    Some(fingerprint(&bytes).to_vec())
 }
 
 #[cfg(test)]
@@ -40,6 +28,5 @@ mod tests {
         let hash = of_this_kernel();
         assert_eq!(hash.as_ref().map(Vec::len), Some(16));
         assert_eq!(hash, of_this_kernel());
-        assert_ne!(fnv(b"ab"), fnv(b"ba"));
     }
 }

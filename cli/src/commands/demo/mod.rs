@@ -152,5 +152,5 @@ fn stop_and_ask(lab: &Lab, client: &Running) -> Result<client::Verdict, LabError
     let stop = lab.shared().join("stop");
     std::fs::write(&stop, b"")
         .map_err(|source| LabError::File { act: "write", path: stop, source })?;
-    client.wait_line("the verdict", DEADLINE, |line| client::Verdict::parse(line))
+    client.wait_line("the verdict", DEADLINE, client::Verdict::parse)
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 /// The build id of the file at `path`; `None` if it is no ELF file, has none, or cannot be read.
-pub(crate) fn build_id(path: &Path) -> Option<Vec<u8>> {
+pub fn build_id(path: &Path) -> Option<Vec<u8>> {
     let file = File::open(path).ok()?;
     let mut header = [0; EHDR];
     file.read_exact_at(&mut header, 0).ok()?;
