@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use image::{NamespaceIds, PagesWriter};
 use image::plan::Plan;
+use image::{NamespaceIds, PagesWriter};
 use pages::{ByteCount, PageCount};
 use tracee::{Held, HostPid};
 use transport::encode::{Content, decode};
@@ -15,8 +15,8 @@ use crate::collect::SpacePages;
 use crate::downtime::Downtime;
 use crate::failure::{Cause, Failure};
 use crate::pump::Pump;
-use crate::survey::{self, SurveyOptions};
 use crate::source::{stop_and_read, told};
+use crate::survey::{self, SurveyOptions};
 
 /// What becomes of the tree once its checkpoint is complete.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -4,10 +4,10 @@ use std::fmt;
 
 use image::DirectoryError;
 use image::plan::Refusal;
+use transport::PeerMisbehaved;
 use transport::quic::{DialError, IdentityError, LinkError};
 use transport::session::{Outcome, RunsOn};
 use transport::wire::Abort;
-use transport::PeerMisbehaved;
 
 use crate::error::{CollectError, SurveyError};
 use crate::pump::ReadPages;
@@ -117,7 +117,9 @@ impl Failure {
             | Cause::Pages(_)
             | Cause::TooMuch(_)
             | Cause::Directory(_) => "the source",
-            Cause::Refused(_) | Cause::PeerAborted(_) | Cause::PeerMisbehaved(_) => "the destination",
+            Cause::Refused(_) | Cause::PeerAborted(_) | Cause::PeerMisbehaved(_) => {
+                "the destination"
+            }
             Cause::GivenBack | Cause::Link(LinkError::ClosedByPeer { .. }) => "the destination",
             Cause::Dial(_) | Cause::Link(_) | Cause::Stranded => "the link or the destination",
             Cause::Interrupted | Cause::TakenBackByHand | Cause::ToldToFail(_) => {

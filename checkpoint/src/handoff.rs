@@ -183,8 +183,7 @@ impl Asker {
 
     /// The hand-off did not arrive: it is said again, or asked back if a person wants to end.
     async fn repeat(&mut self, committed: &Committed<Doomed>) {
-        let message =
-            if self.releasing { committed.release() } else { committed.handoff_again() };
+        let message = if self.releasing { committed.release() } else { committed.handoff_again() };
         if let Some(link) = &self.link {
             let _: Result<(), LinkError> = link.send(&message).await;
         }

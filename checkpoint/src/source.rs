@@ -7,8 +7,8 @@
 
 use std::time::{Duration, Instant};
 
-use image::{ImageSet, NamespaceIds};
 use image::plan::{PLAN, Plan};
+use image::{ImageSet, NamespaceIds};
 use pages::{ByteCount, PageCount};
 use tracee::host::Urgency;
 use tracee::{Held, HostPid, chaos};
@@ -28,8 +28,8 @@ use crate::downtime::Downtime;
 use crate::failure::{Cause, Failure};
 use crate::handoff;
 use crate::pump::Pump;
-use transport::stop::Stop;
 use crate::survey::{self, SurveyOptions};
+use transport::stop::Stop;
 
 /// How long a tree may take to stand still: a task in uninterruptible sleep cannot be stopped.
 const FREEZE_DEADLINE: Duration = Duration::from_secs(5);

@@ -32,7 +32,15 @@ fn sources(folder: &str) -> Vec<(PathBuf, String)> {
 }
 
 const CRATES: [&str; 9] = [
-    "pages", "image", "tracee", "criu", "transport", "checkpoint", "restore", "cli", "netns-tests",
+    "pages",
+    "image",
+    "tracee",
+    "criu",
+    "transport",
+    "checkpoint",
+    "restore",
+    "cli",
+    "netns-tests",
 ];
 
 /// The picture at the top of ARCHITECTURE.md, as edges: who may import whom.
@@ -68,10 +76,15 @@ fn crates_import_only_what_the_map_allows() {
 fn unsafe_stays_in_its_fence() {
     for name in CRATES {
         for (path, text) in sources(&format!("{name}/src")) {
-            let fenced = path.components().any(|part| part.as_os_str() == "sys") && name == "tracee";
+            let fenced =
+                path.components().any(|part| part.as_os_str() == "sys") && name == "tracee";
             let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
             let uses = code.filter(|line| line.contains("unsafe {") || line.contains("unsafe fn"));
-            assert!(fenced || uses.count() == 0, "unsafe outside tracee/src/sys: {}", path.display());
+            assert!(
+                fenced || uses.count() == 0,
+                "unsafe outside tracee/src/sys: {}",
+                path.display()
+            );
         }
     }
 }
@@ -80,7 +93,8 @@ fn unsafe_stays_in_its_fence() {
 #[test]
 fn the_protocol_page_was_read_with_this_wire() {
     let line = "find transport/src/wire -type f | LC_ALL=C sort | xargs cat | sha256sum";
-    let hash = Command::new("sh").arg("-c").arg(line).current_dir(root()).output().expect("a shell");
+    let hash =
+        Command::new("sh").arg("-c").arg(line).current_dir(root()).output().expect("a shell");
     let hash = String::from_utf8(hash.stdout).expect("text");
     let hash = hash.split(' ').next().expect("a hash");
     assert!(

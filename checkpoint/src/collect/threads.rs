@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use image::state::{FpState, Regs, RobustList, Rseq, Sched, SigInfo, SigSet, Thread, XComponent};
+use image::state::{
+    FpState, Placement, Regs, RobustList, Rseq, Sched, SigInfo, SigSet, Thread, XComponent,
+};
 use nix::libc;
+use nix::unistd::{SysconfVar, sysconf};
 use pages::{TaskId, VirtAddr};
 use tracee::proc::status::Status;
 use tracee::{Borrowed, Call, HostPid, Interrupted, Memory, Runner, Stopped, wound_back};
@@ -25,6 +28,7 @@ pub(super) struct Resting {
     rseq: Option<Rseq>,
     blocked: SigSet,
     pub(super) sched: Sched,
+    cpus: Vec<u32>,
     wait_left: Option<Duration>,
 }
 
@@ -76,6 +80,7 @@ impl Resting {
             rseq,
             blocked: SigSet(thread.blocked()?),
             sched: Sched { policy, priority, nice },
+            cpus: bound_to(tid)?,
             wait_left,
             status,
         }))
@@ -96,10 +101,22 @@ impl Resting {
             altstack: told.altstack,
             creds: creds::creds(&self.status, told.securebits),
             sched: self.sched,
+            placement: Placement {
+                cpus: self.cpus,
+                io_priority: told.io_priority,
+                timer_slack: told.timer_slack,
+            },
             pdeath_signal: told.pdeath_signal,
             wait_left: self.wait_left,
         }
     }
+}
+
+/// The CPUs a thread is bound to; none if it may run on every one of this host.
+fn bound_to(tid: HostPid) -> Result<Vec<u32>, CollectError> {
+    let set = tracee::host::affinity(tid)?;
+    let all = sysconf(SysconfVar::_NPROCESSORS_ONLN).ok().flatten().unwrap_or(1);
+    Ok(if i64::from(set.count()) >= all { Vec::new() } else { set.cpus() })
 }
 
 /// The registers to go on with, and how much was left of a timed wait.
@@ -176,6 +193,8 @@ pub(super) struct Told {
     altstack: image::state::AltStack,
     pdeath_signal: u32,
     securebits: u32,
+    timer_slack: u64,
+    io_priority: u32,
 }
 
 /// The questions for one thread, and where the answers will be.
@@ -191,6 +210,9 @@ const PDEATH_AT: usize = ALTSTACK_AT + signals::ALTSTACK;
 /// prctl(2), Linux 3.5, with CONFIG_CHECKPOINT_RESTORE.
 const PR_GET_TID_ADDRESS: u64 = 40;
 
+/// ioprio_set(2).
+const IOPRIO_WHO_PROCESS: u64 = 1;
+
 impl Questions {
     /// Adds the calls.
     pub(super) fn ask(runner: &mut Runner, calls: &mut Vec<Call>) -> Result<Self, CollectError> {
@@ -202,6 +224,8 @@ impl Questions {
             prctl(PR_GET_TID_ADDRESS, room.0),
             Call::new(libc::SYS_sigaltstack, &[0, room.0 + ALTSTACK_AT as u64]),
             prctl(libc::PR_GET_PDEATHSIG.unsigned_abs().into(), room.0 + PDEATH_AT as u64),
+            prctl(libc::PR_GET_TIMERSLACK.unsigned_abs().into(), 0),
+            Call::new(libc::SYS_ioprio_get, &[IOPRIO_WHO_PROCESS, 0]),
         ]);
         Ok(Self { room, first })
     }
@@ -221,12 +245,16 @@ impl Questions {
         calls[1].expect("ask for the address of the thread id", tid)?;
         calls[2].expect("ask for the alternate signal stack", tid)?;
         calls[3].expect("ask for the parent death signal", tid)?;
+        let timer_slack = calls[4].expect("ask for the timer slack", tid)?;
+        let io_priority = calls[5].expect("ask for the I/O priority", tid)?;
         let altstack = room[ALTSTACK_AT..PDEATH_AT].try_into().expect("room for a stack_t");
         Ok(Told {
             clear_child_tid: VirtAddr(long(&room, 0)),
             altstack: signals::altstack(altstack),
             pdeath_signal: int(&room, PDEATH_AT),
             securebits: u32::try_from(securebits).unwrap_or(0),
+            timer_slack,
+            io_priority: u32::try_from(io_priority).unwrap_or(0),
         })
     }
 }

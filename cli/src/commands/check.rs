@@ -36,7 +36,13 @@ pub(crate) fn run(args: &Check, progress: &mut Progress) -> Result<Exit, Failure
                         "why": item.why, "change": item.change }),
             );
         } else {
-            let mark = if item.ok { "yes" } else if item.needed { "NO " } else { "no " };
+            let mark = if item.ok {
+                "yes"
+            } else if item.needed {
+                "NO "
+            } else {
+                "no "
+            };
             println!("{mark}  {:32} {}", item.feature, item.why);
             if let (false, Some(change)) = (item.ok, &item.change) {
                 println!("{:38}{change}", "");
@@ -65,8 +71,8 @@ fn judge(root: HostPid, options: &SurveyOptions, progress: &Progress) -> Result<
 }
 
 fn all(options: &SurveyOptions, progress: &mut Progress) -> Result<Exit, Failure> {
-    let entries = fs::read_dir("/proc")
-        .map_err(|error| Failure::here(format!("read /proc: {error}")))?;
+    let entries =
+        fs::read_dir("/proc").map_err(|error| Failure::here(format!("read /proc: {error}")))?;
     let mut pids: Vec<i32> =
         entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
     pids.sort_unstable();

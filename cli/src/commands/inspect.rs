@@ -26,12 +26,16 @@ pub(crate) fn run(args: &Inspect, _progress: &mut Progress) -> Result<Exit, Fail
 }
 
 fn images_at(path: &Path) -> Result<Vec<PathBuf>, Failure> {
-    let fail = |error| Failure::usage(format!("read {}: {error}", path.display()), "name a directory of images");
+    let fail = |error| {
+        Failure::usage(format!("read {}: {error}", path.display()), "name a directory of images")
+    };
     if path.is_file() {
         return Ok(vec![path.to_owned()]);
     }
     let mut images = fs::read_dir(path)
-        .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>())
+        .and_then(|entries| {
+            entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>()
+        })
         .map_err(fail)?;
     images.retain(|path| path.is_file() && path.extension().is_some_and(|end| end == "img"));
     images.sort();

@@ -33,12 +33,8 @@ pub(crate) fn run(args: Restore, progress: &mut Progress) -> Result<Exit, Failur
     }
     runtime()?.block_on(async {
         let listener = listen(&args, progress).await?;
-        let host = Host {
-            listener: &listener,
-            build,
-            grace: args.grace,
-            software: options::software(),
-        };
+        let host =
+            Host { listener: &listener, build, grace: args.grace, software: options::software() };
         let (offspring, farewell) = next(&host, &args, progress).await?;
         outlive(offspring, Some((farewell, &listener)), &args, progress).await
     })
@@ -127,8 +123,7 @@ fn write_ticket(path: &Path, ticket: &str) -> std::io::Result<()> {
     let mut part = path.as_os_str().to_owned();
     part.push(".part");
     let _ = fs::remove_file(&part);
-    let mut file =
-        fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part)?;
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part)?;
     writeln!(file, "{ticket}")?;
     fs::rename(&part, path)
 }

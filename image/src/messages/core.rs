@@ -123,6 +123,12 @@ pub struct ThreadCoreEntry {
     pub cg_set: Option<u32>,
     #[prost(uint64, optional, tag = "10000")]
     pub wait_left_ns: Option<u64>,
+    #[prost(uint32, repeated, packed = "false", tag = "10001")]
+    pub cpus: Vec<u32>,
+    #[prost(uint32, optional, tag = "10002")]
+    pub io_priority: Option<u32>,
+    #[prost(uint64, optional, tag = "10003")]
+    pub timer_slack: Option<u64>,
 }
 
 /// sigaltstack(2).

@@ -13,6 +13,9 @@
 //! | message | field | meaning |
 //! |---|---|---|
 //! | [`ThreadCoreEntry`] | 10000 `wait_left_ns` | what was left of the timed wait in the registers |
+//! | | 10001 `cpus` | CPUs it may run on, if not all |
+//! | | 10002 `io_priority` | ioprio_set(2), if set |
+//! | | 10003 `timer_slack` | PR_SET_TIMERSLACK in nanoseconds, if not the usual 50 µs |
 //! | [`EventfdFileEntry`] | 10000 `semaphore` | EFD_SEMAPHORE |
 //! | [`RegFileEntry`] | 10000 `rdev` | st_rdev of a device node |
 //! | [`UserX86FpregsEntry`] | 10000 `reserved` | the last 96 bytes of the FXSAVE area, if not zero |

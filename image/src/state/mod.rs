@@ -24,7 +24,7 @@ pub use files::{
 pub use mm::{Advice, Mm, SharedMemory, Vma, VmaFlags, VmaKind};
 pub use signals::{AltStack, SigAction, SigInfo, SigSet};
 pub use sockets::{InetSocket, SocketOptions, SocketState, UnixSocket};
-pub use threads::{FpState, Regs, RobustList, Rseq, Sched, Thread, XComponent};
+pub use threads::{FpState, Placement, Regs, RobustList, Rseq, Sched, Thread, XComponent};
 pub use timers::{Clocks, IntervalTimer, PosixTimer, TimerFd};
 pub use tree::{Body, Fs, Living, Task};
 

@@ -33,6 +33,8 @@ pub struct Thread {
     pub creds: Creds,
     /// Scheduling class.
     pub sched: Sched,
+    /// Where and how eagerly it runs.
+    pub placement: Placement,
     /// prctl(PR_SET_PDEATHSIG), zero if none.
     pub pdeath_signal: u32,
     /// The thread was inside a relative timed wait (nanosleep, poll, futex) whose full length is in
@@ -113,6 +115,29 @@ pub struct Rseq {
     pub size: u32,
     /// Abort signature.
     pub signature: u32,
+}
+
+/// What a thread asked of the scheduler beside its class. CRIU's format has no place for it, fields
+/// of qmig's own carry it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// CPUs it may run on (sched_setaffinity(2)), ascending; empty if it may run anywhere.
+    pub cpus: Vec<u32>,
+    /// ioprio_set(2): class and level, zero if never set.
+    pub io_priority: u32,
+    /// prctl(PR_SET_TIMERSLACK), in nanoseconds.
+    pub timer_slack: u64,
+}
+
+impl Placement {
+    /// The timer slack of a thread that never asked for another (50 µs).
+    pub const USUAL_SLACK: u64 = 50_000;
+}
+
+impl Default for Placement {
+    fn default() -> Self {
+        Self { cpus: Vec::new(), io_priority: 0, timer_slack: Self::USUAL_SLACK }
+    }
 }
 
 /// sched_setscheduler(2) and nice(2).

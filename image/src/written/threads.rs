@@ -10,7 +10,7 @@ use crate::messages::{
     CoreEntry, CredsEntry, Machine, RseqEntry, ThreadCoreEntry, ThreadInfoX86, ThreadSasEntry,
 };
 use crate::state::check::{address, comm, signal};
-use crate::state::{AltStack, RobustList, Rseq, Sched, SigSet, Thread};
+use crate::state::{AltStack, Placement, RobustList, Rseq, Sched, SigSet, Thread};
 
 /// The one cgroup set of what qmig writes: that of whoever restores.
 pub(super) const CGROUP_SET: u32 = 1;
@@ -61,6 +61,10 @@ impl From<&Thread> for ThreadCoreEntry {
             wait_left_ns: thread
                 .wait_left
                 .map(|left| u64::try_from(left.as_nanos()).unwrap_or(u64::MAX)),
+            cpus: thread.placement.cpus.clone(),
+            io_priority: Some(thread.placement.io_priority).filter(|level| *level != 0),
+            timer_slack: Some(thread.placement.timer_slack)
+                .filter(|slack| *slack != Placement::USUAL_SLACK),
         }
     }
 }
@@ -102,6 +106,22 @@ pub(super) fn from_core(
         sched: sched(entry)?,
         pdeath_signal: signal("thread_core.pdeath_sig", entry.pdeath_sig.unwrap_or(0))?,
         wait_left: entry.wait_left_ns.map(Duration::from_nanos),
+        placement: placement(entry)?,
+    })
+}
+
+/// More CPUs than Linux can be built for.
+const CPUS: u32 = 8192;
+
+fn placement(entry: &ThreadCoreEntry) -> Result<Placement, BadField> {
+    if !entry.cpus.is_sorted_by(|a, b| a < b) || entry.cpus.last().is_some_and(|cpu| *cpu >= CPUS) {
+        let most = entry.cpus.iter().max().copied().unwrap_or_default();
+        return Err(BadField::value("thread_core.cpus", most, "ascending numbers of CPUs"));
+    }
+    Ok(Placement {
+        cpus: entry.cpus.clone(),
+        io_priority: entry.io_priority.unwrap_or(0),
+        timer_slack: entry.timer_slack.unwrap_or(Placement::USUAL_SLACK),
     })
 }
 

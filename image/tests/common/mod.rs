@@ -191,6 +191,11 @@ fn thread(id: u32, leader: bool) -> Thread {
         },
         pdeath_signal: if leader { 15 } else { 0 },
         wait_left: leader.then_some(Duration::new(12, 345_678_901)),
+        placement: Placement {
+            cpus: if leader { vec![0, 3, 70] } else { Vec::new() },
+            io_priority: if leader { 16390 } else { 0 },
+            timer_slack: if leader { 123_456 } else { Placement::USUAL_SLACK },
+        },
     }
 }
 

@@ -280,7 +280,7 @@ fn seal(
         if tracee::host::sched(task.tid())? != (sched.policy, sched.priority, sched.nice) {
             tracee::host::set_sched(task.tid(), sched.policy, sched.priority, sched.nice)?;
         }
-        tracee::host::set_affinity(task.tid(), cpus)?;
+        tracee::host::set_affinity(task.tid(), &threads::cpus(thread, cpus))?;
     }
     Ok(regs)
 }

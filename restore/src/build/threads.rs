@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use image::state::{FpState, Regs, Thread};
+use image::state::{FpState, Placement, Regs, Thread};
 use nix::libc;
+use tracee::host::CpuSet;
 use tracee::remote::{BegunWait, begin_wait};
 use tracee::{Stopped, XState, threads_in};
 
@@ -19,6 +20,8 @@ const SYSCALL_LEN: u64 = 2;
 /// Mask of the operation in futex(2)'s second argument, and FUTEX_WAIT.
 const FUTEX_COMMAND: u64 = 0x7f;
 const FUTEX_WAIT: u64 = 0;
+/// ioprio_set(2).
+const IOPRIO_WHO_PROCESS: u64 = 1;
 
 /// Makes all threads but the leader.
 pub(crate) fn make(process: &mut Process, threads: &[Thread]) -> Result<()> {
@@ -62,8 +65,25 @@ pub(crate) fn dress(process: &mut Process, at: usize, thread: &Thread) -> Result
         let stack = process.put(&words(&[stack.base.0, flags, stack.size]))?;
         batch.must("set its alternate signal stack", libc::SYS_sigaltstack, &[stack, 0]);
     }
+    let placement = &thread.placement;
+    if placement.timer_slack != Placement::USUAL_SLACK {
+        let args = [prctl(libc::PR_SET_TIMERSLACK), placement.timer_slack, 0, 0, 0];
+        batch.must("set its timer slack", libc::SYS_prctl, &args);
+    }
+    if placement.io_priority != 0 {
+        let args = [IOPRIO_WHO_PROCESS, 0, u64::from(placement.io_priority)];
+        batch.must("set its I/O priority", libc::SYS_ioprio_set, &args);
+    }
     process.run(at, batch)?;
     Ok(())
+}
+
+/// The CPUs of this host that `thread` was bound to on its own; all of ours if it was bound to none,
+/// or only to such as this host does not have.
+pub(crate) fn cpus(thread: &Thread, ours: &CpuSet) -> CpuSet {
+    let bound = thread.placement.cpus.iter().copied();
+    let both = CpuSet::of(bound.filter(|cpu| ours.contains(*cpu as usize)));
+    if both.count() == 0 { ours.clone() } else { both }
 }
 
 /// What changing identity takes away, so it comes after.

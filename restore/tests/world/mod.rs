@@ -297,6 +297,7 @@ pub(crate) fn thread(id: u32, what: u64, argument: u64, stack_top: u64) -> Threa
         sched: Sched { policy: 0, priority: 0, nice: 0 },
         pdeath_signal: 0,
         wait_left: None,
+        placement: image::state::Placement::default(),
     }
 }
 

@@ -19,6 +19,24 @@ impl CpuSet {
         set
     }
 
+    /// These CPUs; numbers beyond what Linux can be built for are left out.
+    pub fn of(cpus: impl IntoIterator<Item = u32>) -> Self {
+        let mut set = Self(Box::new([0; WORDS]));
+        for cpu in cpus {
+            if let Some(word) = set.0.get_mut(cpu as usize / 64) {
+                *word |= 1 << (cpu % 64);
+            }
+        }
+        set
+    }
+
+    /// The CPUs in the set, ascending.
+    pub fn cpus(&self) -> Vec<u32> {
+        (0..u32::try_from(64 * WORDS).unwrap_or(0))
+            .filter(|cpu| self.contains(*cpu as usize))
+            .collect()
+    }
+
     /// True if `cpu` is in the set.
     pub fn contains(&self, cpu: usize) -> bool {
         self.0.get(cpu / 64).is_some_and(|word| word & (1 << (cpu % 64)) != 0)

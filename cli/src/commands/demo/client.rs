@@ -82,7 +82,8 @@ impl Load {
                 self.reconnect();
                 continue;
             }
-            self.verdict.longest_wait_ms = self.verdict.longest_wait_ms.max(last.elapsed().as_millis());
+            self.verdict.longest_wait_ms =
+                self.verdict.longest_wait_ms.max(last.elapsed().as_millis());
             last = Instant::now();
             self.acknowledged();
         }
@@ -109,7 +110,9 @@ impl Load {
     }
 
     fn ask(&mut self, question: &str) -> io::Result<String> {
-        let Some((_, link)) = &mut self.link else { return Err(io::ErrorKind::NotConnected.into()) };
+        let Some((_, link)) = &mut self.link else {
+            return Err(io::ErrorKind::NotConnected.into());
+        };
         link.get_mut().write_all(format!("{question}\n").as_bytes())?;
         let mut answer = String::new();
         if link.read_line(&mut answer)? == 0 {

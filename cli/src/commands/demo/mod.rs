@@ -31,7 +31,8 @@ pub(crate) fn run(args: &Demo, progress: &mut Progress) -> Result<Exit, Failure>
             .hint("run it as root: sudo qmig demo"));
     }
     let verdict = play(args, progress).map_err(|error| {
-        Failure::here(format!("play the demo: {error}")).hint("qmig check tells what this host lacks")
+        Failure::here(format!("play the demo: {error}"))
+            .hint("qmig check tells what this host lacks")
     })?;
     progress.say("");
     progress.say(&format!(
@@ -85,7 +86,10 @@ fn play(args: &Demo, progress: &Progress) -> Result<client::Verdict, LabError> {
     let ticket = wait_for_ticket(&restore)?;
     progress.say(&format!("dst# qmig restore --listen [::]:{MIGRATION_PORT}"));
     let to = format!("{}:{MIGRATION_PORT}", dst.addr());
-    progress.say(&format!("src# qmig dump --tree {} --to {to} --tcp-close --ticket qmig1…", server.pid()));
+    progress.say(&format!(
+        "src# qmig dump --tree {} --to {to} --tcp-close --ticket qmig1…",
+        server.pid()
+    ));
     let dump = src.spawn(dump_command(&qmig, server.pid(), &to, &ticket))?;
     let ended = dump.output(DEADLINE)?;
     for line in String::from_utf8_lossy(&ended.stderr).lines() {
@@ -150,7 +154,10 @@ fn show_where(progress: &Progress, src: &Host, dst: &Host) {
 fn stop_and_ask(lab: &Lab, client: &Running) -> Result<client::Verdict, LabError> {
     client.wait_line("writes after the move", DEADLINE, |line| (line == "MOVED").then_some(()))?;
     let stop = lab.shared().join("stop");
-    std::fs::write(&stop, b"")
-        .map_err(|source| LabError::File { act: "write", path: stop, source })?;
+    std::fs::write(&stop, b"").map_err(|source| LabError::File {
+        act: "write",
+        path: stop,
+        source,
+    })?;
     client.wait_line("the verdict", DEADLINE, client::Verdict::parse)
 }
