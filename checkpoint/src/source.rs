@@ -226,6 +226,7 @@ async fn staged(
             done = &mut sending, if !sent => {
                 done?;
                 sent = true;
+                tracing::debug!(stats = ?link.stats(), "every page is under way");
                 chaos::point("source:pages")?;
             }
             message = hear(link, stop) => match message? {

@@ -230,7 +230,8 @@ impl Moving {
 
     /// Wait for the end of `qmig dump`.
     pub fn finish(self) -> Result<Moved> {
-        match self.dump.wait(self.deadline) {
+        // Its end and everything it wrote: the last event may be a moment behind the end.
+        match self.dump.output(self.deadline).map(|output| output.status) {
             Ok(dumped) => Ok(Moved { dumped, dump: self.dump, restore: self.restore }),
             Err(LabError::Deadline { what, within, logs }) => {
                 let logs = logs + &self.restore.logs();

@@ -301,10 +301,12 @@ async fn build(
     let built = Skeleton::create(&checkpoint, host.build)?.build(&checkpoint)?;
     drop(urgency);
     let skeleton = begun.elapsed();
+    tracing::debug!("the tree is built; its memory is empty");
     chaos::point("destination:building")?;
     let spaces = gathered.manifest.spaces();
     let (door, mut fill) = Fill::start(spaces, sinks(&built, spaces)?);
     receive(link, building, gathered.bulk, door, &mut fill, stop, watch).await?;
+    tracing::debug!("its memory is full");
     chaos::point("destination:pages")?;
     let _urgency = Urgency::raise();
     let begun = Instant::now();
@@ -351,11 +353,13 @@ async fn receive(
 }
 
 async fn pour(mut pages: PageReceiver, door: FillDoor) -> Result<(), LinkError> {
+    tracing::debug!("a stream of pages begins");
     while let Some((run, bytes)) = pages.next().await? {
         if !door.give(run, bytes).await {
             break; // the fill itself says why
         }
     }
+    tracing::debug!("a stream of pages has ended");
     Ok(())
 }
 

@@ -158,7 +158,15 @@ impl Stopped {
 
     /// From now on the thread dies with its tracer (`PTRACE_O_EXITKILL`).
     pub fn exit_with_tracer(&mut self) -> Result<()> {
-        let options = self.options | ptrace::O_EXITKILL;
+        self.apply(self.options | ptrace::O_EXITKILL)
+    }
+
+    /// The opposite: from now on the kernel lets the thread run on if its tracer dies.
+    pub fn outlive_tracer(&mut self) -> Result<()> {
+        self.apply(self.options & !ptrace::O_EXITKILL)
+    }
+
+    fn apply(&mut self, options: i32) -> Result<()> {
         let suspend = if self.shield.is_some() { ptrace::O_SUSPEND_SECCOMP } else { 0 };
         let set = match ptrace::set_options(self.tid.0, options | suspend) {
             Err(Errno::EPERM | Errno::EINVAL) if suspend != 0 => {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use netns_tests::chaos::{Action, Fault, Runs, who_runs};
-use netns_tests::{Lab, Migration, Moving, Side, Started, Subject};
+use netns_tests::{Lab, LabError, Migration, Moving, Side, Started, Subject};
 use nix::sys::signal::Signal;
 
 use crate::end::{self, End, SETTLE};
@@ -236,8 +236,11 @@ fn happen(row: &Row, lab: &Lab, moving: &Moving, pid: i32) -> Result<(), Box<dyn
             lab.heal()?;
         }
         Cut(InTime) => {
-            moving.wait_event(Side::Source, "link_lost")?;
-            lab.heal()?;
+            match moving.wait_event(Side::Source, "link_lost") {
+                // What it still waited for had come before the cut.
+                Ok(_) | Err(LabError::Ended { .. }) => lab.heal()?,
+                Err(late) => return Err(late.into()),
+            }
         }
         Cut(TooLate) => {
             gone(lab, Side::Destination, pid)?;

@@ -340,6 +340,12 @@ impl Ready {
     /// an error tells that some task had died, and nothing is undone.
     pub fn run(mut self) -> Result<Running> {
         let root = self.root().ok_or(BadCheckpoint::NoLeader(TaskId(0)))?;
+        // The right to run is here. A qmig that dies between two of the steps below must not take
+        // half of the tree with it: the kernel lets the other half run on instead.
+        let processes = self.tree.tasks.values_mut().chain(&mut self.tree.init);
+        processes
+            .flat_map(|process| &mut process.threads)
+            .try_for_each(tracee::Stopped::outlive_tracer)?;
         let init = self.tree.init.take();
         let child = init.as_ref().map_or(root, |init| init.host);
         // The reaper first: it is there before anybody can end.
