@@ -1,4 +1,5 @@
-//! A stock CRIU, to stand beside: its images must be ours, and its times are what we are measured by.
+//! A stock CRIU, to stand beside: its images must be like ours, and its times are what ours are
+//! measured by.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

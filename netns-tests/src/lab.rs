@@ -10,7 +10,6 @@ use tempfile::TempDir;
 
 use crate::host::{Host, Process};
 use crate::init::InitCommand;
-use crate::namespaces::close_inherited;
 use crate::running::GLANCE;
 use crate::{LabError, Result};
 
@@ -90,7 +89,6 @@ impl Lab {
     /// A lab whose process 1 is `init`, and whose hosts have their private files at `scratch`
     /// (made if missing, and left as an empty directory afterwards).
     pub fn with_init(init: &InitCommand, scratch: &Path) -> Result<Self> {
-        close_inherited();
         crate::inherited::close();
         std::fs::create_dir_all(scratch).map_err(LabError::file("make", scratch))?;
         let shared = tempfile::Builder::new()

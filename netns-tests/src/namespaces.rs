@@ -7,9 +7,7 @@
 use std::fs::File;
 use std::path::Path;
 use std::process::{Child, Command};
-use std::sync::Once;
 
-use nix::libc;
 use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::{LabError, Result};
@@ -67,27 +65,6 @@ impl Namespaces {
                 .map_err(LabError::namespace("enter the host's network"))
         })
     }
-}
-
-/// Close what whoever started this process left open and nobody in it knows of: it would go on into
-/// every program of every host, and lead outside. Ours all have the close-on-exec flag.
-pub(crate) fn close_inherited() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let entries = std::fs::read_dir("/proc/self/fdinfo").into_iter().flatten().flatten();
-        let strangers: Vec<i32> = entries
-            .filter_map(|entry| {
-                let number: i32 = entry.file_name().to_str()?.parse().ok()?;
-                let info = std::fs::read_to_string(entry.path()).ok()?;
-                let flags = info.lines().find_map(|line| line.strip_prefix("flags:"))?;
-                let flags = i32::from_str_radix(flags.trim(), 8).ok()?;
-                (number > 2 && flags & libc::O_CLOEXEC == 0).then_some(number)
-            })
-            .collect();
-        for number in strangers {
-            let _ = nix::unistd::close(number);
-        }
-    });
 }
 
 fn on_own_thread(

@@ -182,8 +182,8 @@ fn nginx_with_workers() -> Outcome {
     })
 }
 
-/// Locks on files do not travel yet: sqlite3 as it is by itself is refused, by the name of the file,
-/// and not harmed.
+/// Locks on files do not travel yet: sqlite3 as it is by itself is refused, by the name of the
+/// file, and not harmed.
 #[test]
 fn sqlite_with_its_locks_is_refused() -> Outcome {
     if missing(&["sqlite3"]) {

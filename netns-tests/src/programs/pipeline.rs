@@ -7,6 +7,7 @@ use super::{SOON, folder, until, write};
 use crate::host::Host;
 use crate::running::Running;
 use crate::terminal::on_terminal;
+use crate::workshop::source;
 use crate::{Lab, Result};
 
 /// `(count) | cat | sed`, writing to its terminal.
@@ -24,16 +25,7 @@ impl Pipeline {
     /// a job is started from an interactive one.
     pub fn start(lab: &Lab, host: &Host, pid: i32, leader: bool) -> Result<Self> {
         let folder = folder(lab, "pipeline")?;
-        let script = folder.join("script");
-        write(
-            &script,
-            "echo $$ > pid.new && mv pid.new pid\n\
-            (\n\
-            i=0\n\
-            until [ -e go ]; do i=$((i+1)); echo \"number $i\"; sleep 0.005; done\n\
-            echo \"end $i\"\n\
-            ) | cat | sed -u 's/^/[/; s/$/]/'\n",
-        )?;
+        let script = source("pipeline", "sh");
         let mut command = Command::new("sh");
         if leader {
             command.arg(&script);

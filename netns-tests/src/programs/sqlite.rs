@@ -6,10 +6,18 @@ use std::process::Command;
 use super::{folder, until, write};
 use crate::host::{Host, in_session};
 use crate::running::Running;
+use crate::workshop::source;
 use crate::{Lab, LabError, Result};
 
 /// Rows the transaction inserts.
 const ROWS: u32 = 1000;
+
+const LOOK: &str = "
+    rm -f copy copy-journal
+    cp db copy
+    [ ! -e db-journal ] || cp db-journal copy-journal
+    exec sqlite3 -batch -separator ' ' copy \
+        'PRAGMA integrity_check; SELECT count(*), sum(number) FROM t;'";
 
 /// A shell whose pipe feeds `sqlite3`: BEGIN, many INSERTs, and COMMIT once it is told to.
 #[derive(Debug)]
@@ -23,24 +31,8 @@ impl Transaction {
     /// `locks`, sqlite3 locks its file as it does by itself; without, it leaves that out.
     pub fn start(lab: &Lab, host: &Host, pid: i32, locks: bool) -> Result<Self> {
         let folder = folder(lab, "sqlite")?;
-        let script = folder.join("script");
-        write(
-            &script,
-            &format!(
-                "(\n\
-             echo 'CREATE TABLE t (number INTEGER PRIMARY KEY, text TEXT);'\n\
-             echo 'BEGIN IMMEDIATE;'\n\
-             i=0\n\
-             while [ $i -lt {ROWS} ]; do i=$((i+1)); echo \"INSERT INTO t VALUES($i, 'row $i');\"; done\n\
-             echo '.once inserted'\n\
-             echo 'SELECT count(*) FROM t;'\n\
-             until [ -e go ]; do sleep 0.01; done\n\
-             echo 'COMMIT;'\n\
-             ) | sqlite3 -batch \"$@\" db\n"
-            ),
-        )?;
         let mut command = in_session("sh");
-        command.arg(&script).current_dir(&folder);
+        command.arg(source("transaction", "sh")).arg(ROWS.to_string()).current_dir(&folder);
         if !locks {
             command.args(["-vfs", "unix-none"]);
         }
@@ -85,9 +77,7 @@ impl Transaction {
     /// the writer's way: it looks at a copy.
     fn look(&self, host: &Host) -> Result<String> {
         let mut shell = Command::new("sh");
-        shell.current_dir(&self.folder).args(["-ec",
-            "rm -f copy copy-journal; cp db copy; [ ! -e db-journal ] || cp db-journal copy-journal; \
-             sqlite3 -batch -separator ' ' copy 'PRAGMA integrity_check; SELECT count(*), sum(number) FROM t;'"]);
+        shell.current_dir(&self.folder).args(["-ec", LOOK]);
         let output = host.run(shell)?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         Ok(text.split_whitespace().collect::<Vec<_>>().join(" "))

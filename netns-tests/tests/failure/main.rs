@@ -1,5 +1,5 @@
-//! What can go wrong, and what is true afterwards: one clear error with its documented exit code, and
-//! exactly one copy that runs.
+//! What can go wrong, and what is true afterwards: one clear error with its documented exit code,
+//! and exactly one copy that runs.
 //!
 //! `QMIG_TEST_ROW=source:staged` runs only the rows of the tables whose name contains that.
 

@@ -24,6 +24,9 @@ use crate::PeerMisbehaved;
 use crate::stats::LinkStats;
 use crate::wire::{BlobName, Control};
 
+/// How long the last word may take to get out.
+const GOODBYE: Duration = Duration::from_millis(500);
+
 /// A destination could not be reached, or not be believed.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
@@ -317,19 +320,15 @@ impl SourceLink {
     }
 
     /// Says goodbye: waits, for a short while, until the peer has taken the last message, then
-    /// closes the link.
+    /// closes the link, and lets the word out before whoever called may exit.
     pub async fn close(&self, code: CloseCode, reason: &str) {
         self.core.close(code, reason).await;
+        let _ = timeout(GOODBYE, self.core.endpoint.wait_idle()).await;
     }
 
     /// Waits until the link is closed or lost, and says how.
     pub async fn closed(&self) -> LinkError {
         self.core.connection.closed().await.into()
-    }
-
-    /// Waits until the peer can have heard of the close. Call it before the process exits.
-    pub async fn wait_idle(&self) {
-        self.core.endpoint.wait_idle().await;
     }
 
     /// What the link has carried.

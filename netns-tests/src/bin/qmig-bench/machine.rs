@@ -17,9 +17,9 @@ pub(crate) fn describe() -> Outcome<String> {
     let (date, commit) =
         (line("date", &["+%Y-%m-%d"]), line("git", &["rev-parse", "--short", "HEAD"]));
     Ok(format!(
-        "Measured {date} at commit {commit} on a virtual machine: {model}, {cores} cores, {memory} MiB, \
-         Linux {}, load average {load} at the start. Two hosts of namespaces on it, one veth link \
-         (MTU 1500) between them, so both sides share the cores.\n",
+        "Measured {date} at commit {commit} on a virtual machine: {model}, {cores} cores, \
+         {memory} MiB, Linux {}, load average {load} at the start. Two hosts of namespaces on it, \
+         one veth link (MTU 1500) between them, so both sides share the cores.\n",
         kernel.trim()
     ))
 }

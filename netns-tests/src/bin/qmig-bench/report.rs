@@ -31,8 +31,8 @@ pub(crate) fn whole(times: &[(Way, Sample)], criu: Option<&Criu>) -> Outcome<Str
     };
     let mut text = format!(
         "## Whole migration, {} MiB, half of it incompressible\n\n\
-         From the start of the dump until the process runs on the other host and none is left on the \
-         first; {against}. {} rounds, the ways in turn.\n\n\
+         From the start of the dump until the process runs on the other host and none is left on \
+         the first; {against}. {} rounds, the ways in turn.\n\n\
          | way | median | min | max | of qmig's time |\n|---|---:|---:|---:|---:|\n",
         whole::MIB,
         whole::ROUNDS,
