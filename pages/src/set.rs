@@ -131,7 +131,7 @@ mod tests {
                 let pages = piece.start().0..piece.end().0;
                 if next(3) == 0 {
                     set.remove(piece);
-                    pages.for_each(|page| drop(model.remove(&page)));
+                    model.retain(|page| !pages.contains(page));
                 } else {
                     set.insert(piece);
                     model.extend(pages);
