@@ -24,7 +24,7 @@
 //!   tells who runs afterwards.
 //! * [`Images`] does the same by way of a directory, and [`Criu`] is a stock CRIU beside it.
 //! * [`programs`] are what people really run: redis-server, nginx, sqlite3, a shell pipeline.
-//! * [`rounds`] runs a test again and again and sees that nothing is left each time.
+//! * [`rounds()`] runs a test again and again and sees that nothing is left each time.
 //! * A test that cannot run says why through [`requirements`]; it never passes in silence.
 //!
 //! Every wait has a deadline, and an expired deadline shows what was written so far.
