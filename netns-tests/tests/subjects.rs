@@ -72,6 +72,15 @@ fn fails(subject: Subject) -> Outcome {
     Ok(())
 }
 
+/// What is not in C has many hearts, and the one that counts beats more slowly.
+fn can_tell(subject: &Subject) -> Outcome {
+    for stop in [None, Some(STOP)] {
+        let verdict = live(subject, stop)?;
+        assert!(verdict.passed(), "{verdict}");
+    }
+    fails(subject.clone())
+}
+
 /// It passes, it passes after a stop, and it fails when sabotaged.
 macro_rules! honest {
     ($($name:ident)*) => {$(
@@ -113,6 +122,22 @@ macro_rules! honest {
 honest! {
     creds events files filler forks heartbeat memory pipes registers rseq signals sockets threads
     timers waits zombie
+}
+
+#[test]
+fn a_python_program() -> Outcome {
+    if requirements::missing(&["/usr/bin/python3"]) {
+        return Ok(());
+    }
+    can_tell(&Subject::python("children"))
+}
+
+#[test]
+fn a_java_program() -> Outcome {
+    if requirements::missing(&[]) || requirements::which("javac").is_none() {
+        return Ok(());
+    }
+    can_tell(&Subject::java("Threads"))
 }
 
 #[test]

@@ -9,7 +9,7 @@ mod host;
 mod ids;
 mod network;
 mod report;
-mod vdso;
+pub(crate) mod vdso;
 
 use image::plan::{Plan, Refusal};
 

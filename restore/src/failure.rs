@@ -75,6 +75,11 @@ pub enum Cause {
     /// The tree could not be built.
     #[error("build the tree: {0}")]
     Build(#[from] crate::Error),
+    /// The checkpoint was made on another kernel.
+    #[error(
+        "build the tree: its vdso is another kernel's; restore it where `uname -r` is the same"
+    )]
+    OtherVdso,
     /// Its memory could not be filled.
     #[error("fill memory: {0}")]
     Fill(#[from] FillError),
@@ -127,7 +132,7 @@ impl Failure {
             | Cause::PeerMisbehaved(_)
             | Cause::Image(_)
             | Cause::Fill(_) => "the source",
-            Cause::Directory(_) => "the checkpoint",
+            Cause::Directory(_) | Cause::OtherVdso => "the checkpoint",
             Cause::Link(_) => "the link or the source",
             Cause::Interrupted | Cause::ToldToFail(_) => "whoever stopped qmig",
         }

@@ -44,6 +44,11 @@ impl Ended {
 }
 
 impl Offspring {
+    /// Its root, as this host knows it.
+    pub fn root(self) -> HostPid {
+        self.root
+    }
+
     /// Passes a signal on. A tree that has ended is left in peace.
     pub fn signal(self, signal: Signal) {
         let _ = kill(Pid::from_raw(self.root.0), signal);

@@ -155,6 +155,7 @@ async fn outlive(
     progress: &mut Progress,
 ) -> Result<Exit, Failure> {
     progress.finish();
+    progress.say(&format!("it runs here, pid {}", offspring.root()));
     let source = async {
         if let Some((mut farewell, listener)) = farewell {
             farewell.see_off(listener, SEE_OFF).await;
