@@ -88,7 +88,8 @@ impl<'o> Look<'o> {
 
     /// A tree whose root does not lead its session stands on somebody else's terminal.
     pub(crate) fn session(&mut self, root: HostPid, stat: &Stat) {
-        if HostPid(stat.session) != root && !self.options.shell_job {
+        let of_kernel = stat.session == 0;
+        if HostPid(stat.session) != root && !self.options.shell_job && !of_kernel {
             let whose = Whose { pid: root, comm: stat.comm.clone() };
             let place = format!("session {}", stat.session);
             let trouble = Trouble::new(place, "its session is led by a process outside the tree");

@@ -4,7 +4,8 @@ use image::plan::Refusal;
 use tracee::HostPid;
 
 /// Stock CRIU can carry it.
-pub(crate) const BY_CRIU: &str = "use `--engine criu`";
+pub(crate) const BY_CRIU: &str =
+    "a stock `criu dump` can carry it; qmig's criu engine is of a later version";
 /// What to do about terminals.
 pub(crate) const SHELL_JOB: &str = "use `--shell-job`: the destination's terminal takes its place";
 /// What to do about TCP connections.

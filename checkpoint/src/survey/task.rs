@@ -52,8 +52,7 @@ impl Judge {
                 let place = theirs.unwrap_or_default().to_string_lossy().into_owned();
                 let reason = format!("in another {name} namespace than qmig");
                 troubles.push(
-                    Trouble::new(place, reason)
-                        .but("run qmig inside that namespace (nsenter), or use `--engine criu`"),
+                    Trouble::new(place, reason).but("run qmig inside that namespace (nsenter)"),
                 );
             }
         }

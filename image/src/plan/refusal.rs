@@ -37,16 +37,28 @@ impl fmt::Display for Refusal {
     /// `io_uring (fd 5 of 1234): not supported (hint: …)`; text is shown escaped.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { object, place, reason, hint } = self;
-        write!(f, "{}", object.escape_debug())?;
+        write!(f, "{}", line(object))?;
         if !place.is_empty() {
-            write!(f, " ({})", place.escape_debug())?;
+            write!(f, " ({})", line(place))?;
         }
-        write!(f, ": {}", reason.escape_debug())?;
+        write!(f, ": {}", line(reason))?;
         match hint {
-            Some(hint) => write!(f, " (hint: {})", hint.escape_debug()),
+            Some(hint) => write!(f, " (hint: {})", line(hint)),
             None => Ok(()),
         }
     }
+}
+
+/// Text on one line that cannot talk to a terminal; quotes are nobody's harm.
+fn line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for letter in text.chars() {
+        match letter {
+            '\'' | '"' => line.push(letter),
+            _ => line.extend(letter.escape_debug()),
+        }
+    }
+    line
 }
 
 #[cfg(test)]

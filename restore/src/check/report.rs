@@ -212,7 +212,7 @@ fn buffers() -> Item {
 fn criu_here() -> Item {
     let found = criu::find();
     let why = found.as_ref().map_or_else(
-        || "no criu in $PATH; --engine criu cannot be used".to_owned(),
+        || "no criu in $PATH; needed only for the criu engine of a later version".to_owned(),
         |criu| format!("{} {}", criu.path.display(), criu.version),
     );
     want("criu", found.is_some(), &why, "install CRIU 4.1 or newer to use its engine")
