@@ -12,6 +12,7 @@ if [ -x "$prefix/sbin/criu" ]; then "$prefix/sbin/criu" --version | head -1; exi
 
 # The mirror and its key are the ones this machine already trusts.
 sources=/etc/apt/sources.list.d/debian.sources
+if [ ! -r "$sources" ]; then echo "no $sources: no CRIU beside the system" >&2; exit 0; fi
 mirror=$(sed -n 's/^URIs:[[:space:]]*//p' "$sources" | head -1)
 keyring=$(sed -n 's/^Signed-By:[[:space:]]*//p' "$sources" | head -1)
 [ -n "$mirror" ] && [ -n "$keyring" ] || { echo "no Debian mirror with a key in $sources" >&2; exit 1; }
@@ -19,13 +20,13 @@ keyring=$(sed -n 's/^Signed-By:[[:space:]]*//p' "$sources" | head -1)
 work=$(mktemp -d)
 chmod 755 "$work"
 trap 'rm -rf "$work"' EXIT
-mkdir -p "$work"/{state/lists/partial,cache/archives/partial,root}
+mkdir -p "$work"/{state/lists/partial,cache/archives/partial,root,empty}
 : >"$work/status" # nothing is installed, so apt fetches everything criu depends on
 echo "deb [signed-by=$keyring] $mirror $suite main" >"$work/sources.list"
 apt=(apt-get -qq
 	-o Dir::State="$work/state" -o Dir::State::status="$work/status" -o Dir::Cache="$work/cache"
-	-o Dir::Etc::SourceList="$work/sources.list" -o Dir::Etc::SourceParts=/nonexistent
-	-o Dir::Etc::Preferences=/nonexistent -o Dir::Etc::PreferencesParts=/nonexistent
+	-o Dir::Etc::SourceList="$work/sources.list" -o Dir::Etc::SourceParts="$work/empty"
+	-o Dir::Etc::Preferences="$work/empty/none" -o Dir::Etc::PreferencesParts="$work/empty"
 	-o APT::Sandbox::User=root -o APT::Install-Recommends=false -o Debug::NoLocking=1)
 "${apt[@]}" update
 "${apt[@]}" -y --download-only install criu >/dev/null

@@ -1,17 +1,20 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that the tests move around: real programs, a C compiler for the
-# subjects, iproute2 for the hosts. Does nothing where everything is there already.
+# subjects, iproute2 for the hosts; and, beside the system, a current CRIU that the image format is
+# tested against. Does nothing where everything is there already.
 set -euo pipefail
 
 needs=(
 	ip:iproute2 cc:gcc redis-server:redis-server redis-cli:redis-tools nginx:nginx-light
-	sqlite3:sqlite3 python3:python3 script:bsdutils tmux:tmux
+	sqlite3:sqlite3 python3:python3 java:default-jdk-headless script:bsdutils tmux:tmux
+	openssl:openssl setpriv:util-linux
 )
 missing=()
 for need in "${needs[@]}"; do
 	PATH="$PATH:/usr/sbin:/sbin" command -v "${need%%:*}" >/dev/null || missing+=("${need##*:}")
 done
-[ ${#missing[@]} -gt 0 ] || exit 0
+here=$(dirname "$0")
+if [ ${#missing[@]} -eq 0 ]; then exec "$here/install-criu.sh" /opt/qmig-criu; fi
 
 if ! command -v apt-get >/dev/null; then
 	echo "not a Debian machine: please install ${missing[*]} yourself" >&2
@@ -33,3 +36,4 @@ fi
 "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq update
 "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install \
 	"${missing[@]}" >/dev/null
+"${as_root[@]}" "$here/install-criu.sh" /opt/qmig-criu
