@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub)] // each test file uses its part
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -58,6 +59,9 @@ impl Subject {
 
     pub fn start_by(command: &mut Command) -> Self {
         let mut child = command
+            // A group whose parent is in another one of the same session: the kernel ignores SIGTSTP
+            // for an orphaned group, and that of whoever started the tests may be one.
+            .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -48,6 +48,15 @@ impl CloseCode {
         }
     }
 
+    /// The code and a reason in words, each said once.
+    pub(super) fn with(self, reason: &str) -> String {
+        match reason {
+            "" => self.words().to_owned(),
+            said if said == self.words() => self.words().to_owned(),
+            more => format!("{}: {more}", self.words()),
+        }
+    }
+
     /// What the person at the source can do about it.
     pub const fn hint(self) -> Option<&'static str> {
         match self {

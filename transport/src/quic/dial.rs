@@ -85,7 +85,7 @@ pub enum DialError {
         got: KeyFingerprint,
     },
     /// The destination does not want us.
-    #[error("refused by destination {address}: {code}{}{reason}", if reason.is_empty() { "" } else { ": " })]
+    #[error("refused by destination {address}: {}", code.with(reason))]
     Refused {
         /// Where.
         address: SocketAddr,

@@ -31,7 +31,7 @@ pub enum LinkError {
     #[error("the link was lost: {0}")]
     Lost(Lost),
     /// The peer closed it.
-    #[error("closed by the peer: {code}{}{reason}", if reason.is_empty() { "" } else { ": " })]
+    #[error("closed by the peer: {}", code.with(reason))]
     ClosedByPeer {
         /// Why, for programs.
         code: CloseCode,

@@ -284,7 +284,7 @@ impl Door {
             return Err(misbehaved(connection, error).into());
         };
         if let Err(code) = self.admit(&peer, &first) {
-            close_now(connection, code, "");
+            close_now(connection, code, code.words());
             return Err(RejectReason::NotAllowed(code));
         }
         control.put_back(first);
