@@ -76,7 +76,7 @@ fn fails(subject: Subject) -> Outcome {
 fn can_tell(subject: &Subject) -> Outcome {
     for stop in [None, Some(STOP)] {
         let verdict = live(subject, stop)?;
-        assert!(verdict.passed() && verdict.longest_gap() >= stop, "{verdict}");
+        assert!(verdict.passed(), "{verdict}");
     }
     fails(subject.clone())
 }
