@@ -57,7 +57,7 @@ impl Moved {
 
 /// Follows the hand-over to its end.
 pub(crate) async fn follow(
-    committed: Committed<Doomed>,
+    mut committed: Committed<Doomed>,
     link: SourceLink,
     job: &Job,
     stop: &mut Stop,
@@ -67,11 +67,11 @@ pub(crate) async fn follow(
     for _ in 0..8 {
         tokio::task::yield_now().await;
     }
+    committed.held().unlock();
     if chaos::point("source:committed").is_err() {
         link.close(CloseCode::LET_GO, "").await;
     }
     let mut asker = Asker { link: Some(link), sent_before: ByteCount(0), releasing: false };
-    let mut committed = committed;
     loop {
         let message = match asker.next(&committed, job, stop, watch).await {
             Ok(message) => message,

@@ -22,7 +22,7 @@ use transport::wire::{
     Abort, AbortCode, BlobName, BlobTotal, Control, Features, Manifest, SessionId, SpaceTotal,
 };
 
-use crate::collect::{self, Clockwork, CollectOptions, Collected, Moment, SpacePages};
+use crate::collect::{self, Clockwork, CollectOptions, Collected, Locks, Moment, SpacePages};
 use crate::doomed::Doomed;
 use crate::downtime::Downtime;
 use crate::failure::{Cause, Failure};
@@ -69,14 +69,15 @@ pub async fn migrate_out(
     chaos::point("source:agreed").map_err(Failure::refused)?;
 
     let mut downtime = Downtime::starts();
-    let (frozen, collected) = freeze(agreed, &link, job, &plan, &mut downtime).await?;
+    let (frozen, mut collected) = freeze(agreed, &link, job, &plan, &mut downtime).await?;
     let pages = total_pages(&collected.spaces);
+    let locks = std::mem::take(&mut collected.locks);
     watch.event(Event::Frozen { pages: pages.0 });
 
     let (frozen, proof) = fill(frozen, &link, collected, stop, watch, &mut downtime).await?;
     watch.event(Event::Staged);
 
-    let committed = commit(frozen, proof, &link, watch).await?;
+    let committed = commit(frozen, locks, proof, &link, watch).await?;
     let moved = handoff::follow(committed, link, job, stop, watch).await?;
     downtime.lap("commit");
     watch.event(Event::Running { pid: moved.task() });
@@ -242,6 +243,7 @@ async fn staged(
 /// **The one-way door.** Below it the tree can only die here, unless the destination gives it back.
 async fn commit(
     frozen: Frozen<Held>,
+    locks: Locks,
     proof: StagedProof,
     link: &SourceLink,
     watch: &mut dyn Watch,
@@ -249,7 +251,7 @@ async fn commit(
     if let Err(told) = chaos::point("source:staged") {
         return Err(give_up(frozen, link, told.into()).await);
     }
-    match frozen.map(Doomed::new) {
+    match frozen.map(|held| Doomed::new(held, locks)) {
         Ok(frozen) => {
             let (committed, handoff) = frozen.commit(proof);
             // A link that is lost here is found out, and asked about, by whoever follows.

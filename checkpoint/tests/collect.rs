@@ -98,7 +98,7 @@ fn a_rich_program_is_read_whole_and_goes_on() {
     }
     let mut subject = Subject::start(&["rich"]);
     let before = fs::read_to_string(format!("/proc/{}/maps", subject.pid())).expect("maps");
-    let (Collected { checkpoint, spaces }, frozen, took) = collected(subject.pid());
+    let (Collected { checkpoint, spaces, .. }, frozen, took) = collected(subject.pid());
     let after = fs::read_to_string(format!("/proc/{}/maps", subject.pid())).expect("maps");
     assert_eq!(before, after, "no scratch memory is left");
     eprintln!("collect of 2 processes, 3 threads, a zombie: {took:?}");
@@ -402,7 +402,7 @@ fn a_large_program_does_not_wait_for_its_page_tables() {
         return;
     }
     let subject = Subject::start(&["large", "512"]);
-    let (Collected { checkpoint, spaces }, _, took) = collected(subject.pid());
+    let (Collected { checkpoint, spaces, .. }, _, took) = collected(subject.pid());
     eprintln!("collect of 512 MiB in small pages: {took:?}");
     let pages = &pages_of(&spaces, SpaceId::Process(checkpoint.root().id)).pages;
     let start = VirtAddr(subject.numbers("large")[0]).page();
@@ -463,7 +463,7 @@ fn an_interpreter_with_threads_and_children_is_read_and_goes_on() {
     let mut subject =
         Subject::run(folder, std::process::Command::new("setsid").arg("python3").arg(&script));
     let pid = HostPid(i32::try_from(subject.numbers("pid")[0]).expect("a pid"));
-    let (Collected { checkpoint, spaces }, _, took) = collected(pid);
+    let (Collected { checkpoint, spaces, .. }, _, took) = collected(pid);
     eprintln!("collect of python3 with 3 threads and a child: {took:?}");
     assert_eq!(checkpoint.tasks.len(), 2);
     assert_eq!(living(checkpoint.root()).threads.len(), 3);

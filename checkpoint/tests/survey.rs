@@ -75,7 +75,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("packet-pipe", "fd 5 of", "packet mode"),
     ("fifo", "fd 4 of", "FIFO"),
     ("o-path", "fd 4 of", "O_PATH"),
-    ("lock", "fd 4 of", "F_SETLK"),
+    ("lease", "fd 4 of", "a lease"),
     ("hard-link", "fd 4 of", "other names"),
     ("deleted-folder", "fd 4 of", "deleted directory"),
     ("big-ghost", "fd 4 of", "the limit is 1048576"),
@@ -125,7 +125,7 @@ fn everything_is_told_at_once() {
     if !can_run() {
         return;
     }
-    let all = ["inotify", "o-path", "lock", "aio", "netlink", "thread-clock"];
+    let all = ["inotify", "o-path", "lease", "aio", "netlink", "thread-clock"];
     let subject = Subject::start(&all);
     assert_eq!(refused(&subject, &OPTIONS).len(), all.len());
 }

@@ -59,6 +59,7 @@ fn the_set_has_the_images_that_criu_needs() {
         "fdinfo-7.img",
         "files.img",
         "memfd.img",
+        "filelocks.img",
         "pipes-data.img",
         "sk-queues.img",
         "remap-fpath.img",
@@ -101,6 +102,11 @@ fn heads_and_first_fields_are_criu_s_byte_for_byte() {
         image("sk-queues.img")[8..],
         *b"\x04\0\0\0\x08\x08\x10\x03one\x04\0\0\0\x08\x08\x10\0\x04\0\0\0\x08\x08\x10\x05three"
     );
+    // FL_OFDLCK, F_WRLCK, pid 100, fd 4, start 1, to the last byte there can be.
+    assert!(image("filelocks.img").ends_with(&[
+        20, 0, 0, 0, 8, 4, 16, 1, 24, 100, 32, 4, 40, 1, 48, 255, 255, 255, 255, 255, 255, 255,
+        255, 127
+    ]));
     assert!(image("ghost-file-1a.img").ends_with(b"ghost content"));
 }
 
@@ -114,6 +120,7 @@ fn a_root_of_pid_one_has_a_pid_namespace_of_its_own() {
     living.threads[0].id = TaskId(1);
     living.posix_timers.clear();
     checkpoint.fd_tables.truncate(1);
+    checkpoint.locks.clear();
     let set = checkpoint.to_images(&NamespaceIds::default());
     let inventory = image::inspect("inventory.img", set.get("inventory.img").expect("there"));
     assert_eq!(inventory.expect("sound")["entries"][0]["root_ids"]["pid_ns_id"], 2);
@@ -350,17 +357,15 @@ fn a_missing_image_is_named_unless_it_means_nothing_is_there() {
             Ok(_) => assert!(
                 matches!(
                     name,
-                    "seccomp.img"
-                        | "pipes-data.img"
-                        | "sk-queues.img"
-                        | "fdinfo-7.img"
-                        | "fdinfo-9.img"
+                    "seccomp.img" | "pipes-data.img" | "sk-queues.img" | "filelocks.img"
                 ),
                 "{name} cannot be missed"
             ),
             Err(BadImage::Missing { image }) => assert_eq!(image, name),
             Err(BadImage::Field { .. }) => {
-                assert!(matches!(name, "files.img" | "memfd.img" | "tty-info.img"), "{name}")
+                let named = matches!(name, "files.img" | "memfd.img" | "tty-info.img");
+                // Without descriptors, locks are held through none.
+                assert!(named || name.starts_with("fdinfo-"), "{name}")
             }
             Err(other) => panic!("{name}: {other}"),
         }

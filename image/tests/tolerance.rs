@@ -305,3 +305,27 @@ fn inspect_shows_fields_by_name() {
     assert!(!inventory.to_string().contains("dump_uptime"));
     assert_eq!(rich().root().id, TaskId(100));
 }
+
+#[test]
+fn locks_that_nobody_can_have_are_lies() {
+    type Change = fn(&mut FileLockEntry);
+    let changes: &[(&str, Change)] = &[
+        ("pid", |lock| lock.pid = 77),
+        ("pid", |lock| lock.pid = 111), // a zombie
+        ("pid", |lock| lock.pid = -1),
+        ("fd", |lock| lock.fd = 500),
+        ("fd", |lock| lock.fd = -1),
+        ("start", |lock| lock.start = -1),
+        ("start", |lock| lock.len = -1),
+        ("len", |lock| (lock.start, lock.len) = (2, i64::MAX)),
+    ];
+    for (field, change) in changes {
+        let mut images = Images::new();
+        images.one("filelocks.img", *change);
+        let error = images.read().expect_err(field).to_string();
+        assert!(error.contains("filelocks.img") && error.contains(field), "{field}: {error}");
+    }
+    let mut images = Images::new();
+    images.edit("filelocks.img", |locks: &mut Vec<FileLockEntry>| locks[2].len = 7);
+    assert!(images.read().is_err(), "flock(2) knows no ranges");
+}

@@ -1,7 +1,6 @@
 # Feeds sqlite3: ROWS rows in one transaction, committed once the file `go` is there.
-# usage: transaction.sh ROWS [OPTIONS OF SQLITE3...]
+# usage: transaction.sh ROWS
 rows=$1
-shift
 (
 	echo 'CREATE TABLE t (number INTEGER PRIMARY KEY, text TEXT);'
 	echo 'BEGIN IMMEDIATE;'
@@ -14,4 +13,4 @@ shift
 	echo 'SELECT count(*) FROM t;'
 	until [ -e go ]; do sleep 0.01; done
 	echo 'COMMIT;'
-) | sqlite3 -batch "$@" db
+) | sqlite3 -batch db

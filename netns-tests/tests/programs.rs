@@ -1,10 +1,12 @@
 //! Real programs move: start, move, ask. `QMIG_TEST_REPEAT=20` does each twenty times in a row.
 
 use std::error::Error;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use netns_tests::programs::{Nginx, Pipeline, Redis, Transaction, counted};
-use netns_tests::{Lab, Migration, Moved, Side, Subject, qmig_binary, requirements, rounds};
+use netns_tests::{
+    Lab, Migration, Moved, Side, Subject, in_session, qmig_binary, requirements, rounds,
+};
 use nix::sys::signal::Signal;
 
 type Outcome = Result<(), Box<dyn Error>>;
@@ -182,38 +184,59 @@ fn nginx_with_workers() -> Outcome {
     })
 }
 
-/// Locks on files do not travel yet: sqlite3 as it is by itself is refused, by the name of the
-/// file, and not harmed.
-#[test]
-fn sqlite_with_its_locks_is_refused() -> Outcome {
-    if missing(&["sqlite3"]) {
-        return Ok(());
-    }
-    rounds(|lab| {
-        let transaction = Transaction::start(lab, lab.src(), PID, true)?;
-        let moved = Migration::new(lab)?.run(transaction.pid())?;
-        assert_eq!(moved.dumped().code(), Some(121), "{}", moved.logs());
-        let error = moved.event(Side::Source, "error").ok_or("no error event")?;
-        let reasons = error.field("reasons").to_string();
-        assert!(reasons.contains("/db") && reasons.contains("a lock (fcntl F_SETLK)"), "{reasons}");
-        transaction.commit(lab.src(), transaction.running())?;
-        moved.restore().signal(Signal::SIGTERM)?;
-        moved.restore().wait(SOON)?;
-        Ok(())
-    })
-}
-
+/// With its ordinary locks, which keep other writers out before, on the way, and after.
 #[test]
 fn sqlite_in_a_transaction() -> Outcome {
     if missing(&["sqlite3"]) {
         return Ok(());
     }
     rounds(|lab| {
-        let transaction = Transaction::start(lab, lab.src(), PID, false)?;
+        let transaction = Transaction::start(lab, lab.src(), PID)?;
+        assert!(transaction.keeps_others_out(lab.src())?, "no lock to carry");
         let moved = Migration::new(lab)?.run(transaction.pid())?;
         moved.succeeded()?;
         transaction.running().wait(SOON)?;
+        assert!(transaction.keeps_others_out(lab.dst())?, "its lock is lost\n{}", moved.logs());
         transaction.commit(lab.dst(), moved.restore())?;
+        assert!(!transaction.keeps_others_out(lab.dst())?, "a lock is left\n{}", moved.logs());
         ended_well(&moved)
+    })
+}
+
+/// A lease cannot travel: the tree is refused, by the name of the file, and not harmed.
+#[test]
+fn a_lease_is_refused() -> Outcome {
+    const HOLD: &str = "import fcntl, os, time
+fd = os.open('leased', os.O_CREAT | os.O_WRONLY)
+fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+open('ready', 'w').close()
+time.sleep(1000)";
+    if missing(&["python3"]) {
+        return Ok(());
+    }
+    rounds(|lab| {
+        let folder = lab.shared().join("lease");
+        std::fs::create_dir_all(&folder)?;
+        let mut command = in_session("python3");
+        command.args(["-c", HOLD]).current_dir(&folder);
+        lab.src().next_pid(PID)?;
+        let holder = lab.src().spawn_quiet(command)?;
+        let end = Instant::now() + SOON;
+        while !folder.join("ready").exists() {
+            assert!(Instant::now() < end && holder.ended().is_none(), "{}", holder.logs());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let moved = Migration::new(lab)?.run(holder.pid())?;
+        assert_eq!(moved.dumped().code(), Some(121), "{}", moved.logs());
+        let error = moved.event(Side::Source, "error").ok_or("no error event")?;
+        let reasons = error.field("reasons").to_string();
+        assert!(reasons.contains("/leased") && reasons.contains("a lease"), "{reasons}");
+        assert!(holder.ended().is_none(), "{}", holder.logs());
+        holder.signal(Signal::SIGKILL)?;
+        holder.wait(SOON)?;
+        std::fs::remove_file(folder.join("ready"))?;
+        moved.restore().signal(Signal::SIGTERM)?;
+        moved.restore().wait(SOON)?;
+        Ok(())
     })
 }

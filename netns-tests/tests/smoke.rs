@@ -47,7 +47,7 @@ macro_rules! smoke {
 }
 
 smoke! {
-    creds events files filler forks heartbeat memory pipes registers rseq signals sockets threads
+    creds events files filler forks heartbeat locks memory pipes registers rseq signals sockets threads
     timers waits zombie
 }
 

@@ -325,3 +325,58 @@ fn tasks_that_share_their_descriptors_still_do() {
     assert_eq!(verdict(running), libc::SIGKILL);
     let _ = TaskId(root);
 }
+
+#[test]
+fn locks_are_taken_at_once_or_when_they_are_free_or_never() {
+    use nix::fcntl::{Flock, FlockArg};
+    if !can_run() {
+        return;
+    }
+    let _alone = alone();
+    let path = std::env::temp_dir().join(format!("qmig-locked-{}", std::process::id()));
+    std::fs::write(&path, "content").expect("written");
+    let lock = || {
+        let file = std::fs::File::open(&path).expect("opened");
+        Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)
+    };
+    let held = |pid: tracee::HostPid| {
+        tracee::proc::fdinfo::FdInfo::read(pid, 3).expect("fdinfo").locks.len()
+    };
+    let id = free_ids(1);
+    let mut world = World::new();
+    world.process(id, None, 6, 0);
+    world.fd(id, 3, regular(9, path.to_str().expect("text"), libc::O_RDWR));
+    let task = TaskId(id);
+    let one = |kind| FileLock { kind, exclusive: true, task, fd: 3, start: 0, len: 0 };
+    let ranges = (0..40).map(|n| FileLock { start: 2 * n, len: 1, ..one(LockKind::Posix) });
+    world.checkpoint.locks = ranges.chain([one(LockKind::Flock)]).collect();
+    let end = |running: restore::Running| {
+        tracee::host::kill(running.root, libc::SIGKILL).expect("killed");
+        assert_eq!(verdict(running), libc::SIGKILL);
+    };
+
+    // At once: before it runs.
+    let ready = world.ready(BuildOptions::default()).expect("ready");
+    assert_eq!(held(ready.root().expect("a root")), 41);
+    assert!(lock().is_err(), "somebody else could have it");
+    end(ready.run().expect("runs"));
+
+    // When whoever has it lets it go.
+    let mine = lock().expect("free");
+    let ready = world.ready(BuildOptions::default()).expect("ready");
+    assert_eq!(held(ready.root().expect("a root")), 40);
+    drop(mine);
+    let running = ready.run().expect("runs");
+    assert_eq!(held(running.root), 41);
+    end(running);
+
+    // Never: it runs all the same.
+    let mine = lock().expect("free");
+    let begun = Instant::now();
+    let running = world.run(BuildOptions::default()).expect("runs");
+    assert!(begun.elapsed() >= Duration::from_secs(1), "it has waited");
+    assert_eq!(held(running.root), 40);
+    end(running);
+    drop(mine);
+    std::fs::remove_file(&path).expect("clean");
+}

@@ -8,6 +8,7 @@
 //! - [`Borrowed`]: the registers of a stopped thread are saved and will be put back; until then the
 //!   thread may be made to call the kernel, by [`gate_call`] or in batches by a [`Runner`].
 //! - [`Skeleton`]: a new process of ours with next to nothing in it, stopped, that dies with us.
+//! - [`lock::Lock`]: what fdinfo shows of a lock on a file, and has a task take or let go.
 //! - [`Memory`], [`Pagemap`]: access to an address space, from any thread.
 //!
 //! Everything is synchronous. If the tracing thread ends, the kernel lets its tasks run on (or,
@@ -21,6 +22,7 @@ pub mod chaos;
 mod error;
 pub mod group;
 pub mod host;
+pub mod lock;
 pub mod memory;
 pub mod pagemap;
 pub mod proc;

@@ -20,6 +20,7 @@ use tracee::host::{
 };
 use tracee::proc::fdinfo::{Extra, FdInfo};
 
+use super::locks::{Finder, Locks};
 use super::sockets::{self, Socket, SocketTables};
 use super::timers::timer_fd;
 use super::{CollectOptions, Refusals, ghosts, pipes, shared, terminal};
@@ -47,6 +48,7 @@ pub(super) struct Files<'o> {
     bodies: Vec<Ghost>,
     shared: HashMap<(u64, u64), SharedId>,
     objects: Vec<SharedMemory>,
+    locks: Finder,
     /// Content of shared memory.
     pub(super) contents: Vec<(SharedId, PageSet, OwnedFd)>,
 }
@@ -87,6 +89,7 @@ pub(super) struct Collected {
     pub(super) ghosts: Vec<Ghost>,
     pub(super) shared: Vec<SharedMemory>,
     pub(super) contents: Vec<(SharedId, PageSet, OwnedFd)>,
+    pub(super) locks: Locks,
 }
 
 impl<'o> Files<'o> {
@@ -105,6 +108,7 @@ impl<'o> Files<'o> {
             bodies: Vec::new(),
             shared: HashMap::new(),
             objects: Vec::new(),
+            locks: Finder::default(),
             contents: Vec::new(),
         }
     }
@@ -117,6 +121,7 @@ impl<'o> Files<'o> {
             ghosts: self.bodies,
             shared: self.objects,
             contents: self.contents,
+            locks: self.locks.finish(),
         }
     }
 
@@ -133,7 +138,7 @@ impl<'o> Files<'o> {
         let pid = whose.pid;
         let id = FdTableId(number(self.tables.len()));
         let process = pidfd_open(pid)?;
-        let mut fds = Vec::new();
+        let mut fds: Vec<Fd> = Vec::new();
         let numbers = crate::survey::tree::descriptors(pid)
             .map_err(CollectError::io("list the descriptors", pid))?;
         for number in numbers {
@@ -147,6 +152,10 @@ impl<'o> Files<'o> {
             let found =
                 Found { whose, number, way: &way, link: &link, stat: &stat, info: &info, flags };
             if let Some(file) = self.description(&found, &process, refusals)? {
+                if !info.locks.is_empty() {
+                    let again = fds.iter().any(|fd| fd.file == file);
+                    self.locks.add(pid, number, file, &info, again);
+                }
                 fds.push(Fd { number, file, close_on_exec });
             }
         }

@@ -2,8 +2,8 @@
 //!
 //! Three files share each noun: `image::state` says what the state is, the file here reads it from
 //! the kernel, `restore::build` makes it again. Beside the nouns: `waits` tells how much of a
-//! sleep was left, `asked` has the tasks ask what only they can, `pipes`, `ghosts`, `shared` and
-//! `terminal` read what is behind descriptors, `advised` the flags of mappings.
+//! sleep was left, `asked` has the tasks ask what only they can, `pipes`, `ghosts`, `shared`, `locks`
+//! and `terminal` read what is behind descriptors, `advised` the flags of mappings.
 //!
 //! The order matters in three places. Registers, rseq and switch counts are read before anything
 //! runs in a task; mappings before our scratch memory is among them; pending signals after the
@@ -14,6 +14,7 @@ mod asked;
 mod creds;
 mod files;
 mod ghosts;
+mod locks;
 mod mm;
 mod pipes;
 mod shared;
@@ -30,7 +31,7 @@ use std::os::fd::OwnedFd;
 
 use image::plan::{Plan, Refusal};
 use image::state::{Checkpoint, FdTableId};
-use pages::{ByteCount, PageSet, SpaceId};
+use pages::{ByteCount, PageSet, SpaceId, TaskId};
 use tracee::host::{Kcmp, same_object};
 use tracee::proc::stat::Stat;
 use tracee::{Held, HostPid};
@@ -44,6 +45,7 @@ use crate::error::CollectError;
 use crate::survey::refusals::{Trouble, Whose};
 use crate::survey::task::{self, Judge};
 use files::Files;
+pub(crate) use locks::Locks;
 
 /// What the state of a held tree is, and where its pages are.
 #[derive(Debug)]
@@ -52,6 +54,8 @@ pub struct Collected {
     pub checkpoint: Checkpoint,
     /// The pages, space by space: processes first, parents before children.
     pub spaces: Vec<SpacePages>,
+    /// Its locks on files, to part with.
+    pub(crate) locks: Locks,
 }
 
 /// The pages of one space that must travel.
@@ -123,9 +127,11 @@ pub fn collect(
         pipes: Vec::new(),
         ghosts: Vec::new(),
         shared: Vec::new(),
+        locks: Vec::new(),
     };
     let mut spaces = Vec::new();
     let mut tables: Vec<(HostPid, FdTableId)> = Vec::new();
+    let mut ids: HashMap<HostPid, TaskId> = HashMap::new();
     for member in &family.members {
         let pid = member.pid;
         let Some(at) = member.at else {
@@ -154,6 +160,7 @@ pub fn collect(
                 pages,
                 source: PageSource::Process(pid),
             });
+            ids.insert(pid, task.id);
             checkpoint.tasks.push(task);
         }
     }
@@ -166,12 +173,13 @@ pub fn collect(
     checkpoint.pipes = found.pipes;
     checkpoint.ghosts = found.ghosts;
     checkpoint.shared = found.shared;
+    checkpoint.locks = found.locks.state(|pid| ids.get(&pid).copied());
     spaces.extend(found.contents.into_iter().map(|(id, pages, file)| SpacePages {
         space: SpaceId::Shared(id),
         pages,
         source: PageSource::Shared { file },
     }));
-    Ok(Collected { checkpoint, spaces })
+    Ok(Collected { checkpoint, spaces, locks: found.locks })
 }
 
 /// The table of a process that shares it with one already read (CLONE_FILES).

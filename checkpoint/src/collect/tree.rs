@@ -120,7 +120,8 @@ impl Living<'_> {
     }
 }
 
-fn gate(memory: &Memory, vdso: PageRange) -> Option<VirtAddr> {
+/// A `syscall` instruction in the vdso.
+pub(super) fn gate(memory: &Memory, vdso: PageRange) -> Option<VirtAddr> {
     let mut code = vec![0; usize::try_from(vdso.bytes().0).ok()?];
     memory.read(vdso.start_addr(), &mut code).ok()?;
     find_gate(&code, vdso.start_addr())

@@ -81,10 +81,9 @@ static void make(const char *what) {
         must(open(in_folder("fifo"), O_RDWR) >= 0, what);
     } else if (!strcmp(what, "o-path")) {
         must(open("/", O_PATH) >= 0, what);
-    } else if (!strcmp(what, "lock")) {
-        int f = open(in_folder("locked"), O_RDWR | O_CREAT, 0600);
-        struct flock l = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
-        must(f >= 0 && !fcntl(f, F_SETLK, &l), what);
+    } else if (!strcmp(what, "lease")) {
+        int f = open(in_folder("leased"), O_RDWR | O_CREAT, 0600);
+        must(f >= 0 && !fcntl(f, F_SETLEASE, F_WRLCK), what);
     } else if (!strcmp(what, "hard-link")) {
         must(open(in_folder("one"), O_RDWR | O_CREAT, 0600) >= 0, what);
         char one[4096];

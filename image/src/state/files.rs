@@ -1,6 +1,6 @@
 //! Open files: descriptor tables, open file descriptions, and what each is open on.
 
-use pages::SharedId;
+use pages::{SharedId, TaskId};
 
 use super::{InetSocket, TimerFd, UnixSocket};
 
@@ -204,4 +204,32 @@ pub struct Ghost {
 pub struct GhostBody {
     /// (offset, bytes), ascending.
     pub chunks: Vec<(u64, Vec<u8>)>,
+}
+
+/// Whose a lock is, and which call makes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LockKind {
+    /// fcntl(2) F_SETLK: a process's.
+    Posix,
+    /// flock(2): an open file description's.
+    Flock,
+    /// fcntl(2) F_OFD_SETLK: an open file description's.
+    Ofd,
+}
+
+/// An advisory lock on a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileLock {
+    /// Whose it is.
+    pub kind: LockKind,
+    /// For writing; nobody else has a lock there.
+    pub exclusive: bool,
+    /// A task that has it, or (flock, OFD) that has a descriptor of the description that has it.
+    pub task: TaskId,
+    /// A descriptor of that task through which it is held.
+    pub fd: u32,
+    /// First byte.
+    pub start: u64,
+    /// How many bytes; zero: to the end of the file.
+    pub len: u64,
 }

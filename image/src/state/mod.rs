@@ -18,8 +18,8 @@ pub mod tree;
 
 pub use creds::{Creds, Rlimit};
 pub use files::{
-    EpollTarget, Fd, FdTable, FdTableId, File, FileId, FileKind, Ghost, GhostBody, GhostId, Owner,
-    PipeBuffer, PipeId, Regular, Tty,
+    EpollTarget, Fd, FdTable, FdTableId, File, FileId, FileKind, FileLock, Ghost, GhostBody,
+    GhostId, LockKind, Owner, PipeBuffer, PipeId, Regular, Tty,
 };
 pub use mm::{Advice, Mm, SharedMemory, Vma, VmaFlags, VmaKind};
 pub use signals::{AltStack, SigAction, SigInfo, SigSet};
@@ -45,6 +45,8 @@ pub struct Checkpoint {
     pub ghosts: Vec<Ghost>,
     /// Objects of shared memory: anonymous shared mappings and memfds.
     pub shared: Vec<SharedMemory>,
+    /// Locks on files, each once.
+    pub locks: Vec<FileLock>,
 }
 
 impl Checkpoint {

@@ -8,8 +8,8 @@ use crate::error::{BadField, BadImage};
 use crate::kind::ImageKind;
 use crate::state::check::{USER_END, absolute_path, comm};
 use crate::state::{
-    Body, Checkpoint, Fd, FdTableId, File, FileId, FileKind, GhostBody, GhostId, Living, Task,
-    VmaKind,
+    Body, Checkpoint, Fd, FdTableId, File, FileId, FileKind, GhostBody, GhostId, Living, LockKind,
+    Task, VmaKind,
 };
 
 /// Most processes and threads together; fewer than there are pids.
@@ -30,7 +30,8 @@ impl Checkpoint {
                 check_living(task, living, &index)?;
             }
         }
-        check_tables(self, &index)
+        check_tables(self, &index)?;
+        check_locks(self)
     }
 }
 
@@ -333,4 +334,27 @@ fn check_tables(checkpoint: &Checkpoint, index: &Index<'_>) -> Result<(), BadIma
         }
         None => Ok(()),
     }
+}
+
+fn check_locks(checkpoint: &Checkpoint) -> Result<(), BadImage> {
+    for (number, lock) in checkpoint.locks.iter().enumerate() {
+        let at = at(ImageKind::FileLocks, number);
+        let task = checkpoint.tasks.iter().find(|task| task.id == lock.task);
+        let Some(living) = task.and_then(Task::living) else {
+            return Err(at(BadField::unresolved("pid", "living process", lock.task.0)));
+        };
+        let table = checkpoint.fd_tables.iter().find(|table| table.id == living.fds);
+        if !table.is_some_and(|table| table.fds.iter().any(|fd| fd.number == lock.fd)) {
+            return Err(at(BadField::unresolved("fd", "descriptor of its process", lock.fd)));
+        }
+        // Both are off_t to the kernel, and so is the last byte.
+        let end = lock.start.checked_add(lock.len);
+        if end.is_none_or(|end| end > i64::MAX.unsigned_abs() + 1) {
+            return Err(at(BadField::value("len", lock.len, "a range that ends within a file")));
+        }
+        if lock.kind == LockKind::Flock && (lock.start, lock.len) != (0, 0) {
+            return Err(at(BadField::value("start", lock.start, "a whole file for flock(2)")));
+        }
+    }
+    Ok(())
 }

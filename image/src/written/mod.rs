@@ -8,6 +8,7 @@ mod creds;
 mod descriptors;
 mod files;
 mod ghosts;
+mod locks;
 mod mm;
 mod namespaces;
 mod pipes;
@@ -26,7 +27,7 @@ use prost::Message;
 use crate::error::{BadField, BadImage};
 use crate::frame::{FrameReader, FrameWriter};
 use crate::kind::ImageKind;
-use crate::messages::{CoreEntry, FileLockEntry, TaskKobjIdsEntry};
+use crate::messages::{CoreEntry, TaskKobjIdsEntry};
 use crate::set::ImageSet;
 use crate::state::Checkpoint;
 
@@ -42,6 +43,7 @@ impl Checkpoint {
         tree::write(&mut writer);
         descriptors::write(&mut writer);
         files::write(&mut writer);
+        locks::write(&mut writer);
         pipes::write(&mut writer);
         shared::write(&mut writer);
         ghosts::write(&mut writer);
@@ -62,9 +64,6 @@ impl Checkpoint {
             old_shared: shared::OldShared::new(u32::MAX),
         };
         reader.root_ids = namespaces::read_inventory(&reader)?;
-        reader.each(ImageKind::FileLocks, 0, |_: FileLockEntry| {
-            Err(BadField::unsupported("flag", "a lock of fcntl(2) or flock(2)"))
-        })?;
         let tasks = tree::read(&mut reader)?;
         let clocks = namespaces::read_clocks(&reader, tasks[0].id)?;
         let (mut shared, memfds) = shared::read(&reader)?;
@@ -76,7 +75,8 @@ impl Checkpoint {
             shared.push(object);
         }
         let pipes = pipes::read(&reader)?;
-        let mut checkpoint = Self { clocks, tasks, fd_tables, files, pipes, ghosts, shared };
+        let locks = locks::read(&reader)?;
+        let mut checkpoint = Self { clocks, tasks, fd_tables, files, pipes, ghosts, shared, locks };
         tty::drop_nodes(&reader, &mut checkpoint)?;
         checkpoint.check()?;
         Ok(checkpoint)

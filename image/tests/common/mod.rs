@@ -61,7 +61,17 @@ pub(crate) fn rich() -> Checkpoint {
                 mode: 0o600,
             },
         ],
+        locks: vec![
+            lock(LockKind::Posix, 100, 2, 0, 0),
+            lock(LockKind::Posix, 110, 1023, 1 << 30, 512),
+            lock(LockKind::Flock, 110, 5, 0, 0),
+            lock(LockKind::Ofd, 100, 4, 1, i64::MAX.unsigned_abs()),
+        ],
     }
+}
+
+fn lock(kind: LockKind, task: u32, fd: u32, start: u64, len: u64) -> FileLock {
+    FileLock { kind, exclusive: start != 0, task: TaskId(task), fd, start, len }
 }
 
 fn task(id: u32, parent: Option<u32>, table: u32, mut body: Living) -> Task {

@@ -19,6 +19,9 @@ const LOOK: &str = "
     exec sqlite3 -batch -separator ' ' copy \
         'PRAGMA integrity_check; SELECT count(*), sum(number) FROM t;'";
 
+/// Another writer, in no need to wait.
+const WRITE: &str = "sqlite3 -batch db 'BEGIN IMMEDIATE; ROLLBACK;' 2>&1 && echo may write; true";
+
 /// A shell whose pipe feeds `sqlite3`: BEGIN, many INSERTs, and COMMIT once it is told to.
 #[derive(Debug)]
 pub struct Transaction {
@@ -27,15 +30,11 @@ pub struct Transaction {
 }
 
 impl Transaction {
-    /// Start one on `host` and wait until all rows are inserted and none is committed. With
-    /// `locks`, sqlite3 locks its file as it does by itself; without, it leaves that out.
-    pub fn start(lab: &Lab, host: &Host, pid: i32, locks: bool) -> Result<Self> {
+    /// Start one on `host` and wait until all rows are inserted and none is committed.
+    pub fn start(lab: &Lab, host: &Host, pid: i32) -> Result<Self> {
         let folder = folder(lab, "sqlite")?;
         let mut command = in_session("sh");
         command.arg(source("transaction", "sh")).arg(ROWS.to_string()).current_dir(&folder);
-        if !locks {
-            command.args(["-vfs", "unix-none"]);
-        }
         host.next_pid(pid)?;
         let this = Self { running: host.spawn_quiet(command)?, folder };
         let inserted = this.folder.join("inserted");
@@ -71,6 +70,24 @@ impl Transaction {
             ended: format!("{before:?}, then {status}, then {after:?}"),
             logs: parent.logs(),
         })
+    }
+
+    /// True if another sqlite3 on `host` that wants to write is told that the file is locked; false
+    /// if it may.
+    pub fn keeps_others_out(&self, host: &Host) -> Result<bool> {
+        let mut shell = Command::new("sh");
+        shell.current_dir(&self.folder).args(["-c", WRITE]);
+        let output = host.run(shell)?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        match said.trim_end() {
+            "may write" => Ok(false),
+            locked if locked.contains("database is locked") => Ok(true),
+            other => Err(LabError::Ended {
+                what: "another writer that may, or is locked out".to_owned(),
+                ended: other.to_owned(),
+                logs: self.running.logs(),
+            }),
+        }
     }
 
     /// Integrity, count and sum of the rows, as another reader sees them. The reader keeps out of

@@ -55,13 +55,20 @@ struct Row {
     restore: &'static [End],
     /// Who must run; without it, who runs by the exit code of the dump.
     runs: Option<Runs>,
+    /// What moves.
+    subject: &'static str,
 }
 
 const fn row(at: &'static str, event: Event, dump: &'static [End], restore: &'static [End]) -> Row {
-    Row { at, event, person: None, dump, restore, runs: None }
+    Row { at, event, person: None, dump, restore, runs: None, subject: "heartbeat" }
 }
 
 impl Row {
+    const fn moves(mut self, subject: &'static str) -> Self {
+        self.subject = subject;
+        self
+    }
+
     const fn runs(mut self, who: Runs) -> Self {
         self.runs = Some(who);
         self
@@ -104,6 +111,10 @@ fn qmig_crashes() -> Outcome {
             .runs(Destination),
         // The hand-over goes to a host that is no more. Only a person can know that, and says so.
         row("source:staged", DestinationDies, &[Aborted], &[Killed]).person(Signal::SIGUSR1),
+        // It has let its locks on files go by then, and has them again.
+        row("source:staged", DestinationDies, &[Aborted], &[Killed])
+            .person(Signal::SIGUSR1)
+            .moves("locks"),
     ])
 }
 
@@ -193,7 +204,7 @@ fn try_all(rows: &[Row]) -> Outcome {
 
 fn one(row: &Row) -> Result<(), Box<dyn Error>> {
     let lab = Lab::two_hosts()?;
-    let started = Subject::new("heartbeat").start(&lab, lab.src())?;
+    let started = Subject::new(row.subject).start(&lab, lab.src())?;
     // Who must not be too late gets all the time it needs.
     let grace = if matches!(row.event, Cut(InTime)) { "30s" } else { "2s" };
     let migration = Migration::new(&lab)?.deadline(SETTLE).fault(fault(row));

@@ -8,6 +8,7 @@ mod events;
 mod files;
 mod ghosts;
 pub(crate) mod layout;
+mod locks;
 mod memfds;
 pub(crate) mod mm;
 mod pipes;
@@ -25,7 +26,7 @@ pub(crate) mod vdso;
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use image::state::{Checkpoint, Creds, FdTable, FdTableId, File, Living, Owner, Task};
+use image::state::{Checkpoint, Creds, FdTable, FdTableId, File, FileLock, Living, Owner, Task};
 use nix::libc;
 use nix::unistd::Pid;
 use pages::{SpaceId, TaskId};
@@ -148,10 +149,12 @@ impl Built {
         self.memfds.seal()?;
         let me = baseline()?;
         let mut regs = HashMap::new();
+        let mut owed = Vec::new();
         for (living, id) in living(from) {
             let cpus = self.tree.cpus.clone();
             let process = task(&mut self.tree, id.0)?;
             finish(process, living, from, &me)?;
+            locks::take(process, &from.locks, &mut owed)?;
             let adjust = living.oom_score_adj;
             if let Err(error) = write_oom(process.host, adjust) {
                 tracing::warn!(task = id.0, adjust, %error, "oom_score_adj is not restored");
@@ -177,7 +180,7 @@ impl Built {
         let stopped = living(from).filter(|(living, _)| living.stopped_by.is_some());
         let stopped = stopped.map(|(_, id)| id.0).collect();
         let Self { tree, order, sockets, terminal, .. } = self;
-        Ok(Ready { tree, order, stopped, sockets, terminal })
+        Ok(Ready { tree, order, stopped, sockets, terminal, owed })
     }
 
     /// The namespace's pid 1 begins to do what pid 1 must: reap, and end with the root.
@@ -318,6 +321,8 @@ pub struct Ready {
     stopped: Vec<u32>,
     sockets: Sockets,
     terminal: Option<Terminal>,
+    /// Locks on files that somebody else has.
+    owed: Vec<FileLock>,
 }
 
 /// A tree that runs.
@@ -340,6 +345,10 @@ impl Ready {
     /// an error tells that some task had died, and nothing is undone.
     pub fn run(mut self) -> Result<Running> {
         let root = self.root().ok_or(BadCheckpoint::NoLeader(TaskId(0)))?;
+        // Before anybody may outlive us: a task that makes a call for us must not run on from there.
+        if !self.owed.is_empty() {
+            locks::settle(&mut self.tree.tasks, std::mem::take(&mut self.owed));
+        }
         // The right to run is here. A qmig that dies between two of the steps below must not take
         // half of the tree with it: the kernel lets the other half run on instead.
         let processes = self.tree.tasks.values_mut().chain(&mut self.tree.init);

@@ -145,6 +145,7 @@ impl World {
                 pipes: Vec::new(),
                 ghosts: Vec::new(),
                 shared: Vec::new(),
+                locks: Vec::new(),
             },
             pages: Vec::new(),
         }

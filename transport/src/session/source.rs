@@ -349,6 +349,12 @@ impl StagedProof {
 }
 
 impl<G> Committed<G> {
+    /// The stopped tree. It may not run, but what it holds and the destination now needs can be let
+    /// go.
+    pub const fn held(&mut self) -> &mut G {
+        &mut self.held
+    }
+
     /// Which migration this is.
     pub const fn session(&self) -> SessionId {
         self.session
