@@ -20,6 +20,7 @@ use transport::session::source::{
 use transport::session::{Outcome, Report};
 use transport::wire::{
     Abort, AbortCode, BlobName, BlobTotal, Control, Features, Manifest, SessionId, SpaceTotal,
+    VersionNumber,
 };
 
 use crate::collect::{self, Clockwork, CollectOptions, Collected, Locks, Moment, SpacePages};
@@ -105,7 +106,10 @@ async fn agree(
     stop: &mut Stop,
 ) -> Result<Agreed, Cause> {
     let session = SessionId::random()?;
-    let (offering, hello) = Offering::new(session, Features::STOP_AND_COPY, &job.software);
+    let (offering, mut hello) = Offering::new(session, Features::STOP_AND_COPY, &job.software);
+    if let (true, Control::Hello(hello)) = (chaos::told("source:hello", "version"), &mut hello) {
+        hello.versions = vec![VersionNumber(u16::MAX)];
+    }
     link.send(&hello).await?;
     let greeted = match offering.receive(hear(link, stop).await?)? {
         AfterHello::Greeted(greeted) => greeted,

@@ -22,6 +22,8 @@ pub(crate) mod task;
 pub(crate) mod tree;
 pub(crate) mod watches;
 
+use std::time::Duration;
+
 use image::plan::{Plan, PlannedTask};
 use pages::{ByteCount, PAGE_SHIFT, TaskId};
 use tracee::HostPid;
@@ -48,8 +50,29 @@ impl Default for SurveyOptions {
     }
 }
 
+/// How often a tree is looked at again before it is refused, and how long after.
+const LOOKS: u32 = 5;
+const LOOK_AGAIN: Duration = Duration::from_millis(3);
+
 /// Surveys the tree under `root`.
+///
+/// Some states last for microseconds: a shell that has just called vfork(2) shares its memory with
+/// its child, a process that is born shares pipes with a tree it is not yet listed in. So a tree is
+/// refused only for what it still is after a few looks.
 pub fn survey(root: HostPid, options: &SurveyOptions) -> Result<Plan, SurveyError> {
+    let mut looks = 1;
+    loop {
+        match look_at(root, options) {
+            Err(SurveyError::Refused(_)) if looks < LOOKS => {
+                looks += 1;
+                std::thread::sleep(LOOK_AGAIN);
+            }
+            other => return other,
+        }
+    }
+}
+
+fn look_at(root: HostPid, options: &SurveyOptions) -> Result<Plan, SurveyError> {
     let root_stat = Stat::read(root).map_err(|error| gone(root, error))?;
     let host = Host::look().map_err(|source| SurveyError::Host { act: "ask for uname", source })?;
     let mut look = Look::new(root, options)?;

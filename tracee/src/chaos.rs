@@ -1,8 +1,9 @@
 //! Faults on purpose: a test names a phase of a migration, and qmig breaks when it gets there.
 //!
 //! `QMIG_FAULT=SIDE:PHASE:ACTION` in the environment, for instance `destination:staged:kill`. The
-//! actions: `kill` is SIGKILL of qmig itself, as if it crashed; `stop` is SIGSTOP, so that the test
-//! can interfere and let it go on; `fail` makes the step fail.
+//! actions of a driver's phase: `kill` is SIGKILL of qmig itself, as if it crashed; `stop` is SIGSTOP, so that the test
+//! can interfere and let it go on; `fail` makes the step fail. `source:hello:version` makes a source that speaks
+//! no version anybody knows.
 
 use nix::sys::signal::{Signal, raise};
 
@@ -13,6 +14,11 @@ pub const VARIABLE: &str = "QMIG_FAULT";
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("told to fail at {0} by QMIG_FAULT")]
 pub struct ToldToFail(pub &'static str);
+
+/// True if told to do `action` at `point`: for what is not a fault of this end but of its peer.
+pub fn told(point: &str, action: &str) -> bool {
+    std::env::var(VARIABLE).is_ok_and(|fault| fault == format!("{point}:{action}"))
+}
 
 /// Breaks here if told so. `point` is `SIDE:PHASE`; the phases are those of the drivers.
 pub fn point(point: &'static str) -> Result<(), ToldToFail> {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use netns_tests::{Lab, Migration, Side, Subject};
 
-use crate::Outcome;
 use crate::statistics::Sample;
+use crate::{Outcome, quiet};
 
 /// The size of the process.
 pub(crate) const MIB: u32 = 2;
@@ -35,6 +35,7 @@ pub(crate) fn measure() -> Outcome<Cost> {
         let lab = Lab::two_hosts()?;
         let subject = Subject::new("filler").arg("mib").arg(MIB).arg("threads").arg(THREADS - 1);
         let subject = subject.start(&lab, lab.src())?;
+        quiet::wait()?;
         let moved = Migration::new(&lab)?.run(subject.pid())?;
         let verdict = moved.ask(&lab, &subject)?;
         if !verdict.passed() {

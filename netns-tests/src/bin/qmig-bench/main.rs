@@ -9,6 +9,7 @@ mod cost;
 mod image_copy;
 mod machine;
 mod memory;
+mod quiet;
 mod report;
 mod statistics;
 mod whole;
@@ -53,7 +54,7 @@ fn everything() -> Outcome<()> {
     let started = Instant::now();
     let machine = machine::describe()?;
     let parts = [one("whole")?, one("cost")?, one("memory")?];
-    let text = format!("{machine}\n{}", parts.join("\n"));
+    let text = format!("{machine}\n{}\n{}", report::disturbance(), parts.join("\n"));
     println!("{text}");
     report::write(Path::new(FILE), &text)?;
     eprintln!("written into {FILE} after {} s", started.elapsed().as_secs());

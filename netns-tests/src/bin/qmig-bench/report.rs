@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use netns_tests::Criu;
 
-use crate::Outcome;
 use crate::cost::{self, Cost};
 use crate::memory::{self, Peaks};
 use crate::statistics::{Sample, ratio};
 use crate::whole::{self, Way};
+use crate::{Outcome, quiet};
 
 /// Below this line of the file is ours.
 const MARKER: &str = "<!-- Written by `make bench`; do not edit below. -->";
@@ -44,6 +44,15 @@ pub(crate) fn whole(times: &[(Way, Sample)], criu: Option<&Criu>) -> Outcome<Str
         writeln!(text, "| {way} | {median} | {min} | {max} | {factor:.2} × |")?;
     }
     Ok(text)
+}
+
+/// Whether to believe the rest.
+pub(crate) fn disturbance() -> String {
+    let (disturbed, runs) = quiet::disturbed();
+    format!(
+        "{disturbed} of {runs} measurements had to begin while something else used more than a tenth \
+         of the machine.\n"
+    )
 }
 
 pub(crate) fn cost(cost: &Cost) -> String {

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use netns_tests::{Criu, Lab, Migration, Started, Subject, TlsKeys};
 
-use crate::Outcome;
 use crate::statistics::Sample;
+use crate::{Outcome, quiet};
 
 /// The size of the process.
 pub(crate) const MIB: u32 = 1024;
@@ -45,6 +45,7 @@ pub(crate) fn measure(criu: Option<&Criu>) -> Outcome<Vec<(Way, Sample)>> {
         for (way, times) in ways.iter().zip(&mut times) {
             let lab = Lab::two_hosts()?;
             let subject = Subject::new("filler").arg("mib").arg(MIB).start(&lab, lab.src())?;
+            quiet::wait()?;
             let time = match (way, criu) {
                 (Way::Qmig, _) | (_, None) => by_qmig(&lab, &subject)?,
                 (Way::Criu, Some(criu)) => by_criu(&lab, &subject, criu, None)?,
