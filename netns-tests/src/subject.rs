@@ -51,13 +51,14 @@ enum Language {
 
 impl Subject {
     /// Every subject in C: the file names in `subjects/`.
-    pub const ALL: [&str; 16] = [
+    pub const ALL: [&str; 17] = [
         "creds",
         "events",
         "files",
         "filler",
         "forks",
         "heartbeat",
+        "locks",
         "memory",
         "pipes",
         "registers",
