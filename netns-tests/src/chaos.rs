@@ -24,6 +24,8 @@ pub enum Action {
     Stop,
     /// The step fails with an error.
     Fail,
+    /// It speaks a version of the protocol that nobody knows; at phase `hello`.
+    Version,
 }
 
 impl Action {
@@ -32,6 +34,7 @@ impl Action {
             Self::Kill => "kill",
             Self::Stop => "stop",
             Self::Fail => "fail",
+            Self::Version => "version",
         }
     }
 }

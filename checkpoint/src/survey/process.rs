@@ -88,7 +88,14 @@ impl<'o> Look<'o> {
 
     /// A tree whose root does not lead its session stands on somebody else's terminal.
     pub(crate) fn session(&mut self, root: HostPid, stat: &Stat) {
-        let of_kernel = stat.session == 0;
+        /// `PF_KTHREAD`, linux/sched.h: refused for what it is.
+        const KERNEL_THREAD: u32 = 0x0020_0000;
+        if root.0 == 1 {
+            let whose = Whose { pid: root, comm: stat.comm.clone() };
+            let why = "it is process 1 of its PID namespace, which ends with it";
+            self.refuse(Trouble::new("", why), whose.process());
+        }
+        let of_kernel = stat.flags & KERNEL_THREAD != 0;
         if HostPid(stat.session) != root && !self.options.shell_job && !of_kernel {
             let whose = Whose { pid: root, comm: stat.comm.clone() };
             let place = format!("session {}", stat.session);

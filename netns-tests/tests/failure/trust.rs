@@ -4,7 +4,7 @@ use std::error::Error;
 use std::path::Path;
 use std::process::Command;
 
-use netns_tests::chaos::{Runs, who_runs};
+use netns_tests::chaos::{Action, Fault, Runs, who_runs};
 use netns_tests::{Host, Lab, Migration, Side, Subject, TlsKeys, qmig_binary};
 
 use crate::end::{self, End};
@@ -278,6 +278,29 @@ fn a_ticket_works_once() -> Outcome {
     assert_eq!(who_runs(&lab, second.pid(), SOON), Runs::Source);
     assert!(second.ask(lab.src())?.passed());
     assert!(first.ask_at(lab.dst(), moving.qmig(Side::Destination))?.passed());
+    assert_eq!(lab.wait_empty(SOON), []);
+    Ok(())
+}
+
+/// A peer that speaks another version of the protocol is told both lists, and what to do.
+#[test]
+fn another_version() -> Outcome {
+    if missing(&[]) {
+        return Ok(());
+    }
+    let lab = Lab::two_hosts()?;
+    let started = Subject::new("heartbeat").start(&lab, lab.src())?;
+    let fault = Fault::new(Side::Source, "hello", Action::Version);
+    let moving = Migration::new(&lab)?.fault(fault).listen()?.dump(started.pid())?;
+    let [dump, restore] = Side::BOTH.map(|side| moving.qmig(side));
+    end::of(dump, &[Refused]).map_err(|what| format!("{what}\n{}", moving.logs()))?;
+    end::of(restore, &[Refused]).map_err(|what| format!("{what}\n{}", moving.logs()))?;
+    let said = end::words(dump);
+    for words in ["the source speaks version", "the destination speaks version 1", "same release"] {
+        assert!(said.contains(words), "{said}");
+    }
+    assert_eq!(who_runs(&lab, started.pid(), SOON), Runs::Source);
+    assert!(started.ask(lab.src())?.passed());
     assert_eq!(lab.wait_empty(SOON), []);
     Ok(())
 }
