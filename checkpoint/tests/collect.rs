@@ -118,9 +118,7 @@ fn a_rich_program_is_read_whole_and_goes_on() {
     };
     assert_ne!(mask("SigIgn:") & 1 << 4, 0, "SIGTRAP is ignored");
     assert_ne!(mask("ShdPnd:") & 1 << 36, 0, "the queued signal is queued");
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(subject.pid().0), nix::sys::signal::SIGUSR1)
-        .expect("signal");
-    subject.wait_for("still here");
+    subject.wake_until("still here");
     let (again, ..) = collected(subject.pid());
     assert_eq!(again.checkpoint.pipes, checkpoint.pipes, "nothing was consumed");
     let sockets = |checkpoint: &Checkpoint| {

@@ -94,8 +94,22 @@ impl Subject {
         fs::read_to_string(self.folder.join("told")).unwrap_or_default()
     }
 
+    /// Sends SIGUSR1 until it tells a line that begins so: a program that waits by pause(2) loses a
+    /// signal whose handler runs just before the call, or in another of its threads.
+    pub(crate) fn wake_until(&mut self, line: &str) {
+        let pid = nix::unistd::Pid::from_raw(self.pid().0);
+        self.wait_while(line, || {
+            nix::sys::signal::kill(pid, nix::sys::signal::SIGUSR1).expect("signal");
+            std::thread::sleep(Duration::from_millis(20));
+        });
+    }
+
     /// Waits until it tells a line that begins so.
     pub(crate) fn wait_for(&mut self, line: &str) {
+        self.wait_while(line, || {});
+    }
+
+    fn wait_while(&mut self, line: &str, mut again: impl FnMut()) {
         let until = Instant::now() + Duration::from_secs(20);
         loop {
             let told = self.told();
@@ -107,6 +121,7 @@ impl Subject {
                 panic!("the subject ended with {status} (signal {:?}): {told}", status.signal());
             }
             assert!(Instant::now() < until, "the subject never told {line:?}: {told}");
+            again();
             std::thread::sleep(Duration::from_millis(1));
         }
     }
