@@ -303,9 +303,11 @@ async fn build(
     let skeleton = begun.elapsed();
     tracing::debug!("the tree is built; its memory is empty");
     chaos::point("destination:building")?;
+    let roaming = built.roam()?;
     let spaces = gathered.manifest.spaces();
     let (door, mut fill) = Fill::start(spaces, sinks(&built, spaces)?);
     receive(link, building, gathered.bulk, door, &mut fill, stop, watch).await?;
+    drop(roaming);
     tracing::debug!("its memory is full");
     chaos::point("destination:pages")?;
     let _urgency = Urgency::raise();

@@ -38,6 +38,7 @@ fn build(directory: &Path, options: BuildOptions) -> Result<Running, Cause> {
     let checkpoint = Checkpoint::from_images(&images)?;
     let built = Skeleton::create(&checkpoint, options)?.build(&checkpoint)?;
     let spaces = announced(directory, &checkpoint)?;
+    let roaming = built.roam()?;
     let vdsos = Vdsos::of(&checkpoint);
     let (door, fill) = Fill::start(&spaces, sinks(&built, &spaces)?);
     for space in &spaces {
@@ -59,6 +60,7 @@ fn build(directory: &Path, options: BuildOptions) -> Result<Running, Cause> {
     }
     drop(door);
     fill.finished_blocking()?;
+    drop(roaming);
     Ok(built.finish(&checkpoint)?.run()?)
 }
 

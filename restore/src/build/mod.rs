@@ -130,7 +130,30 @@ fn task(tree: &mut Tree, id: u32) -> Result<&mut Process> {
     Ok(tree.tasks.get_mut(&id).ok_or(BadCheckpoint::NoLeader(TaskId(id)))?)
 }
 
+/// While this lives, the thread that builds may run on any CPU again.
+#[must_use = "dropped, the thread is bound to its CPU again"]
+pub struct Roaming {
+    me: HostPid,
+    bound: tracee::host::CpuSet,
+}
+
+impl Drop for Roaming {
+    fn drop(&mut self) {
+        let _ = tracee::host::set_affinity(self.me, &self.bound);
+    }
+}
+
 impl Built {
+    /// Lets this thread, and those it starts, use every CPU while pages arrive. Nothing is injected
+    /// meanwhile, which is what sharing one CPU with the tasks is for; but receiving and writing
+    /// pages on one CPU would take turns.
+    pub fn roam(&self) -> Result<Roaming> {
+        let me = HostPid(nix::unistd::gettid().as_raw());
+        let bound = tracee::host::affinity(me)?;
+        tracee::host::set_affinity(me, &self.tree.cpus)?;
+        Ok(Roaming { me, bound })
+    }
+
     /// Where to write the pages of `space`; for any thread.
     pub fn sink(&self, space: SpaceId) -> Result<Sink> {
         let place = self.spaces.get(&space).ok_or_else(|| unknown(space))?;
