@@ -285,7 +285,8 @@ impl<G> Frozen<G> {
         self.session
     }
 
-    /// Everything was sent. What `manifest` counts must have been written before.
+    /// Tells all that is sent before the hand-off. It may go ahead of what it counts, so that the
+    /// destination can build while the rest is on its way.
     pub fn manifest(&self, manifest: Manifest) -> Control {
         Control::Manifest(manifest)
     }
