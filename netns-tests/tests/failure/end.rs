@@ -63,8 +63,13 @@ impl End {
 /// What this qmig came to, which must be one of `wanted`, with the one error event that belongs to
 /// it. One that waits is asked to end.
 pub(crate) fn of(qmig: &Running, wanted: &[End]) -> Result<End, String> {
-    let runs = QmigEvent::all_of(qmig).iter().any(|event| event.name() == "running");
-    if wanted.contains(&End::Parent) && runs && qmig.ended().is_none() {
+    // Its word may be a moment behind what the other side came to. One that ends instead is judged
+    // below.
+    let running = |line: &str| QmigEvent::parse(line).filter(|event| event.name() == "running");
+    if wanted.contains(&End::Parent)
+        && qmig.wait_line("it say that it runs", SETTLE, running).is_ok()
+        && qmig.ended().is_none()
+    {
         return Ok(End::Parent);
     }
     let asked = wanted.contains(&End::Waits) && qmig.ended().is_none();
