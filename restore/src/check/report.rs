@@ -211,11 +211,21 @@ fn buffers() -> Item {
 
 fn criu_here() -> Item {
     let found = criu::find();
-    let why = found.as_ref().map_or_else(
-        || "no criu in $PATH; needed only for the criu engine of a later version".to_owned(),
-        |criu| format!("{} {}", criu.path.display(), criu.version),
+    let ok = found.as_ref().is_some_and(|criu| criu.version >= criu::Criu::OLDEST);
+    let why = found.map_or_else(
+        || "no criu in $PATH; needed only for its own engine".to_owned(),
+        |criu| match criu.features() {
+            Ok(has) => format!(
+                "{} {}; its pre-copy {}, its post-copy {}",
+                criu.path.display(),
+                criu.version,
+                if has.mem_track { "works here" } else { "needs soft-dirty" },
+                if has.lazy_pages { "works here" } else { "needs userfaultfd events" },
+            ),
+            Err(error) => format!("{} {}: {error}", criu.path.display(), criu.version),
+        },
     );
-    want("criu", found.is_some(), &why, "install CRIU 4.1 or newer to use its engine")
+    want("criu", ok, &why, "install CRIU 4.0 or newer, or name one by QMIG_CRIU")
 }
 
 #[cfg(test)]

@@ -1,0 +1,142 @@
+//! `criu dump`, with qmig in the place of its page server and its last question open.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::thread::JoinHandle;
+
+use crate::binary::Criu;
+use crate::error::{Error, Result};
+use crate::log;
+use crate::page_server::{self, PageServerError, Store};
+use crate::rpc::messages::{Options, RequestType, Response};
+use crate::rpc::{Hook, Said, Worker};
+use crate::scratch::Scratch;
+
+/// What is dumped, and what may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DumpOptions {
+    /// Root of the tree, as this host knows it.
+    pub root: i32,
+    /// The tree stands on a terminal from outside.
+    pub shell_job: bool,
+    /// TCP connections become closed sockets.
+    pub tcp_close: bool,
+    /// Locks on files are carried.
+    pub file_locks: bool,
+    /// Most bytes of one deleted file.
+    pub ghost_limit: u32,
+}
+
+/// CRIU reads a tree. Dropped, it is told to stop, and the tree runs on.
+pub struct Dumping<S> {
+    worker: Worker,
+    images: Scratch,
+    server: JoinHandle<(S, std::result::Result<(), PageServerError>)>,
+}
+
+/// The tree stands still and its images are complete. Dropped, it runs on.
+#[derive(Debug)]
+pub struct Dumped {
+    worker: Worker,
+    images: Scratch,
+}
+
+impl Criu {
+    /// Begins to dump a tree: every image but those of pages into `images`, pages into `store`.
+    pub fn dump<S: Store + Send + 'static>(
+        &self,
+        options: DumpOptions,
+        images: Scratch,
+        store: S,
+    ) -> Result<Dumping<S>> {
+        let (ours, theirs) = UnixStream::pair().map_err(Error::os("make a socket for pages"))?;
+        let mut worker = Worker::start(self, Some(OwnedFd::from(theirs)))?;
+        let server = std::thread::spawn(move || {
+            let mut store = store;
+            let served = page_server::serve(ours, &mut store).map(|size| {
+                tracing::debug!(?size, "CRIU has sent every page");
+            });
+            (store, served)
+        });
+        let asked = Options {
+            pid: Some(options.root),
+            shell_job: Some(options.shell_job),
+            tcp_close: Some(options.tcp_close),
+            file_locks: Some(options.file_locks),
+            ghost_limit: Some(options.ghost_limit),
+            page_server: Some(Worker::page_server()),
+            ..Options::default()
+        };
+        worker.ask(RequestType::Dump, asked, &images)?;
+        Ok(Dumping { worker, images, server })
+    }
+}
+
+impl<S: Store> Dumping<S> {
+    /// Waits until the tree stands still and everything about it is written down.
+    pub fn until_images(self) -> Result<(Dumped, S)> {
+        let Self { mut worker, images, server } = self;
+        loop {
+            match worker.hear()? {
+                Some(Said::Asks(Hook::PostDump, _)) => break,
+                Some(Said::Asks(
+                    Hook::PreDump | Hook::NetworkLock | Hook::QueryExtFiles | Hook::NetworkUnlock,
+                    _,
+                )) => worker.answer(true)?,
+                Some(Said::Asks(hook, _)) => return Err(Error::UnexpectedHook { hook }),
+                Some(Said::Done(response)) => return Err(refused(&response, &images)),
+                None => return Err(Error::Ended { log: log::errors(&images) }),
+            }
+        }
+        let (store, served) =
+            server.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        match served {
+            Ok(()) => Ok((Dumped { worker, images }, store)),
+            Err(error) => Err(Error::Pages(error)),
+        }
+    }
+}
+
+impl Dumped {
+    /// Where the images are.
+    pub fn images(&self) -> &Scratch {
+        &self.images
+    }
+
+    /// CRIU ends the tree. An error means that it did not, or did not say so.
+    pub fn let_die(mut self) -> Result<()> {
+        self.worker.answer(true)?;
+        self.heard_out(true)
+    }
+
+    /// CRIU lets the tree run on.
+    pub fn let_run(mut self) -> Result<()> {
+        self.worker.answer(false)?;
+        self.heard_out(false)
+    }
+
+    /// Waits for CRIU's last word.
+    fn heard_out(&mut self, success: bool) -> Result<()> {
+        loop {
+            match self.worker.hear()? {
+                Some(Said::Asks(Hook::NetworkUnlock, _)) => self.worker.answer(true)?,
+                Some(Said::Asks(hook, _)) => return Err(Error::UnexpectedHook { hook }),
+                Some(Said::Done(response)) if response.success == success => break,
+                Some(Said::Done(response)) if success => {
+                    return Err(refused(&response, &self.images));
+                }
+                Some(Said::Done(_)) => {
+                    let said = "that it was done".to_owned();
+                    return Err(Error::OutOfTurn { said, due: "that it was not" });
+                }
+                None => return Err(Error::Ended { log: log::errors(&self.images) }),
+            }
+        }
+        self.worker.end();
+        Ok(())
+    }
+}
+
+fn refused(response: &Response, images: &Scratch) -> Error {
+    Error::Refused { what: "dump the tree", errno: response.errno, log: log::errors(images) }
+}

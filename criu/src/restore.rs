@@ -1,0 +1,136 @@
+//! `criu restore`, stopped at the question whether the tree may run.
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
+
+use crate::binary::Criu;
+use crate::error::{Error, Result};
+use crate::log;
+use crate::rpc::messages::{Options, RequestType, Response};
+use crate::rpc::{Hook, Said, Worker};
+use crate::scratch::Scratch;
+
+/// How a tree is restored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RestoreOptions {
+    /// It was dumped as a shell job: it gets our terminal.
+    pub shell_job: bool,
+    /// It was dumped with its TCP connections closed.
+    pub tcp_close: bool,
+    /// Locks on files are taken again.
+    pub file_locks: bool,
+}
+
+/// CRIU builds a tree. Dropped, it is told to stop, and nothing of the tree is left.
+#[derive(Debug)]
+pub struct Restoring {
+    tree: Tree,
+}
+
+/// The tree is built and has not run. Dropped, CRIU kills it, and has when the drop returns.
+#[derive(Debug)]
+pub struct Restored {
+    tree: Tree,
+    root: i32,
+}
+
+/// What CRIU has made so far.
+#[derive(Debug)]
+struct Tree {
+    worker: Worker,
+    images: Scratch,
+    /// Our child, from when CRIU has told of it until it runs.
+    root: Option<Pid>,
+}
+
+impl Drop for Tree {
+    /// CRIU ends what it has made; our child is ours to reap.
+    fn drop(&mut self) {
+        self.worker.end();
+        if let Some(root) = self.root {
+            let _ = kill(root, Signal::SIGKILL);
+            while waitpid(root, None) == Err(Errno::EINTR) {}
+        }
+    }
+}
+
+impl Criu {
+    /// Begins to restore the tree of `images`, pages included. Its root becomes our child.
+    ///
+    /// Pages are taken out of their image as they are read, so that memory is not held twice.
+    pub fn restore(&self, options: RestoreOptions, images: Scratch) -> Result<Restoring> {
+        let mut worker = Worker::start(self, None)?;
+        let asked = Options {
+            shell_job: Some(options.shell_job),
+            tcp_close: Some(options.tcp_close),
+            file_locks: Some(options.file_locks),
+            auto_dedup: Some(true),
+            rst_sibling: Some(true),
+            ..Options::default()
+        };
+        worker.ask(RequestType::Restore, asked, &images)?;
+        Ok(Restoring { tree: Tree { worker, images, root: None } })
+    }
+}
+
+impl Restoring {
+    /// Waits until every task is there and none has run.
+    pub fn until_restored(self) -> Result<Restored> {
+        let Self { mut tree } = self;
+        loop {
+            let (hook, root) = tree.asked()?.ok_or_else(Tree::out_of_turn)?;
+            tree.root = root.map(Pid::from_raw).or(tree.root);
+            match (hook, root) {
+                (Hook::PostRestore, Some(root)) => return Ok(Restored { tree, root }),
+                (Hook::PreRestore | Hook::SetupNamespaces | Hook::PostSetupNamespaces, _) => {
+                    tree.worker.answer(true)?;
+                }
+                (hook, _) => return Err(Error::UnexpectedHook { hook }),
+            }
+        }
+    }
+}
+
+impl Restored {
+    /// The root of the tree, as this host knows it: our child.
+    pub fn root(&self) -> i32 {
+        self.root
+    }
+
+    /// The tree runs. On an error it does not, and is gone.
+    pub fn run(self) -> Result<i32> {
+        let Self { mut tree, root } = self;
+        tree.worker.answer(true)?;
+        while let Some((hook, _)) = tree.asked()? {
+            match hook {
+                Hook::NetworkUnlock | Hook::PreResume | Hook::PostResume => {
+                    tree.worker.answer(true)?;
+                }
+                hook => return Err(Error::UnexpectedHook { hook }),
+            }
+        }
+        tree.root = None; // nobody's to end any more
+        Ok(root)
+    }
+}
+
+impl Tree {
+    /// CRIU's next question, or `None` once it says that it is done.
+    fn asked(&mut self) -> Result<Option<(Hook, Option<i32>)>> {
+        match self.worker.hear()? {
+            Some(Said::Asks(hook, pid)) => Ok(Some((hook, pid))),
+            Some(Said::Done(response)) if response.success => Ok(None),
+            Some(Said::Done(Response { errno, .. })) => {
+                let log = log::errors(&self.images);
+                Err(Error::Refused { what: "restore the tree", errno, log })
+            }
+            None => Err(Error::Ended { log: log::errors(&self.images) }),
+        }
+    }
+
+    fn out_of_turn() -> Error {
+        Error::OutOfTurn { said: "that it is done".to_owned(), due: "post-restore" }
+    }
+}
