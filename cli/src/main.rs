@@ -11,6 +11,9 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 fn main() -> ExitCode {
+    if tracee::keeper::called_for() {
+        return tracee::keeper::run();
+    }
     let args = args::Qmig::parse();
     start_tracing(args.verbose);
     let mut progress = progress::Progress::new(args.json, args.quiet);

@@ -156,6 +156,20 @@ pub enum Error {
         /// Whose child or thread it should be.
         parent: HostPid,
     },
+    /// userfaultfd of this kernel is too old.
+    #[error("use userfaultfd: this kernel does not offer {lacks:?}")]
+    UffdLacks {
+        /// What it does not offer of what is needed.
+        lacks: crate::uffd::Features,
+    },
+    /// The keeper process could not be started, or has died.
+    #[error("{act} the keeper process: {source}")]
+    Keeper {
+        /// What was tried, as a verb.
+        act: &'static str,
+        /// Why.
+        source: io::Error,
+    },
     /// A task under construction gave something unexpected.
     #[error("bring the new task {pid} to its first stop")]
     NotStarted {

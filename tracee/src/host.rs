@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -25,6 +25,14 @@ pub fn pidfd_open(pid: HostPid) -> Result<OwnedFd> {
 pub fn pidfd_getfd(pidfd: &OwnedFd, fd: i32) -> Result<OwnedFd> {
     sys::process::pidfd_getfd(pidfd.as_fd(), fd)
         .map_err(|errno| Error::Own { act: "fetch a descriptor of a process", errno })
+}
+
+/// The process a pidfd means, as this process numbers it; `None` once it has been reaped.
+pub fn pid_of(pidfd: BorrowedFd<'_>) -> Option<HostPid> {
+    let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
+    let text = std::fs::read_to_string(path).ok()?;
+    let pid = text.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok()?;
+    (pid > 0).then_some(HostPid(pid))
 }
 
 /// kcmp(2) KCMP_FILE: do two descriptors show the same open file description? The order has no

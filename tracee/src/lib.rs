@@ -9,6 +9,8 @@
 //!   thread may be made to call the kernel, by [`gate_call`] or in batches by a [`Runner`].
 //! - [`Skeleton`]: a new process of ours with next to nothing in it, stopped, that dies with us.
 //! - [`lock::Lock`]: what fdinfo shows of a lock on a file, and has a task take or let go.
+//! - [`Uffd`]: faults and changes of somebody's mappings are told to us, and wait for us.
+//! - [`Keeper`]: should this process die, nobody ever reads zeros for pages it owed.
 //! - [`Memory`], [`Pagemap`]: access to an address space, from any thread.
 //!
 //! Everything is synchronous. If the tracing thread ends, the kernel lets its tasks run on (or,
@@ -22,6 +24,7 @@ pub mod chaos;
 mod error;
 pub mod group;
 pub mod host;
+pub mod keeper;
 pub mod lock;
 pub mod memory;
 pub mod pagemap;
@@ -34,11 +37,13 @@ mod shield;
 pub mod spawn;
 mod sys;
 pub mod task;
+pub mod uffd;
 
 use std::fmt;
 
 pub use error::{Error, Result};
 pub use group::{Held, HeldProcess};
+pub use keeper::Keeper;
 pub use memory::Memory;
 pub use pagemap::{Pagemap, Wanted};
 pub use regs::{Interrupted, Regs, WoundBack, XState, XsaveLayout, wound_back};
@@ -48,6 +53,7 @@ pub use spawn::{
     NewTask, Seed, Skeleton, SpecialMapping, enter_time_namespace, fork_in, threads_in, wait_reap,
 };
 pub use task::{RseqConfig, StopKind, Stopped};
+pub use uffd::{Copied, Features, Uffd, UffdEvent};
 
 /// A process or thread, by the number it has in qmig's own PID namespace.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

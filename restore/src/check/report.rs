@@ -6,8 +6,8 @@ use std::os::fd::AsRawFd;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::utsname::uname;
 use nix::unistd::{geteuid, getpid};
-use tracee::HostPid;
 use tracee::host::{pidfd_getfd, pidfd_open};
+use tracee::{Features, HostPid};
 
 use super::host::has_capability;
 
@@ -86,7 +86,7 @@ pub(super) fn needed() -> Vec<Item> {
 
 /// What makes it better.
 fn wanted() -> Vec<Item> {
-    let userfaultfd = exists("/proc/sys/vm/unprivileged_userfaultfd");
+    let userfaultfd = Features::of_this_kernel();
     let soft_dirty = read_to_string("/proc/self/smaps").is_ok_and(|text| {
         text.lines().any(|line| line.starts_with("VmFlags") && line.contains(" sd"))
     });
@@ -105,13 +105,13 @@ fn wanted() -> Vec<Item> {
         ),
         want(
             "userfaultfd",
-            userfaultfd,
+            userfaultfd.contains(Features::LAZY),
             "pages can follow after the program runs",
-            "use a kernel with CONFIG_USERFAULTFD=y",
+            "use Linux 4.14 or newer with CONFIG_USERFAULTFD=y, and allow it in the seccomp profile",
         ),
         want(
             "userfaultfd WP_ASYNC",
-            userfaultfd && release() >= (6, 7),
+            userfaultfd.contains(Features::TRACK),
             "written pages can be told while the program runs",
             "use Linux 6.7 or newer",
         ),

@@ -14,6 +14,7 @@ pub(crate) mod process;
 pub(crate) mod ptrace;
 pub(crate) mod sched;
 pub(crate) mod socket;
+pub(crate) mod uffd;
 pub(crate) mod wait;
 
 /// `_IOC(dir, kind, nr, size)` of asm-generic/ioctl.h: the number of an ioctl.

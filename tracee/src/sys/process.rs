@@ -4,6 +4,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use libc::c_long;
 use nix::errno::Errno;
+use nix::sys::signal::{SigHandler, Signal};
 
 /// A result of syscall(2) that is a new descriptor.
 fn new_fd(result: c_long) -> nix::Result<OwnedFd> {
@@ -82,6 +83,35 @@ pub(crate) fn rlimit(pid: i32, resource: u32, new: Option<(u64, u64)>) -> nix::R
 pub(crate) fn kill(pid: i32, signal: i32) -> nix::Result<()> {
     // SAFETY: numbers only.
     Errno::result(unsafe { libc::kill(pid, signal) }).map(drop)
+}
+
+/// pidfd_send_signal(2), Linux 5.1.
+pub(crate) fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> nix::Result<()> {
+    // SAFETY: numbers, and a null siginfo, which stands for that of kill(2).
+    Errno::result(unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    })
+    .map(drop)
+}
+
+/// Closes every descriptor from `first` on (close_range(2), Linux 5.9). For a process that has just
+/// begun and owns none of them yet.
+pub(crate) fn close_all_from(first: u32) {
+    // SAFETY: the only caller is the keeper in its first line: no `OwnedFd` of it exists.
+    unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
+}
+
+/// sigaction(2): ignores a signal, or goes back to its default.
+pub(crate) fn set_disposition(signal: Signal, to: SigHandler) -> nix::Result<()> {
+    assert!(matches!(to, SigHandler::SigIgn | SigHandler::SigDfl), "no handler");
+    // SAFETY: no code of ours runs on the signal.
+    unsafe { nix::sys::signal::signal(signal, to) }.map(drop)
 }
 
 /// tkill(2): one thread, by its number alone.

@@ -1,7 +1,7 @@
 //! Subjects: small programs that are held, made to work for us, let go, and then tell how it was.
 #![allow(dead_code, unreachable_pub)] // each test file uses its part
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read as _, Write};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -31,14 +31,24 @@ pub fn can_run() -> bool {
 
 fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/subject.c");
-        let name = format!("subject-{}", std::process::id());
+    compiled("subject", &PROGRAM)
+}
+
+/// The subject whose memory is watched.
+fn lazy_program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    compiled("lazy", &PROGRAM)
+}
+
+fn compiled(what: &str, once: &'static OnceLock<PathBuf>) -> &'static Path {
+    once.get_or_init(|| {
+        let source = format!("{}/tests/common/{what}.c", env!("CARGO_MANIFEST_DIR"));
+        let name = format!("{what}-{}", std::process::id());
         let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         let made = Command::new("cc")
             .args(["-O1", "-pthread", "-Wno-return-type", "-o"])
             .arg(&path)
-            .arg(source)
+            .arg(&source)
             .status()
             .expect("cc runs");
         assert!(made.success(), "the subject does not compile");
@@ -55,6 +65,11 @@ pub struct Subject {
 impl Subject {
     pub fn start(args: &[&str]) -> Self {
         Self::start_by(Command::new(program()).args(args))
+    }
+
+    /// The subject whose memory is watched: what it has, what it does.
+    pub fn lazy(args: &[&str]) -> Self {
+        Self::start_by(Command::new(lazy_program()).args(args))
     }
 
     pub fn start_by(command: &mut Command) -> Self {
@@ -86,6 +101,18 @@ impl Subject {
         let mut line = String::new();
         self.lines.read_line(&mut line).expect("readable");
         line.trim_end().to_owned()
+    }
+
+    /// Everything it still says; ends when nobody has its standard output any more.
+    pub fn rest(&mut self) -> String {
+        let mut rest = String::new();
+        self.lines.read_to_string(&mut rest).expect("readable");
+        rest
+    }
+
+    /// How it ended.
+    pub fn ended(&mut self) -> std::process::ExitStatus {
+        self.child.wait().expect("a child")
     }
 
     /// Addresses in its next line.
