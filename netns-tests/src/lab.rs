@@ -1,6 +1,7 @@
 //! The lab: two hosts and the link between them.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,12 +11,15 @@ use tempfile::TempDir;
 
 use crate::host::{Host, Process};
 use crate::init::InitCommand;
+use crate::link::{Emulator, Link};
 use crate::running::GLANCE;
 use crate::{LabError, Result};
 
 /// Where each host finds its own private directory, unless told otherwise.
 const SCRATCH: &str = "/run/qmig-lab";
 
+/// What makes a host.
+const NAMESPACES: [&str; 4] = ["net", "mnt", "uts", "pid"];
 /// The name of the link in both hosts.
 const LINK: &str = "eth0";
 /// A hardware address that nobody has: what is sent there is lost, and no one is told.
@@ -57,51 +61,125 @@ impl Side {
         }
     }
 
-    fn addresses(self) -> (Ipv4Addr, Ipv6Addr) {
-        let last: u8 = match self {
+    fn last(self) -> u8 {
+        match self {
             Self::Source => 1,
             Self::Destination => 2,
-        };
-        let v6 = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, u16::from(last));
-        (Ipv4Addr::new(10, 77, 0, last), v6)
+        }
     }
 }
 
-/// Two hosts `src` and `dst` with one veth link; everything is gone on drop, and also when this
-/// process is killed.
+fn addresses(last: u8) -> (Ipv4Addr, Ipv6Addr) {
+    let v6 = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, u16::from(last));
+    (Ipv4Addr::new(10, 77, 0, last), v6)
+}
+
+/// The hardware address and the last part of the IP addresses of a third host.
+const CLIENT: (&str, u8) = ("02:77:00:00:00:03", 3);
+
+/// Two hosts `src` and `dst` with one link; everything is gone on drop, and also when this process
+/// is killed.
 ///
 /// Each host has its own network, processes, mounts and name. The root file system is one and the
 /// same, except `/proc` and the scratch directory, which each host has for itself. No name outside
 /// of the hosts is taken, so any number of labs run side by side.
 #[derive(Debug)]
 pub struct Lab {
+    /// The link, if it is an emulated one; else it is a veth pair. First, for it must end while the
+    /// networks are still there.
+    emulator: Option<Emulator>,
     src: Host,
     dst: Host,
+    client: Option<Host>,
     shared: TempDir,
 }
 
-impl Lab {
-    /// The usual lab, with `lab-init` found beside this executable.
-    pub fn two_hosts() -> Result<Self> {
-        Self::with_init(&InitCommand::beside_current_exe()?, Path::new(SCRATCH))
+/// A lab before it is built: see [`Lab::plan`].
+#[derive(Clone, Debug, Default)]
+pub struct LabPlan {
+    link: Option<Link>,
+    client: bool,
+    init: Option<InitCommand>,
+    scratch: Option<PathBuf>,
+}
+
+impl LabPlan {
+    /// With an emulated link instead of a plain veth pair. It needs `qmig-link` beside this
+    /// executable.
+    #[must_use]
+    pub fn link(mut self, link: Link) -> Self {
+        self.link = Some(link);
+        self
     }
 
-    /// A lab whose process 1 is `init`, and whose hosts have their private files at `scratch`
-    /// (made if missing, and left as an empty directory afterwards).
-    pub fn with_init(init: &InitCommand, scratch: &Path) -> Result<Self> {
+    /// With a third host `client` on the same network, near both of the others (its paths are not
+    /// impaired). The link is then emulated, and changes nothing unless told otherwise.
+    #[must_use]
+    pub fn client(mut self) -> Self {
+        self.client = true;
+        self
+    }
+
+    /// With this as process 1 of each host.
+    #[must_use]
+    pub fn init(mut self, init: &InitCommand) -> Self {
+        self.init = Some(init.clone());
+        self
+    }
+
+    /// With the hosts' private files at `scratch` (made if missing, and left as an empty directory
+    /// afterwards).
+    #[must_use]
+    pub fn scratch(mut self, scratch: &Path) -> Self {
+        self.scratch = Some(scratch.to_owned());
+        self
+    }
+
+    /// Build it.
+    pub fn build(self) -> Result<Lab> {
         crate::inherited::close();
-        std::fs::create_dir_all(scratch).map_err(LabError::file("make", scratch))?;
+        let init = self.init.map_or_else(InitCommand::beside_current_exe, Ok)?;
+        let scratch = self.scratch.unwrap_or_else(|| SCRATCH.into());
+        std::fs::create_dir_all(&scratch).map_err(LabError::file("make", &scratch))?;
         let shared = tempfile::Builder::new()
             .prefix("qmig-lab-")
             .tempdir()
             .map_err(LabError::file("make a directory in", std::env::temp_dir()))?;
         open_to_all(shared.path())?;
-        let start =
-            |side: Side, name| Host::start(init, name, side.addresses(), scratch, shared.path());
-        let (src, dst) = (start(Side::Source, "src")?, start(Side::Destination, "dst")?);
-        let lab = Self { src, dst, shared };
-        lab.wire()?;
+        let start = |name, last| Host::start(&init, name, addresses(last), &scratch, shared.path());
+        let (src, dst) =
+            (start("src", Side::Source.last())?, start("dst", Side::Destination.last())?);
+        let client = self.client.then(|| start("client", CLIENT.1)).transpose()?;
+        let link = self.link.or_else(|| client.is_some().then(Link::perfect));
+        let mut lab = Lab { emulator: None, src, dst, client, shared };
+        match link {
+            None => lab.join_by_veth()?,
+            Some(link) => lab.emulator = Some(lab.join_by(&link)?),
+        }
+        lab.address()?;
         Ok(lab)
+    }
+}
+
+impl Lab {
+    /// The usual lab: a plain veth link, and `lab-init` found beside this executable.
+    pub fn two_hosts() -> Result<Self> {
+        Self::plan().build()
+    }
+
+    /// A lab that is other than usual.
+    ///
+    /// ```no_run
+    /// # use netns_tests::{Lab, Link, Side};
+    /// # fn main() -> Result<(), netns_tests::LabError> {
+    /// let lab = Lab::plan().link(Link::transatlantic()).build()?;
+    /// // … move something …
+    /// let measured = lab.emulator().map(|link| link.tally(Side::Source)).transpose()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn plan() -> LabPlan {
+        LabPlan::default()
     }
 
     /// The source host.
@@ -122,6 +200,16 @@ impl Lab {
         }
     }
 
+    /// The third host, if there is one.
+    pub fn client(&self) -> Option<&Host> {
+        self.client.as_ref()
+    }
+
+    /// The emulated link, if it is one.
+    pub fn emulator(&self) -> Option<&Emulator> {
+        self.emulator.as_ref()
+    }
+
     /// A directory of the shared root file system: the same files on both hosts.
     pub fn shared(&self) -> &Path {
         self.shared.path()
@@ -134,11 +222,15 @@ impl Lab {
 
     /// Cut the link one way: what `side` sends is lost, what it should receive still arrives.
     pub fn cut_from(&self, side: Side) -> Result<()> {
-        self.aim(side, NOWHERE)
+        match &self.emulator {
+            Some(link) => link.cut_from(side),
+            None => self.aim(side, NOWHERE),
+        }
     }
 
     /// Mend what was cut.
     pub fn heal(&self) -> Result<()> {
+        self.emulator.iter().try_for_each(Emulator::heal)?;
         Side::BOTH.into_iter().try_for_each(|side| self.aim(side, side.other().mac()))
     }
 
@@ -175,54 +267,56 @@ impl Lab {
 
     /// What this lab occupies on the machine, to be looked for after it is gone.
     pub fn footprint(&self) -> Footprint {
-        let namespaces = Side::BOTH
-            .into_iter()
-            .flat_map(|side| links_of(&self.host(side).init_folder()))
-            .filter(|link| !links_of(Path::new("/proc/self")).contains(link))
+        let hosts = [&self.src, &self.dst].into_iter().chain(&self.client);
+        let ours = links_of(Path::new("/proc/self"));
+        let namespaces: BTreeSet<PathBuf> = hosts
+            .clone()
+            .flat_map(|host| links_of(&host.init_folder()))
+            .filter(|link| !ours.contains(link))
             .collect();
-        Footprint { namespaces, shared: self.shared.path().to_owned() }
+        let kept = hosts
+            .flat_map(|host| NAMESPACES.map(|name| host.init_folder().join("ns").join(name)))
+            .filter_map(|path| File::open(path).ok())
+            .collect();
+        Footprint { namespaces, kept, shared: self.shared.path().to_owned() }
     }
 
-    fn wire(&self) -> Result<()> {
+    fn join_by_veth(&self) -> Result<()> {
         let far = self.dst.init_folder().join("ns/net");
-        let (src, dst) = (Side::Source, Side::Destination);
-        let far = far.to_string_lossy();
-        self.ip(
-            src,
-            &[
-                "link",
-                "add",
-                LINK,
-                "address",
-                src.mac(),
-                "type",
-                "veth",
-                "peer",
-                "name",
-                LINK,
-                "address",
-                dst.mac(),
-                "netns",
-                &far,
-            ],
-        )?;
-        for side in Side::BOTH {
+        let (src, dst) = (Side::Source.mac(), Side::Destination.mac());
+        let near = ["link", "add", LINK, "address", src, "type", "veth"];
+        let far = ["peer", "name", LINK, "address", dst, "netns", &far.to_string_lossy()];
+        ip(&self.src, &[&near[..], &far[..]].concat())
+    }
+
+    fn join_by(&self, link: &Link) -> Result<Emulator> {
+        let mut ends = vec![("src", self.src.init_folder()), ("dst", self.dst.init_folder())];
+        ends.extend(self.client.iter().map(|host| ("client", host.init_folder())));
+        Emulator::start(LINK, &ends, link)
+    }
+
+    fn address(&self) -> Result<()> {
+        let both = Side::BOTH.map(|side| (self.host(side), side.mac(), side.last()));
+        let client = self.client.iter().map(|host| (host, CLIENT.0, CLIENT.1));
+        for (host, mac, last) in both.into_iter().chain(client) {
             // Without this an unplugged link would forget its IPv6 addresses. /proc/sys/net shows
             // the network of the reader, so the host itself must write it.
             let mut sysctl = Command::new("sh");
             sysctl.args(["-c", "echo 1 > /proc/sys/net/ipv6/conf/all/keep_addr_on_down"]);
-            self.host(side).run(sysctl)?;
-            let (v4, v6) = side.addresses();
-            self.ip(side, &["link", "set", "lo", "up"])?;
-            self.ip(side, &["addr", "add", &format!("{v4}/24"), "dev", LINK])?;
-            self.ip(side, &["addr", "add", &format!("{v6}/64"), "dev", LINK, "nodad"])?;
+            host.run(sysctl)?;
+            let (v4, v6) = addresses(last);
+            ip(host, &["link", "set", "lo", "up"])?;
+            ip(host, &["link", "set", LINK, "address", mac])?;
+            ip(host, &["addr", "add", &format!("{v4}/24"), "dev", LINK])?;
+            ip(host, &["addr", "add", &format!("{v6}/64"), "dev", LINK, "nodad"])?;
+            ip(host, &["link", "set", LINK, "up"])?;
         }
-        self.plug()
+        self.heal()
     }
 
     /// Tell `side` at which hardware address the other one lives.
     fn aim(&self, side: Side, mac: &str) -> Result<()> {
-        let (v4, v6) = side.other().addresses();
+        let (v4, v6) = addresses(side.other().last());
         for address in [v4.to_string(), v6.to_string()] {
             self.ip(
                 side,
@@ -233,20 +327,31 @@ impl Lab {
     }
 
     fn ip(&self, side: Side, args: &[&str]) -> Result<()> {
-        let mut ip = Command::new("ip");
-        ip.args(args);
-        self.host(side).run_on_network(ip).map(drop)
+        ip(self.host(side), args)
     }
+}
+
+fn ip(host: &Host, args: &[&str]) -> Result<()> {
+    let mut ip = Command::new("ip");
+    ip.args(args);
+    host.run_on_network(ip).map(drop)
 }
 
 /// The traces a lab leaves on a machine while it exists.
 #[derive(Debug)]
 pub struct Footprint {
     namespaces: BTreeSet<PathBuf>,
+    /// While these are open, no other lab gets a namespace of the same number.
+    kept: Vec<File>,
     shared: PathBuf,
 }
 
 impl Footprint {
+    /// How many descriptors of this process it takes to keep.
+    pub fn descriptors(&self) -> usize {
+        self.kept.len()
+    }
+
     /// What of it is still there: processes in its namespaces, its shared directory.
     pub fn remains(&self) -> Vec<String> {
         let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -267,7 +372,7 @@ impl Footprint {
 
 /// The namespaces of a process, as `net:[4026532289]`.
 fn links_of(process: &Path) -> BTreeSet<PathBuf> {
-    ["net", "mnt", "uts", "pid"]
+    NAMESPACES
         .into_iter()
         .filter_map(|name| std::fs::read_link(process.join("ns").join(name)).ok())
         .collect()

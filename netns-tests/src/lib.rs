@@ -17,6 +17,7 @@
 //!
 //! * [`Lab`] builds two [`Host`]s from namespaces and one veth link between them. It needs root and
 //!   iproute2, but neither cargo nor anything in `/run/netns`; `qmig demo` uses it as it is.
+//! * [`Link`] is a link of a wide area network in place of the veth: `Lab::plan().link(…).build()`.
 //! * [`Running`] is a program inside a host: its output, its pid in there, its end.
 //! * [`Subject`] is a small C program (folder `subjects/`) that makes state, says it is ready, and
 //!   on SIGUSR1 judges itself.
@@ -39,6 +40,7 @@ mod images;
 mod inherited;
 mod init;
 mod lab;
+pub mod link;
 mod log;
 mod migration;
 mod namespaces;
@@ -55,7 +57,8 @@ pub use error::{LabError, Result};
 pub use host::{Host, Process, in_session};
 pub use images::Images;
 pub use init::{InitCommand, init_main};
-pub use lab::{Footprint, Lab, Side};
+pub use lab::{Footprint, Lab, LabPlan, Side};
+pub use link::Link;
 pub use log::Log;
 pub use migration::{Listening, Migration, Moved, Moving, QmigEvent, qmig_binary};
 pub use rounds::{REPEAT_VARIABLE, rounds};

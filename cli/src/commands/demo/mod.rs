@@ -66,7 +66,7 @@ pub(crate) fn part(args: DemoPart) -> u8 {
 fn play(args: &Demo, progress: &Progress) -> Result<client::Verdict, LabError> {
     let qmig = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("qmig"));
     let init = InitCommand::new(&qmig, ["demo-part", "init", "--"]);
-    let lab = Lab::with_init(&init, Path::new(SCRATCH))?;
+    let lab = Lab::plan().init(&init).scratch(Path::new(SCRATCH)).build()?;
     let (src, dst) = (lab.src(), lab.dst());
     progress.say(&format!("two hosts: src {} and dst {}, one link", src.addr(), dst.addr()));
 
