@@ -70,11 +70,10 @@ fn a_rich_program_has_everything_in_its_plan() {
 
 /// What is refused, one by one: the subject's argument, words of the object, words of the reason.
 const TABLE: &[(&str, &str, &str)] = &[
-    ("inotify", "fd 4 of", "inotify"),
-    ("pidfd", "fd 4 of", "pidfd"),
+    ("fanotify", "fd 4 of", "fanotify"),
+    ("pidfd", "fd 4 of", "outside the tree"),
     ("packet-pipe", "fd 5 of", "packet mode"),
-    ("fifo", "fd 4 of", "FIFO"),
-    ("o-path", "fd 4 of", "O_PATH"),
+    ("deleted-fifo", "fd 4 of", "a deleted FIFO"),
     ("lease", "fd 4 of", "a lease"),
     ("hard-link", "fd 4 of", "other names"),
     ("deleted-folder", "fd 4 of", "deleted directory"),
@@ -125,7 +124,7 @@ fn everything_is_told_at_once() {
     if !can_run() {
         return;
     }
-    let all = ["inotify", "o-path", "lease", "aio", "netlink", "thread-clock"];
+    let all = ["fanotify", "pidfd", "lease", "aio", "netlink", "thread-clock"];
     let subject = Subject::start(&all);
     assert_eq!(refused(&subject, &OPTIONS).len(), all.len());
 }

@@ -61,6 +61,7 @@ fn the_set_has_the_images_that_criu_needs() {
         "memfd.img",
         "filelocks.img",
         "pipes-data.img",
+        "fifo-data.img",
         "sk-queues.img",
         "remap-fpath.img",
         "ghost-file-2.img",

@@ -239,8 +239,13 @@ fn what_we_cannot_carry_is_refused_by_name() {
         ("pid namespace", |i| {
             i.one("ids-110.img", |ids: &mut TaskKobjIdsEntry| ids.pid_ns_id = Some(77));
         }),
-        ("inotify", |i| type_of(i, FdType::Inotify)),
-        ("pidfd", |i| type_of(i, FdType::Pidfd)),
+        ("fanotify", |i| type_of(i, FdType::Fanotify)),
+        ("handle alone", |i| {
+            i.file(18, |file| file.ify.as_mut().expect("it").wd[0].f_handle.path = None);
+        }),
+        ("process that is gone", |i| {
+            i.file(19, |file| file.pidfd.as_mut().expect("it").nspid = -1);
+        }),
         ("netlink", |i| type_of(i, FdType::Netlinksk)),
         ("established TCP", |i| {
             i.file(12, |file| file.isk.as_mut().expect("a socket").state = 1);

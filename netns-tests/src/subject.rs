@@ -51,9 +51,10 @@ enum Language {
 
 impl Subject {
     /// Every subject in C: the file names in `subjects/`.
-    pub const ALL: [&str; 17] = [
+    pub const ALL: [&str; 20] = [
         "creds",
         "events",
+        "fifos",
         "files",
         "filler",
         "forks",
@@ -61,6 +62,7 @@ impl Subject {
         "locks",
         "memory",
         "pipes",
+        "places",
         "registers",
         "rseq",
         "signals",
@@ -68,6 +70,7 @@ impl Subject {
         "threads",
         "timers",
         "waits",
+        "watches",
         "zombie",
     ];
 

@@ -65,8 +65,8 @@ macro_rules! round_trips {
 }
 
 round_trips! {
-    creds events files filler forks heartbeat memory pipes registers rseq signals sockets threads
-    timers zombie
+    creds events fifos files filler forks heartbeat memory pipes places registers rseq signals
+    sockets threads timers watches zombie
 }
 
 /// The tree runs on, and its checkpoint is a copy that runs too. (One that writes no files: both
@@ -173,7 +173,7 @@ fn half_a_checkpoint() -> Outcome {
 #[test]
 fn criu_reads_ours() -> Outcome {
     let Some(criu) = criu() else { return Ok(()) };
-    for name in ["heartbeat", "filler", "threads", "forks", "pipes"] {
+    for name in ["heartbeat", "filler", "threads", "forks", "pipes", "fifos"] {
         let lab = Lab::two_hosts()?;
         let started = Subject::new(name).start(&lab, lab.src())?;
         let images = Images::new(&lab, "images")?;
@@ -191,7 +191,7 @@ fn criu_reads_ours() -> Outcome {
 #[test]
 fn we_read_criu_s() -> Outcome {
     let Some(criu) = criu() else { return Ok(()) };
-    for name in ["heartbeat", "memory", "threads", "forks", "pipes"] {
+    for name in ["heartbeat", "memory", "threads", "forks", "pipes", "fifos"] {
         let lab = Lab::two_hosts()?;
         let started = Subject::new(name).start(&lab, lab.src())?;
         let images = Images::new(&lab, "images")?;

@@ -47,8 +47,8 @@ macro_rules! smoke {
 }
 
 smoke! {
-    creds events files filler forks heartbeat locks memory pipes registers rseq signals sockets
-    threads timers waits zombie
+    creds events fifos files filler forks heartbeat locks memory pipes places registers rseq signals
+    sockets threads timers waits watches zombie
 }
 
 #[test]

@@ -120,8 +120,8 @@ macro_rules! honest {
 }
 
 honest! {
-    creds events files filler forks heartbeat locks memory pipes registers rseq signals sockets
-    threads timers waits zombie
+    creds events fifos files filler forks heartbeat locks memory pipes places registers rseq signals
+    sockets threads timers waits watches zombie
 }
 
 #[test]

@@ -92,7 +92,7 @@ pub(crate) struct Tree {
     /// pid 1 of the tree's own PID namespace.
     pub(crate) init: Option<Process>,
     /// Ended, and not reaped: for their parents to find.
-    pub(crate) zombies: Vec<HostPid>,
+    pub(crate) zombies: Vec<(TaskId, HostPid)>,
     /// The CPUs qmig may use, and so the tree.
     pub(crate) cpus: CpuSet,
     _here: SavedAffinity,
@@ -146,6 +146,12 @@ impl Tree {
             found: made.vdso,
             others: made.others,
         })
+    }
+
+    /// Every process by the number the program knows, zombies too.
+    pub(crate) fn hosts(&self) -> HashMap<TaskId, HostPid> {
+        let living = self.tasks.iter().map(|(id, process)| (TaskId(*id), process.host));
+        living.chain(self.zombies.iter().copied()).collect()
     }
 
     fn root_under_init(&mut self, root: u32) -> Result<()> {

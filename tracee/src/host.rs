@@ -10,8 +10,8 @@ use nix::errno::Errno;
 pub use crate::proc::timer_list::{HrTimer, hrtimers};
 pub use crate::sys::ioctl::{
     FileOwner, Termios, bytes_waiting, file_owner, file_owner_uids, file_signal, foreground_group,
-    pipe_size, rewind_timer, set_file_owner, set_file_signal, set_foreground_group, set_pipe_size,
-    set_termios, set_timer_ticks, set_window_size, termios, window_size,
+    pipe_size, rewind_timer, set_file_owner, set_file_signal, set_foreground_group, set_next_watch,
+    set_pipe_size, set_termios, set_timer_ticks, set_window_size, termios, window_size,
 };
 pub use crate::sys::sched::CpuSet;
 use crate::{Error, HostPid, Result, sys};
@@ -46,6 +46,12 @@ pub fn same_file(a: (HostPid, i32), b: (HostPid, i32)) -> Result<Ordering> {
         1 => Ok(Ordering::Less),
         _ => Ok(Ordering::Greater),
     }
+}
+
+/// open_by_handle_at(2), Linux 2.6.39: the file with a handle on the file system that `place` is on,
+/// opened with O_PATH. Needs CAP_DAC_READ_SEARCH.
+pub fn open_handle(place: BorrowedFd<'_>, kind: i32, handle: &[u8]) -> io::Result<OwnedFd> {
+    sys::process::open_handle(place, kind, handle).map_err(io::Error::from)
 }
 
 /// Resources whole tasks may share (kcmp(2)).

@@ -2,18 +2,18 @@
 //! (dup, fork) show it.
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, Metadata};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use image::state::{
-    EpollTarget, Fd, FdTable, FdTableId, File, FileId, FileKind, Ghost, GhostId, Owner, PipeBuffer,
-    PipeId, Regular, SharedMemory,
+    EpollTarget, Fd, FdTable, FdTableId, Fifo, File, FileId, FileKind, Ghost, GhostId, Owner,
+    PipeBuffer, PipeId, SharedMemory,
 };
 use nix::libc;
-use pages::{PageSet, SharedId};
+use pages::{PageSet, SharedId, TaskId};
 use tracee::HostPid;
 use tracee::host::{
     file_owner, file_owner_uids, file_signal, pidfd_getfd, pidfd_open, rewind_timer, same_file,
@@ -23,29 +23,31 @@ use tracee::proc::fdinfo::{Extra, FdInfo};
 use super::locks::{Finder, Locks};
 use super::sockets::{self, Socket, SocketTables};
 use super::timers::timer_fd;
-use super::{CollectOptions, Refusals, ghosts, pipes, shared, terminal};
+use super::{CollectOptions, Refusals, pipes, shared, terminal};
 use crate::error::CollectError;
 use crate::survey::descriptor::{Allowed, OpenOn, open_on, plain_memory};
-use crate::survey::mapped::{MappedFile, Shows};
-use crate::survey::named::{Named, named};
+use crate::survey::outside::stranger;
 use crate::survey::refusals::{Trouble, Whose};
-use crate::survey::{locks, watches};
+use crate::survey::{inotify, locks, watches};
 
 /// All files of a tree, as they are found.
 pub(super) struct Files<'o> {
     options: &'o CollectOptions<'o>,
     shell_job: bool,
+    /// Every process of the tree, zombies too.
+    members: HashSet<u32>,
     sockets: Option<SocketTables>,
-    files: Vec<File>,
+    pub(super) files: Vec<File>,
     tables: Vec<FdTable>,
     /// Descriptions that look alike from outside: told apart by kcmp(2), in whose order they are.
     alike: HashMap<Look, Vec<Known>>,
     /// Files that are mapped, run or stood in.
-    standing: HashMap<(u64, u64, String), FileId>,
-    pipes: HashMap<u64, PipeId>,
+    pub(super) standing: HashMap<(u64, u64, String), FileId>,
+    /// By device and inode.
+    pipes: HashMap<(u64, u64), PipeId>,
     buffers: Vec<PipeBuffer>,
-    ghosts: HashMap<(u64, u64), GhostId>,
-    bodies: Vec<Ghost>,
+    pub(super) ghosts: HashMap<(u64, u64), GhostId>,
+    pub(super) bodies: Vec<Ghost>,
     shared: HashMap<(u64, u64), SharedId>,
     objects: Vec<SharedMemory>,
     locks: Finder,
@@ -93,10 +95,15 @@ pub(super) struct Collected {
 }
 
 impl<'o> Files<'o> {
-    pub(super) fn new(options: &'o CollectOptions<'o>, shell_job: bool) -> Self {
+    pub(super) fn new(
+        options: &'o CollectOptions<'o>,
+        shell_job: bool,
+        members: impl Iterator<Item = HostPid>,
+    ) -> Self {
         Self {
             options,
             shell_job,
+            members: members.map(|pid| pid.0.unsigned_abs()).collect(),
             sockets: None,
             files: Vec::new(),
             tables: Vec::new(),
@@ -197,7 +204,11 @@ impl<'o> Files<'o> {
         for trouble in locks::troubles(found.info, found.link) {
             refusals.add(trouble, found.whose.fd(found.number));
         }
-        let owner = owner(&copy).map_err(CollectError::io("read the owner of a file", holder.0))?;
+        // A place has no owner (open(2), O_PATH).
+        let owner = match found.flags & libc::O_PATH.cast_unsigned() {
+            0 => owner(&copy).map_err(CollectError::io("read the owner of a file", holder.0))?,
+            _ => Owner::default(),
+        };
         self.files.push(File { id, flags: found.flags, owner, kind });
         self.alike.entry(look).or_default().insert(at, Known { holder, id });
         Ok(Some(id))
@@ -230,7 +241,11 @@ impl<'o> Files<'o> {
                     found.way,
                 )?)
             }
-            OpenOn::Pipe(inode) => FileKind::Pipe { pipe: self.pipe(pid, inode, found, copy)? },
+            OpenOn::Pipe(_) => FileKind::Pipe { pipe: self.pipe(pid, found, copy)? },
+            OpenOn::Fifo(path) => {
+                let pipe = self.pipe(pid, found, copy)?;
+                FileKind::Fifo(Fifo { pipe, path, mode: Some(stat.mode()) })
+            }
             OpenOn::Socket(inode) => return self.socket(pid, inode, copy),
             OpenOn::EventFd => match info.extra {
                 Extra::EventFd { count, semaphore } => {
@@ -248,6 +263,22 @@ impl<'o> Files<'o> {
                     FileKind::Epoll { targets: targets.iter().map(target).collect() }
                 }
                 _ => return Err(nonsense("an epoll instance")),
+            },
+            OpenOn::Inotify => match &info.extra {
+                // An instance that watches nothing tells nothing.
+                Extra::Plain => FileKind::Inotify { watches: Vec::new() },
+                Extra::Inotify(found) => match inotify::watches(pid, found) {
+                    Ok(watches) => FileKind::Inotify { watches },
+                    Err(trouble) => return Ok(Err(trouble)),
+                },
+                _ => return Err(nonsense("an inotify instance")),
+            },
+            OpenOn::PidFd => match info.extra {
+                Extra::PidFd(target) => match stranger(target, |pid| self.members.contains(&pid)) {
+                    None => FileKind::PidFd { task: TaskId(target.cast_unsigned()) },
+                    Some(trouble) => return Ok(Err(trouble)),
+                },
+                _ => return Err(nonsense("a pidfd")),
             },
             OpenOn::SignalFd => match info.extra {
                 Extra::SignalFd(mask) => FileKind::SignalFd { mask },
@@ -276,58 +307,14 @@ impl<'o> Files<'o> {
         }))
     }
 
-    fn regular(
-        &mut self,
-        pid: HostPid,
-        named: Named,
-        stat: &Metadata,
-        position: Option<u64>,
-        flags: u32,
-        way: &Path,
-    ) -> Result<Regular, CollectError> {
-        let (path, ghost) = match named {
-            Named::Path(path) => (path, None),
-            Named::Ghost(path) => (path, Some(self.ghost(pid, stat, way)?)),
-        };
-        let kind = stat.file_type();
-        // A log that others append to may differ: CRIU leaves it out too.
-        let appends = flags & (libc::O_WRONLY | libc::O_APPEND).cast_unsigned()
-            == (libc::O_WRONLY | libc::O_APPEND).cast_unsigned();
-        Ok(Regular {
-            path,
-            position,
-            size: (kind.is_file() && ghost.is_none() && !appends).then_some(stat.size()),
-            mode: ghost.is_none().then_some(stat.mode()),
-            rdev: (kind.is_char_device() || kind.is_block_device()).then_some(stat.rdev()),
-            ghost,
-        })
-    }
-
-    fn ghost(
-        &mut self,
-        pid: HostPid,
-        stat: &Metadata,
-        way: &Path,
-    ) -> Result<GhostId, CollectError> {
-        if let Some(id) = self.ghosts.get(&(stat.dev(), stat.ino())) {
-            return Ok(*id);
-        }
-        let id = GhostId(number(self.bodies.len()) + 1);
-        let body = ghosts::read(id, stat, way);
-        self.bodies.push(body.map_err(CollectError::io("read a deleted file", pid))?);
-        self.ghosts.insert((stat.dev(), stat.ino()), id);
-        Ok(id)
-    }
-
     fn pipe(
         &mut self,
         pid: HostPid,
-        inode: u64,
         found: &Found,
         copy: &OwnedFd,
     ) -> Result<PipeId, CollectError> {
         let fresh = PipeId(number(self.pipes.len()) + 1);
-        let id = *self.pipes.entry(inode).or_insert(fresh);
+        let id = *self.pipes.entry((found.stat.dev(), found.stat.ino())).or_insert(fresh);
         let reads = found.flags & libc::O_ACCMODE.cast_unsigned() != libc::O_WRONLY.cast_unsigned();
         if reads && !self.buffers.iter().any(|buffer| buffer.pipe == id) {
             let buffer = pipes::read(id, copy);
@@ -360,7 +347,7 @@ impl<'o> Files<'o> {
         })
     }
 
-    fn shared(
+    pub(super) fn shared(
         &mut self,
         pid: HostPid,
         name: String,
@@ -377,72 +364,6 @@ impl<'o> Files<'o> {
         self.contents.push((id, pages, file));
         self.shared.insert((stat.dev(), stat.ino()), id);
         Ok(id)
-    }
-
-    /// The file behind a mapping.
-    pub(super) fn mapped(
-        &mut self,
-        pid: HostPid,
-        file: &MappedFile,
-    ) -> Result<FileId, CollectError> {
-        match &file.shows {
-            Shows::Memfd(name) => {
-                let key = (file.stat.dev(), file.stat.ino(), String::new());
-                if let Some(id) = self.standing.get(&key) {
-                    return Ok(*id);
-                }
-                let shared = self.shared(pid, name.clone(), &file.stat, &file.way)?;
-                Ok(self.stand(key, FileKind::Memfd { shared, position: 0 }))
-            }
-            Shows::File(named) => self.known_by_name(pid, named, &file.stat, &file.way),
-            _ => Err(CollectError::Nonsense { what: "the mappings", pid }),
-        }
-    }
-
-    /// What /proc/PID/exe, cwd or root shows.
-    pub(super) fn standing(
-        &mut self,
-        whose: &Whose,
-        what: &str,
-        refusals: &mut Refusals,
-    ) -> Result<Option<FileId>, CollectError> {
-        let way = PathBuf::from(format!("/proc/{}/{what}", whose.pid.0));
-        let failed = CollectError::io("look at the program or directories", whose.pid);
-        let link = fs::read_link(&way).map_err(&failed)?;
-        let stat = fs::metadata(&way).map_err(&failed)?;
-        match named(&link, &stat, self.ghost_limit()) {
-            Ok(named) => self.known_by_name(whose.pid, &named, &stat, &way).map(Some),
-            Err(trouble) => {
-                refusals.add(trouble, format!("{what} of {}", whose.process()));
-                Ok(None)
-            }
-        }
-    }
-
-    fn known_by_name(
-        &mut self,
-        pid: HostPid,
-        named: &Named,
-        stat: &Metadata,
-        way: &Path,
-    ) -> Result<FileId, CollectError> {
-        let (Named::Path(path) | Named::Ghost(path)) = named;
-        let key = (stat.dev(), stat.ino(), path.clone());
-        if let Some(id) = self.standing.get(&key) {
-            return Ok(*id);
-        }
-        let position = (!stat.is_dir()).then_some(0);
-        let regular = self.regular(pid, named.clone(), stat, position, 0, way)?;
-        Ok(self.stand(key, FileKind::Regular(regular)))
-    }
-
-    /// CRIU writes files that are only mapped or stood in as opened for reading.
-    fn stand(&mut self, key: (u64, u64, String), kind: FileKind) -> FileId {
-        let id = FileId(number(self.files.len()) + 1);
-        let flags = libc::O_RDONLY.cast_unsigned();
-        self.files.push(File { id, flags, owner: Owner::default(), kind });
-        self.standing.insert(key, id);
-        id
     }
 }
 
@@ -495,6 +416,6 @@ fn target(watch: &tracee::proc::fdinfo::EpollWatch) -> EpollTarget {
 }
 
 /// Ids count from the lengths of our own lists; nobody has 2^32 open files.
-fn number(length: usize) -> u32 {
+pub(super) fn number(length: usize) -> u32 {
     u32::try_from(length).expect("fewer than 2^32 objects")
 }

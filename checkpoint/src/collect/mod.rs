@@ -20,6 +20,7 @@ mod pipes;
 mod shared;
 mod signals;
 pub(crate) mod sockets;
+mod standing;
 mod terminal;
 mod threads;
 mod timers;
@@ -116,8 +117,9 @@ pub fn collect(
     options: &CollectOptions,
 ) -> Result<Collected, CollectError> {
     let mut refusals = Refusals::default();
-    let mut files = Files::new(options, plan.shell_job);
     let family = Family::of(held)?;
+    let members = family.members.iter().map(|member| member.pid);
+    let mut files = Files::new(options, plan.shell_job, members);
     let judge = Judge::new(family.root);
     let mut checkpoint = Checkpoint {
         clocks: options.frozen.inside(family.root),

@@ -20,12 +20,18 @@ pub(crate) enum OpenOn {
     Named(Named),
     /// A pipe; by its inode.
     Pipe(u64),
+    /// A pipe with a name: its path.
+    Fifo(String),
     /// A socket of some family; by its inode.
     Socket(u64),
     /// eventfd(2).
     EventFd,
     /// epoll(7).
     Epoll,
+    /// inotify(7).
+    Inotify,
+    /// pidfd_open(2).
+    PidFd,
     /// signalfd(2).
     SignalFd,
     /// timerfd_create(2).
@@ -56,12 +62,16 @@ pub(crate) fn open_on(
     let refuse = |reason: &str| Trouble::new(shown.clone(), reason);
     let flags = flags.cast_signed();
     if flags & libc::O_PATH != 0 {
-        return Err(refuse("opened with O_PATH"));
+        // Nothing but a place: what it is does not matter, that it has a name does.
+        return named(link, open, allowed.ghost_limit).map(OpenOn::Named);
     }
     let kind = open.file_type();
     if kind.is_fifo() {
         if !shown.starts_with("pipe:[") {
-            return Err(refuse("a FIFO with a name").but(BY_CRIU));
+            // Without a name it is a node that is gone, which `named` refuses.
+            return match named(link, open, allowed.ghost_limit)? {
+                Named::Path(path) | Named::Ghost(path) => Ok(OpenOn::Fifo(path)),
+            };
         }
         if flags & libc::O_ACCMODE != libc::O_RDONLY && flags & libc::O_DIRECT != 0 {
             return Err(refuse("a pipe in packet mode (O_DIRECT)"));
@@ -78,6 +88,9 @@ pub(crate) fn open_on(
         return terminal(&shown, open.rdev(), allowed.shell_job);
     }
     if let Some(name) = shown.strip_prefix("anon_inode:") {
+        if name == "[pidfd]" && flags & libc::O_EXCL != 0 {
+            return Err(refuse("a pidfd of a thread (PIDFD_THREAD)"));
+        }
         return anonymous(&shown, name);
     }
     if !shown.starts_with('/') {
@@ -85,7 +98,6 @@ pub(crate) fn open_on(
             Some(("mnt" | "net" | "pid" | "user" | "uts" | "ipc" | "cgroup" | "time", _)) => {
                 "a namespace"
             }
-            Some(("pidfd", _)) => "a pidfd",
             _ => "no file of a kind that is known here",
         };
         return Err(refuse(reason).but(BY_CRIU));
@@ -128,7 +140,9 @@ fn anonymous(shown: &str, name: &str) -> Result<OpenOn, Trouble> {
         "eventpoll" => return Ok(OpenOn::Epoll),
         "signalfd" => return Ok(OpenOn::SignalFd),
         "timerfd" => return Ok(OpenOn::TimerFd),
-        "inotify" | "fanotify" | "pidfd" => {
+        "inotify" => return Ok(OpenOn::Inotify),
+        "pidfd" => return Ok(OpenOn::PidFd),
+        "fanotify" => {
             return Err(Trouble::new(shown, format!("{name} is not carried yet")).but(BY_CRIU));
         }
         "io_uring" => "io_uring: requests in flight belong to this kernel",
@@ -180,8 +194,9 @@ mod tests {
         assert_eq!(judged(epoll.0.as_fd(), 2, ALLOWED), Ok(OpenOn::Epoll));
         let memfd = memfd_create("a name", MFdFlags::empty()).expect("memfd");
         assert_eq!(judged(memfd.as_fd(), 2, ALLOWED), Ok(OpenOn::Memfd("a name".into())));
-        let trouble = anonymous("anon_inode:inotify", "inotify").expect_err("not carried");
-        assert_eq!((trouble.place.as_str(), trouble.hint), ("anon_inode:inotify", Some(BY_CRIU)));
+        let trouble = anonymous("anon_inode:[fanotify]", "[fanotify]").expect_err("not carried");
+        let told = (trouble.place.as_str(), trouble.hint);
+        assert_eq!(told, ("anon_inode:[fanotify]", Some(BY_CRIU)));
     }
 
     #[test]
@@ -210,7 +225,10 @@ mod tests {
         let open = std::fs::File::open("/proc/self/ns/net").expect("a namespace");
         assert_eq!(judged(open.as_fd(), 0, ALLOWED).expect_err("ns").reason, "a namespace");
         let root = std::fs::File::open("/").expect("root");
-        let trouble = judged(root.as_fd(), libc::O_PATH, ALLOWED).expect_err("O_PATH");
-        assert_eq!(trouble.reason, "opened with O_PATH");
+        let carried = Ok(OpenOn::Named(Named::Path("/".into())));
+        assert_eq!(judged(root.as_fd(), libc::O_PATH, ALLOWED), carried);
+        let nameless = EventFd::new().expect("eventfd");
+        let trouble = judged(nameless.as_fd(), libc::O_PATH, ALLOWED).expect_err("no path");
+        assert!(trouble.reason.contains("absolute"), "{trouble:?}");
     }
 }

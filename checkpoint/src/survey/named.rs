@@ -47,7 +47,12 @@ fn ghost(link: &Path, open: &Metadata, limit: u64) -> Result<Named, Trouble> {
     let name = without_deleted(link.as_os_str());
     let shown = name.to_string_lossy();
     if !open.is_file() {
-        let what = if open.is_dir() { "directory" } else { "node" };
+        let kind = open.file_type();
+        let what = match (kind.is_dir(), kind.is_fifo()) {
+            (true, _) => "directory",
+            (_, true) => "FIFO",
+            _ => "node",
+        };
         return Err(Trouble::new(shown, format!("a deleted {what}")));
     }
     let bytes = allocated(open);

@@ -25,8 +25,8 @@ pub(crate) enum Use {
     Data,
     /// Others write to it while it is open: its size need not agree.
     Log,
-    /// Stood in.
-    Directory,
+    /// A place and no more: stood in, or opened with O_PATH.
+    Place,
 }
 
 impl Needed {
@@ -58,8 +58,14 @@ impl Needed {
             (PlannedKind::CharDevice, None)
         } else if kind.is_block_device() {
             (PlannedKind::BlockDevice, None)
+        } else if kind.is_fifo() {
+            (PlannedKind::Fifo, None)
+        } else if kind.is_file() {
+            let content = !matches!(how, Use::Log | Use::Place);
+            (PlannedKind::Regular, content.then_some(stat.size()))
         } else {
-            (PlannedKind::Regular, (how != Use::Log).then_some(stat.size()))
+            // A symbolic link or a socket as a place: whoever restores compares the mode.
+            return;
         };
         let device = matches!(kind, PlannedKind::CharDevice | PlannedKind::BlockDevice);
         let file = PlannedFile {

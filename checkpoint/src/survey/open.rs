@@ -5,16 +5,17 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use image::plan::{Listener, Protocol};
-use image::state::{InetSocket, SocketState, UnixSocket};
+use image::state::{InetSocket, SocketState, UnixSocket, Watch};
 use nix::libc;
 use tracee::host::{pidfd_getfd, pidfd_open};
 use tracee::proc::fdinfo::{Extra, FdInfo};
 
 use super::descriptor::{Allowed, OpenOn, open_on, plain_memory};
+use super::named::Named;
 use super::needed::Use;
 use super::process::Look;
 use super::refusals::{Trouble, Whose};
-use super::{locks, tree, watches};
+use super::{inotify, locks, tree, watches};
 use crate::collect::sockets::{Socket, carries_descriptors, socket};
 
 impl Look<'_> {
@@ -45,11 +46,21 @@ impl Look<'_> {
         match open {
             OpenOn::Named(named) => {
                 let appends = (libc::O_WRONLY | libc::O_APPEND).cast_unsigned();
-                let how = if info.flags & appends == appends { Use::Log } else { Use::Data };
+                let how = if info.flags & libc::O_PATH.cast_unsigned() != 0 {
+                    Use::Place
+                } else if info.flags & appends == appends {
+                    Use::Log
+                } else {
+                    Use::Data
+                };
                 let used_as = || whose.fd(number);
                 self.needed.add(&named, &stat, how, used_as);
             }
-            OpenOn::Pipe(inode) => self.ends.pipe(inode, whose.fd(number)),
+            OpenOn::Pipe(_) => self.ends.pipe(&link, whose.fd(number)),
+            OpenOn::Fifo(path) => {
+                self.ends.pipe(&link, whose.fd(number));
+                self.needed.add(&Named::Path(path), &stat, Use::Data, || whose.fd(number));
+            }
             OpenOn::Socket(inode) => {
                 if let Err(trouble) = self.socket(whose, number, inode)? {
                     troubles.push(trouble);
@@ -58,6 +69,19 @@ impl Look<'_> {
             OpenOn::Epoll => {
                 if let Extra::Epoll(targets) = &info.extra {
                     troubles.extend(watches::troubles(whose.pid, number, targets));
+                }
+            }
+            OpenOn::Inotify => {
+                if let Extra::Inotify(found) = &info.extra {
+                    match inotify::watches(whose.pid, found) {
+                        Ok(watches) => self.watched(&watches, whose, number),
+                        Err(trouble) => troubles.push(trouble),
+                    }
+                }
+            }
+            OpenOn::PidFd => {
+                if let Extra::PidFd(target) = info.extra {
+                    self.ends.process(target, whose.fd(number));
                 }
             }
             OpenOn::Memfd(name) => {
@@ -71,6 +95,16 @@ impl Look<'_> {
             OpenOn::EventFd | OpenOn::SignalFd | OpenOn::TimerFd => {}
         }
         Some(troubles)
+    }
+
+    /// What is watched must be on the destination too.
+    fn watched(&mut self, watches: &[Watch], whose: &Whose, number: u32) {
+        for watch in watches {
+            let used_as = || format!("watched by {}", whose.fd(number));
+            if let Ok(stat) = fs::symlink_metadata(&watch.path) {
+                self.needed.add(&Named::Path(watch.path.clone()), &stat, Use::Place, used_as);
+            }
+        }
     }
 
     fn socket(&mut self, whose: &Whose, number: u32, inode: u64) -> Option<Result<(), Trouble>> {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use tracee::HostPid;
 use tracee::proc::stat::Stat;
@@ -13,8 +14,10 @@ use super::tree;
 /// Ends found in the tree.
 #[derive(Debug, Default)]
 pub(crate) struct Ends {
-    /// Who has a pipe, by inode: the first descriptor seen.
-    pipes: BTreeMap<u64, String>,
+    /// Who has a pipe, by what the kernel calls it: the first descriptor seen.
+    pipes: BTreeMap<PathBuf, String>,
+    /// Who has a pidfd of which process.
+    processes: Vec<(i32, String)>,
     /// Inodes of unix sockets in the tree.
     unix: HashSet<u32>,
     /// Who is connected to which inode.
@@ -22,9 +25,14 @@ pub(crate) struct Ends {
 }
 
 impl Ends {
-    /// An end of a pipe.
-    pub(super) fn pipe(&mut self, inode: u64, object: String) {
-        self.pipes.entry(inode).or_insert(object);
+    /// An end of a pipe; with a name or without, its link under /proc/PID/fd tells which.
+    pub(super) fn pipe(&mut self, link: &Path, object: String) {
+        self.pipes.entry(link.to_owned()).or_insert(object);
+    }
+
+    /// A pidfd of process `pid`.
+    pub(super) fn process(&mut self, pid: i32, object: String) {
+        self.processes.push((pid, object));
     }
 
     /// A unix socket; `peer` is zero if it has none.
@@ -45,19 +53,34 @@ pub(super) fn judge(look: &mut Look) {
             look.refuse(Trouble::new(place, reason).but(BY_CRIU), object);
         }
     }
+    let inside: BTreeSet<u32> = look.tasks.iter().map(|task| task.id.0).collect();
+    for (pid, object) in ends.processes {
+        if let Some(trouble) = stranger(pid, |pid| inside.contains(&pid)) {
+            look.refuse(trouble, object);
+        }
+    }
     if ends.pipes.is_empty() {
         return;
     }
-    let inside: BTreeSet<u32> = look.tasks.iter().map(|task| task.id.0).collect();
-    let held = pipes_outside(&inside);
-    for (inode, object) in ends.pipes {
-        if let Some(holder) = held.get(&inode).filter(|holder| !came_since(**holder, &inside)) {
-            let place = format!("pipe:[{inode}]");
+    let held = pipes_outside(&inside, &ends.pipes);
+    for (link, object) in ends.pipes {
+        if let Some(holder) = held.get(&link).filter(|holder| !came_since(**holder, &inside)) {
+            let place = link.to_string_lossy();
             let reason = format!("process {holder} outside the tree has the pipe too");
             let hint = "give the program a file or /dev/null instead, or include that process";
             look.refuse(Trouble::new(place, reason).but(hint), object);
         }
     }
+}
+
+/// Refuses a pidfd of a process that does not come along.
+pub(crate) fn stranger(pid: i32, inside: impl Fn(u32) -> bool) -> Option<Trouble> {
+    let reason = match u32::try_from(pid) {
+        Err(_) | Ok(0) => "a pidfd of a process that has ended".to_owned(),
+        Ok(pid) if inside(pid) => return None,
+        Ok(pid) => format!("a pidfd of process {pid} outside the tree"),
+    };
+    Some(Trouble::new("anon_inode:[pidfd]", reason))
 }
 
 /// True for a process that was born into the tree since the tree was listed, or has ended: a shell
@@ -75,8 +98,11 @@ fn came_since(pid: u32, inside: &BTreeSet<u32>) -> bool {
     false
 }
 
-/// Pipes that processes outside the tree have open, by inode, and one process that does.
-fn pipes_outside(inside: &BTreeSet<u32>) -> BTreeMap<u64, u32> {
+/// Those of `wanted` that processes outside the tree have open, and one process that does.
+fn pipes_outside(
+    inside: &BTreeSet<u32>,
+    wanted: &BTreeMap<PathBuf, String>,
+) -> BTreeMap<PathBuf, u32> {
     let mut held = BTreeMap::new();
     let tasks = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = tasks.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
@@ -84,9 +110,8 @@ fn pipes_outside(inside: &BTreeSet<u32>) -> BTreeMap<u64, u32> {
         let Ok(numbers) = tree::descriptors(HostPid(pid.cast_signed())) else { continue };
         for number in numbers {
             let link = fs::read_link(format!("/proc/{pid}/fd/{number}")).unwrap_or_default();
-            let inode = link.to_str().and_then(|link| link.strip_prefix("pipe:["));
-            if let Some(inode) = inode.and_then(|inode| inode.strip_suffix(']')?.parse().ok()) {
-                held.entry(inode).or_insert(pid);
+            if wanted.contains_key(&link) {
+                held.entry(link).or_insert(pid);
             }
         }
     }

@@ -216,8 +216,8 @@ impl<'o> Look<'o> {
     fn places(&mut self, whose: &Whose) {
         let places = [
             ("exe", "program", Use::Code),
-            ("cwd", "working directory", Use::Directory),
-            ("root", "root directory", Use::Directory),
+            ("cwd", "working directory", Use::Place),
+            ("root", "root directory", Use::Place),
         ];
         for (file, name, how) in places {
             let way = PathBuf::from(format!("/proc/{}/{file}", whose.pid.0));

@@ -18,7 +18,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/file.h>
-#include <sys/inotify.h>
+#include <sys/fanotify.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -69,18 +69,16 @@ static int vm_child(void *arg) {
 
 static void make(const char *what) {
     if (!strcmp(what, "quiet")) {
-    } else if (!strcmp(what, "inotify")) {
-        must(inotify_init() >= 0, what);
+    } else if (!strcmp(what, "fanotify")) {
+        must(fanotify_init(0, O_RDONLY) >= 0, what);
     } else if (!strcmp(what, "pidfd")) {
-        must(syscall(SYS_pidfd_open, getpid(), 0) >= 0, what);
+        must(syscall(SYS_pidfd_open, getppid(), 0) >= 0, what);
     } else if (!strcmp(what, "packet-pipe")) {
         int p[2];
         must(!pipe2(p, O_DIRECT), what);
-    } else if (!strcmp(what, "fifo")) {
+    } else if (!strcmp(what, "deleted-fifo")) {
         must(!mkfifo(in_folder("fifo"), 0600), what);
-        must(open(in_folder("fifo"), O_RDWR) >= 0, what);
-    } else if (!strcmp(what, "o-path")) {
-        must(open("/", O_PATH) >= 0, what);
+        must(open(in_folder("fifo"), O_RDWR) >= 0 && !unlink(in_folder("fifo")), what);
     } else if (!strcmp(what, "lease")) {
         int f = open(in_folder("leased"), O_RDWR | O_CREAT, 0600);
         must(f >= 0 && !fcntl(f, F_SETLEASE, F_WRLCK), what);

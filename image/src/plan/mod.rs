@@ -122,6 +122,8 @@ pub enum PlannedKind {
     CharDevice,
     /// A block device.
     BlockDevice,
+    /// A pipe with a name.
+    Fifo,
 }
 
 /// An address that a socket of the tree is bound to.
@@ -213,6 +215,7 @@ impl fmt::Display for PlannedKind {
             Self::Directory => "directory",
             Self::CharDevice => "character device",
             Self::BlockDevice => "block device",
+            Self::Fifo => "fifo",
         })
     }
 }

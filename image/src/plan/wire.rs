@@ -292,6 +292,7 @@ impl From<&PlannedFile> for FileMessage {
         Self {
             path: file.path.clone(),
             kind: match file.kind {
+                PlannedKind::Fifo => 1,
                 PlannedKind::CharDevice => 2,
                 PlannedKind::Directory => 4,
                 PlannedKind::BlockDevice => 6,
@@ -318,11 +319,12 @@ impl TryFrom<FileMessage> for PlannedFile {
         Ok(Self {
             path: file.path,
             kind: match file.kind {
+                1 => PlannedKind::Fifo,
                 2 => PlannedKind::CharDevice,
                 4 => PlannedKind::Directory,
                 6 => PlannedKind::BlockDevice,
                 8 => PlannedKind::Regular,
-                other => return Err(BadField::value("files.kind", other, "2, 4, 6 or 8")),
+                other => return Err(BadField::value("files.kind", other, "1, 2, 4, 6 or 8")),
             },
             size: file.size,
             mode: file.mode,

@@ -78,6 +78,8 @@ pub enum FileKind {
         /// Which pipe.
         pipe: PipeId,
     },
+    /// One end of a pipe with a name, or both ends at once; `flags` tells which.
+    Fifo(Fifo),
     /// eventfd(2).
     EventFd {
         /// Its counter.
@@ -89,6 +91,16 @@ pub enum FileKind {
     Epoll {
         /// What it watches.
         targets: Vec<EpollTarget>,
+    },
+    /// inotify(7). What it had not told yet is lost, as CRIU loses it.
+    Inotify {
+        /// What it watches, ascending by number.
+        watches: Vec<Watch>,
+    },
+    /// pidfd_open(2): a process of the tree, a zombie perhaps.
+    PidFd {
+        /// Which process.
+        task: TaskId,
     },
     /// signalfd(2).
     SignalFd {
@@ -127,6 +139,32 @@ pub struct Regular {
     pub rdev: Option<u64>,
     /// The name is gone: this is the content.
     pub ghost: Option<GhostId>,
+}
+
+/// A pipe with a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fifo {
+    /// Which pipe.
+    pub pipe: PipeId,
+    /// Absolute path.
+    pub path: String,
+    /// st_mode; must be the same on the destination, where known.
+    pub mode: Option<u32>,
+}
+
+/// One watch of an inotify instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Watch {
+    /// The number the program knows it by; never zero.
+    pub number: u32,
+    /// IN_*.
+    pub mask: u32,
+    /// Absolute path of what is watched.
+    pub path: String,
+    /// Inode and device at the source; informative.
+    pub inode: u64,
+    /// The kernel's own number of the device.
+    pub dev: u32,
 }
 
 /// One watch of an epoll instance.

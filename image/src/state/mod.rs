@@ -18,8 +18,8 @@ pub mod tree;
 
 pub use creds::{Creds, Rlimit};
 pub use files::{
-    EpollTarget, Fd, FdTable, FdTableId, File, FileId, FileKind, FileLock, Ghost, GhostBody,
-    GhostId, LockKind, Owner, PipeBuffer, PipeId, Regular, Tty,
+    EpollTarget, Fd, FdTable, FdTableId, Fifo, File, FileId, FileKind, FileLock, Ghost, GhostBody,
+    GhostId, LockKind, Owner, PipeBuffer, PipeId, Regular, Tty, Watch,
 };
 pub use mm::{Advice, Mm, SharedMemory, Vma, VmaFlags, VmaKind};
 pub use signals::{AltStack, SigAction, SigInfo, SigSet};

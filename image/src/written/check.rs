@@ -171,6 +171,17 @@ fn check_files(checkpoint: &Checkpoint) -> Result<(), BadImage> {
                 ends.insert(*pipe);
                 true
             }
+            FileKind::Fifo(fifo) => {
+                absolute_path("fifo.regf_id", &fifo.path).map_err(&at)?;
+                ends.insert(fifo.pipe);
+                true
+            }
+            FileKind::PidFd { task } => {
+                if checkpoint.tasks.iter().all(|other| other.id != *task) {
+                    return Err(at(BadField::unresolved("pidfd.nspid", "process", task.0)));
+                }
+                true
+            }
             FileKind::Memfd { shared: id, .. } if !shared.contains(id) => {
                 return Err(at(BadField::unresolved("memfd.inode_id", "memfd", id.0)));
             }

@@ -1,42 +1,43 @@
 //! What descriptors are open on: `files.img`.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use pages::SharedId;
 
-use super::{Reader, Writer, descriptors, sockets, tty};
+use super::nodes::FreeIds;
+use super::{Reader, Writer, descriptors, inotify, sockets, tty};
 use crate::error::{BadField, BadImage};
 use crate::frame::FrameWriter;
 use crate::kind::ImageKind;
 use crate::messages::{
-    EventfdFileEntry, EventpollFileEntry, EventpollTfdEntry, FdType, FileEntry, FownEntry,
-    MemfdFileEntry, PipeEntry, RegFileEntry, SignalfdEntry, TimerfdEntry, TtyFileEntry,
+    EventfdFileEntry, EventpollFileEntry, EventpollTfdEntry, FdType, FifoEntry, FileEntry,
+    FownEntry, InotifyFileEntry, InotifyWdEntry, MemfdFileEntry, PidfdEntry, PipeEntry,
+    RegFileEntry, SignalfdEntry, TimerfdEntry, TtyFileEntry,
 };
-use crate::state::check::absolute_path;
+use crate::state::check::{absolute_path, task_id};
 use crate::state::{
-    EpollTarget, FdTable, File, FileId, FileKind, GhostId, IntervalTimer, Owner, PipeId, Regular,
-    TimerFd, Tty,
+    EpollTarget, FdTable, Fifo, File, FileId, FileKind, GhostId, IntervalTimer, Owner, PipeId,
+    Regular, TimerFd, Tty,
 };
 
 /// O_CLOEXEC, which is the descriptor's and not the file's.
 const O_CLOEXEC: u32 = 0o2_000_000;
 const O_RDWR: u32 = 2;
+/// Entries of pipes with names say of nobody that signals go there.
+const NOBODY: FownEntry = FownEntry { uid: 0, euid: 0, signum: 0, pid_type: 0, pid: 0 };
 /// A file position that says: do not seek.
 const NO_SEEK: u64 = u64::MAX;
 
 pub(super) fn write(writer: &mut Writer<'_>) {
     let checkpoint = writer.checkpoint;
     let mut image = FrameWriter::new(ImageKind::Files);
-    let mut nodes = FreeIds::new(checkpoint.files.iter().map(|file| file.id.0));
+    let mut ids = FreeIds::new(checkpoint.files.iter().map(|file| file.id.0));
     for file in &checkpoint.files {
-        let node = match &file.kind {
-            FileKind::Tty(tty) => Some((nodes.take(), tty)),
-            _ => None,
-        };
-        let node_id = node.as_ref().map(|(id, _)| *id);
+        let node = ids.node_of(file);
+        let node_id = node.as_ref().map(|node| node.id.0);
         image.entry(&to_entry(file, node_id, writer.namespaces.net));
-        if let Some((id, tty)) = node {
-            image.entry(&to_entry(&node_of(FileId(id), tty), None, 0));
+        if let Some(node) = node {
+            image.entry(&to_entry(&node, None, 0));
         }
     }
     writer.images.push((ImageKind::Files.name(0), image.finish()));
@@ -44,46 +45,13 @@ pub(super) fn write(writer: &mut Writer<'_>) {
     tty::write(writer);
 }
 
-/// Ids that no file has yet: those above all others, as long as there are any.
-struct FreeIds {
-    used: HashSet<u32>,
-    next: u32,
-}
-
-impl FreeIds {
-    fn new(used: impl Iterator<Item = u32>) -> Self {
-        let used: HashSet<u32> = used.collect();
-        let next = used.iter().max().map_or(1, |last| last.wrapping_add(1));
-        Self { used, next }
-    }
-
-    fn take(&mut self) -> u32 {
-        loop {
-            let id = self.next;
-            self.next = id.wrapping_add(1);
-            if id != 0 && !self.used.contains(&id) {
-                return id;
-            }
-        }
-    }
-}
-
-fn node_of(id: FileId, tty: &Tty) -> File {
-    let kind = FileKind::Regular(Regular {
-        path: tty.path.clone(),
-        position: Some(0),
-        size: None,
-        mode: None,
-        rdev: None,
-        ghost: None,
-    });
-    File { id, flags: O_RDWR, owner: Owner::default(), kind }
-}
-
 pub(super) fn type_of(kind: &FileKind) -> FdType {
     match kind {
         FileKind::Regular(_) => FdType::Reg,
         FileKind::Pipe { .. } => FdType::Pipe,
+        FileKind::Fifo(_) => FdType::Fifo,
+        FileKind::Inotify { .. } => FdType::Inotify,
+        FileKind::PidFd { .. } => FdType::Pidfd,
         FileKind::EventFd { .. } => FdType::Eventfd,
         FileKind::Epoll { .. } => FdType::Eventpoll,
         FileKind::SignalFd { .. } => FdType::Signalfd,
@@ -116,6 +84,17 @@ fn to_entry(file: &File, node: Option<u32>, net: u32) -> FileEntry {
         }
         FileKind::Pipe { pipe } => {
             entry.pipe = Some(Box::new(PipeEntry { id, pipe_id: pipe.0, flags, fown }));
+        }
+        FileKind::Fifo(fifo) => {
+            entry.fifo = Some(Box::new(FifoEntry { id, pipe_id: fifo.pipe.0, regf_id: node }));
+        }
+        FileKind::Inotify { watches } => {
+            let wd = watches.iter().map(InotifyWdEntry::from).collect();
+            entry.ify = Some(Box::new(InotifyFileEntry { id, flags, fown, wd }));
+        }
+        FileKind::PidFd { task } => {
+            let (flags, nspid) = (flags & !O_RDWR, task.0.cast_signed());
+            entry.pidfd = Some(Box::new(PidfdEntry { id, ino: task.0, flags, nspid, fown }));
         }
         FileKind::EventFd { counter, semaphore } => {
             let semaphore = semaphore.then_some(true);
@@ -277,6 +256,29 @@ fn from_entry(
             let kind = FileKind::Pipe { pipe: PipeId(pipe.pipe_id) };
             (pipe.id, pipe.flags, &pipe.fown, kind)
         }
+        FdType::Fifo => {
+            let fifo = entry.fifo.as_deref().ok_or_else(|| BadField::missing("fifo"))?;
+            if fifo.regf_id.is_none() {
+                return Err(BadField::missing("fifo.regf_id"));
+            }
+            // Its node tells the rest.
+            let pipe = Fifo { pipe: PipeId(fifo.pipe_id), path: String::new(), mode: None };
+            (fifo.id, 0, &NOBODY, FileKind::Fifo(pipe))
+        }
+        FdType::Inotify => {
+            let ify = entry.ify.as_deref().ok_or_else(|| BadField::missing("ify"))?;
+            let watches = inotify::watches(&ify.wd)?;
+            (ify.id, ify.flags, &ify.fown, FileKind::Inotify { watches })
+        }
+        FdType::Pidfd => {
+            let pidfd = entry.pidfd.as_deref().ok_or_else(|| BadField::missing("pidfd"))?;
+            if pidfd.nspid == -1 {
+                let what = "a pidfd of a process that is gone";
+                return Err(BadField::unsupported("pidfd.nspid", what));
+            }
+            let task = task_id("pidfd.nspid", pidfd.nspid.cast_unsigned())?;
+            (pidfd.id, pidfd.flags | O_RDWR, &pidfd.fown, FileKind::PidFd { task })
+        }
         FdType::Eventfd => {
             let efd = entry.efd.as_deref().ok_or_else(|| BadField::missing("efd"))?;
             let semaphore = efd.semaphore.unwrap_or(false);
@@ -331,8 +333,6 @@ fn from_entry(
 
 fn unsupported(kind: FdType) -> &'static str {
     match kind {
-        FdType::Fifo => "a named pipe",
-        FdType::Inotify => "an inotify instance",
         FdType::Fanotify => "a fanotify group",
         FdType::Packetsk => "a packet socket",
         FdType::Netlinksk => "a netlink socket",
@@ -340,7 +340,6 @@ fn unsupported(kind: FdType) -> &'static str {
         FdType::Tunf => "a tun device",
         FdType::Ext => "a file of a plugin of CRIU",
         FdType::Bpfmap => "a BPF map",
-        FdType::Pidfd => "a pidfd",
         _ => "a file of a type of CRIU's own",
     }
 }

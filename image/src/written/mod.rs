@@ -8,9 +8,11 @@ mod creds;
 mod descriptors;
 mod files;
 mod ghosts;
+mod inotify;
 mod locks;
 mod mm;
 mod namespaces;
+mod nodes;
 mod pipes;
 mod registers;
 mod shared;
@@ -77,7 +79,7 @@ impl Checkpoint {
         let pipes = pipes::read(&reader)?;
         let locks = locks::read(&reader)?;
         let mut checkpoint = Self { clocks, tasks, fd_tables, files, pipes, ghosts, shared, locks };
-        tty::drop_nodes(&reader, &mut checkpoint)?;
+        nodes::drop_nodes(&reader, &mut checkpoint)?;
         checkpoint.check()?;
         Ok(checkpoint)
     }

@@ -328,7 +328,7 @@ pub(super) fn inet_from(entry: &InetSkEntry, net: Option<u32>) -> Result<InetSoc
         source: address_from("isk.src_addr", family, source.0, source.1, source.2)?,
         destination,
         backlog: entry.backlog,
-        v6_only: entry.v6only.unwrap_or(false),
+        v6_only: family == INET6 && entry.v6only.unwrap_or(false),
         free_bind: ip.freebind.unwrap_or(false),
         no_delay: tcp.and_then(|tcp| tcp.nodelay).unwrap_or(false),
         cork: tcp.and_then(|tcp| tcp.cork).unwrap_or(false),

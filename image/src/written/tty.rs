@@ -1,18 +1,13 @@
-//! Terminals from outside: an open description, a terminal, and a path each.
-//!
-//! CRIU keeps the path in a file entry of its own, which no descriptor names. It is made when
-//! writing and dropped again when reading.
+//! Terminals from outside: an open description, a terminal, and a path each ([`super::nodes`]).
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use super::{Reader, Writer};
 use crate::error::{BadField, BadImage};
 use crate::kind::ImageKind;
-use crate::messages::{
-    FileEntry, TermiosEntry, TtyFileEntry, TtyInfoEntry, TtyPtyEntry, TtyType, WinsizeEntry,
-};
+use crate::messages::{TermiosEntry, TtyInfoEntry, TtyPtyEntry, TtyType, WinsizeEntry};
 use crate::state::check::group_id;
-use crate::state::{Checkpoint, FileId, FileKind, Tty, VmaKind};
+use crate::state::{FileKind, Tty};
 
 /// Major number of /dev/tty and /dev/ptmx (Documentation/admin-guide/devices.txt).
 const TTYAUX: u32 = 5;
@@ -157,50 +152,4 @@ impl TryFrom<&TtyInfoEntry> for Tty {
             ],
         })
     }
-}
-
-/// Gives each terminal the path of its node, and drops nodes that nothing else names.
-pub(super) fn drop_nodes(reader: &Reader<'_>, checkpoint: &mut Checkpoint) -> Result<(), BadImage> {
-    let mut nodes = HashMap::new();
-    reader.each(ImageKind::Files, 0, |entry: FileEntry| {
-        if let Some(TtyFileEntry { regf_id: Some(node), .. }) = entry.tty.as_deref() {
-            nodes.insert(FileId(entry.id), FileId(*node));
-        }
-        Ok(())
-    })?;
-    if nodes.is_empty() {
-        return Ok(());
-    }
-    let paths: HashMap<FileId, String> = checkpoint
-        .files
-        .iter()
-        .filter_map(|file| match &file.kind {
-            FileKind::Regular(regular) => Some((file.id, regular.path.clone())),
-            _ => None,
-        })
-        .collect();
-    for file in &mut checkpoint.files {
-        if let (FileKind::Tty(tty), Some(node)) = (&mut file.kind, nodes.get(&file.id)) {
-            let lie = || BadField::kind("tty.regf_id", node.0, "a file with a path");
-            let path = paths.get(node).ok_or_else(|| lie().at("files.img", 0))?;
-            tty.path.clone_from(path);
-        }
-    }
-    let named = named_files(checkpoint);
-    let dropped: HashSet<&FileId> = nodes.values().filter(|node| !named.contains(node)).collect();
-    checkpoint.files.retain(|file| !dropped.contains(&file.id));
-    Ok(())
-}
-
-/// Files that a descriptor, a mapping or a place in the file system names.
-fn named_files(checkpoint: &Checkpoint) -> HashSet<FileId> {
-    let of_tables = checkpoint.fd_tables.iter().flat_map(|table| &table.fds).map(|fd| fd.file);
-    let of_tasks = checkpoint.tasks.iter().filter_map(|task| task.living()).flat_map(|living| {
-        let mapped = living.mm.vmas.iter().filter_map(|vma| match vma.kind {
-            VmaKind::File { file, .. } | VmaKind::Memfd { file, .. } => Some(file),
-            _ => None,
-        });
-        mapped.chain([living.mm.exe, living.fs.cwd, living.fs.root])
-    });
-    of_tables.chain(of_tasks).collect()
 }

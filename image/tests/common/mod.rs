@@ -35,11 +35,10 @@ pub(crate) fn rich() -> Checkpoint {
             },
         ],
         files: files(),
-        pipes: vec![PipeBuffer {
-            pipe: PipeId(77),
-            capacity: 65_536,
-            bytes: b"in the pipe".to_vec(),
-        }],
+        pipes: vec![
+            PipeBuffer { pipe: PipeId(77), capacity: 65_536, bytes: b"in the pipe".to_vec() },
+            PipeBuffer { pipe: PipeId(78), capacity: 4096, bytes: b"in the fifo".to_vec() },
+        ],
         ghosts: ghosts(),
         shared: vec![
             SharedMemory {
@@ -424,6 +423,29 @@ fn files() -> Vec<File> {
         ),
         (16, FileKind::Regular(Regular { ghost: Some(GhostId(2)), ..regular("/tmp/big ghost") })),
         (
+            17,
+            FileKind::Fifo(Fifo {
+                pipe: PipeId(78),
+                path: "/run/queue".into(),
+                mode: Some(0o10_600),
+            }),
+        ),
+        (
+            18,
+            FileKind::Inotify {
+                watches: [(1, "/etc"), (7, "/etc/passwd")]
+                    .map(|(number, path)| Watch {
+                        number,
+                        mask: 0x4000_0fce,
+                        path: path.into(),
+                        inode: 77,
+                        dev: 0x80_0001,
+                    })
+                    .to_vec(),
+            },
+        ),
+        (19, FileKind::PidFd { task: TaskId(111) }),
+        (
             20,
             FileKind::Regular(Regular {
                 size: Some(17_584),
@@ -441,7 +463,7 @@ fn files() -> Vec<File> {
         .map(|(id, kind)| File {
             id: FileId(id),
             flags: if id == 3 { 1 } else { 0o100_002 },
-            owner: if id == 2 { owner } else { Owner::default() },
+            owner: if id == 2 || id == 17 { owner } else { Owner::default() },
             kind,
         })
         .collect()

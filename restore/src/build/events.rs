@@ -16,6 +16,7 @@ use nix::sys::time::TimeSpec;
 use nix::sys::timer::{Expiration, TimerSetTimeFlags};
 use nix::sys::timerfd::{ClockId, TimerFd, TimerFlags};
 use nix::time::clock_gettime;
+use tracee::HostPid;
 
 use super::process::{Batch, Process};
 use crate::error::{BadCheckpoint, During, Result, errno_of};
@@ -45,6 +46,13 @@ pub(crate) fn signal_fd(maker: &mut Process, mask: u64, flags: OFlag) -> Result<
     });
     maker.call("close its signal descriptor", libc::SYS_close, &[number])?;
     Ok(taken?)
+}
+
+/// pidfd_open(2) on the process that is now what it was.
+pub(crate) fn pid_fd(host: HostPid, flags: OFlag) -> Result<OwnedFd> {
+    let made = tracee::host::pidfd_open(host)?;
+    settle(&made, flags & OFlag::O_NONBLOCK).during("set the flags of a pidfd")?;
+    Ok(made)
 }
 
 fn settle(fd: &OwnedFd, flags: OFlag) -> nix::Result<()> {

@@ -10,9 +10,12 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::libc;
 use nix::sys::stat::{Mode, fstat};
 use nix::unistd::{Whence, lseek};
+use pages::TaskId;
+use tracee::HostPid;
 
-use super::events::{Clockwork, event_fd, signal_fd};
+use super::events::{Clockwork, event_fd, pid_fd, signal_fd};
 use super::ghosts;
+use super::inotify::Watchers;
 use super::memfds::Memfds;
 use super::pipes::Pipes;
 use super::process::Process;
@@ -47,6 +50,7 @@ pub(crate) struct Files<'a> {
     ghosts: HashMap<GhostId, OwnedFd>,
     pub(crate) memfds: Memfds,
     pub(crate) clockwork: Clockwork,
+    pub(crate) watchers: Watchers,
     pub(crate) sockets: Sockets,
     pub(crate) terminal: Option<Terminal>,
     /// Files opened only to be mapped, run or stood in.
@@ -61,11 +65,13 @@ impl<'a> Files<'a> {
         from: &'a Checkpoint,
         view: View,
         terminal: Option<Terminal>,
+        hosts: &HashMap<TaskId, HostPid>,
         maker: &mut Process,
     ) -> Result<Self> {
         let mut files = Self {
             from,
             by_id: from.files.iter().map(|file| (file.id, file)).collect(),
+            watchers: Watchers::new(view.clone()),
             view,
             open: HashMap::new(),
             ghosts: HashMap::new(),
@@ -80,11 +86,13 @@ impl<'a> Files<'a> {
         let mut held: Vec<&File> =
             from.files.iter().filter(|file| held.contains(&file.id)).collect();
         held.sort_unstable_by_key(|file| file.id);
-        Pipes::new(&from.pipes).make_all(&held, &mut files.open)?;
+        let pipes = Pipes::new(&from.pipes);
+        pipes.make_all(&held, &mut files.open)?;
+        pipes.open_fifos(&held, &files.view, &mut files.open)?;
         files.sockets = Sockets::make_all(&held, &files.view, &mut files.open)?;
         for file in held {
             if !files.open.contains_key(&file.id) {
-                let opened = files.make(file, maker)?;
+                let opened = files.make(file, hosts, maker)?;
                 files.open.insert(file.id, opened);
             }
         }
@@ -147,15 +155,20 @@ impl<'a> Files<'a> {
     }
 
     /// What is still needed when every task has its descriptors.
-    pub(crate) fn into_parts(self) -> (Memfds, Clockwork, Sockets, Option<Terminal>) {
-        (self.memfds, self.clockwork, self.sockets, self.terminal)
+    pub(crate) fn into_parts(self) -> (Memfds, Clockwork, Watchers, Sockets, Option<Terminal>) {
+        (self.memfds, self.clockwork, self.watchers, self.sockets, self.terminal)
     }
 
     fn file(&self, id: FileId) -> Result<&'a File> {
         Ok(self.by_id.get(&id).copied().ok_or(BadCheckpoint::File(id))?)
     }
 
-    fn make(&mut self, file: &File, maker: &mut Process) -> Result<OwnedFd> {
+    fn make(
+        &mut self,
+        file: &File,
+        hosts: &HashMap<TaskId, HostPid>,
+        maker: &mut Process,
+    ) -> Result<OwnedFd> {
         let flags = status_flags(file.flags);
         let made = |act| move |errno| Error::Object { file: file.id, act, errno };
         match &file.kind {
@@ -180,7 +193,15 @@ impl<'a> Files<'a> {
             FileKind::Tty(tty) => {
                 self.terminal.as_mut().ok_or(Error::NoTerminal)?.reopen(tty, flags)
             }
-            FileKind::Pipe { .. } | FileKind::Unix(_) | FileKind::Inet(_) => {
+            FileKind::Inotify { watches } => {
+                let watchers = &mut self.watchers;
+                watchers.make(file.id, watches, flags).map_err(made("make an inotify instance"))
+            }
+            FileKind::PidFd { task } => {
+                let host = hosts.get(task).ok_or(BadCheckpoint::File(file.id))?;
+                pid_fd(*host, flags)
+            }
+            FileKind::Pipe { .. } | FileKind::Fifo(_) | FileKind::Unix(_) | FileKind::Inet(_) => {
                 Err(BadCheckpoint::File(file.id).into())
             }
         }
@@ -227,16 +248,17 @@ impl<'a> Files<'a> {
 /// The flags of an open description that open(2) may be given again.
 ///
 /// Those that make or destroy files are taken out wherever they come from; O_TMPFILE with the
-/// O_DIRECTORY that is part of it, which is not true of the file it made.
+/// O_DIRECTORY that is part of it, which is not true of the file it made; O_ASYNC, which is
+/// [`super::table::own`]'s to set.
 pub(crate) fn status_flags(flags: u32) -> OFlag {
     let flags = OFlag::from_bits_retain(flags.cast_signed());
     let made = if flags.contains(OFlag::O_TMPFILE) { OFlag::O_TMPFILE } else { OFlag::empty() };
     let once = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_TRUNC | OFlag::O_CLOEXEC;
-    flags - once - made
+    flags - once - made - OFlag::O_ASYNC
 }
 
 /// Opens a path without waiting, and without a terminal becoming anybody's.
-fn open_quietly(path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
+pub(crate) fn open_quietly(path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
     let quiet = flags | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
     if flags.contains(OFlag::O_PATH) {
         return open(path, quiet, Mode::empty());

@@ -7,6 +7,7 @@ mod creds;
 mod events;
 mod files;
 mod ghosts;
+mod inotify;
 pub(crate) mod layout;
 mod locks;
 mod memfds;
@@ -26,7 +27,7 @@ pub(crate) mod vdso;
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use image::state::{Checkpoint, Creds, FdTable, FdTableId, File, FileLock, Living, Owner, Task};
+use image::state::{Checkpoint, Creds, FdTable, FdTableId, File, FileLock, Living, Task};
 use nix::libc;
 use nix::unistd::Pid;
 use pages::{SpaceId, TaskId};
@@ -37,6 +38,7 @@ use crate::error::{BadCheckpoint, Error, Result};
 use crate::skeleton::{BuildOptions, Skeleton, Tree};
 use events::Clockwork;
 use files::{Files, View};
+use inotify::Watchers;
 use memfds::Memfds;
 use process::{Batch, Process};
 pub use sink::Sink;
@@ -51,6 +53,7 @@ pub struct Built {
     spaces: HashMap<SpaceId, Space>,
     memfds: Memfds,
     clockwork: Clockwork,
+    watchers: Watchers,
     sockets: Sockets,
     terminal: Option<Terminal>,
     options: BuildOptions,
@@ -73,11 +76,12 @@ impl Skeleton {
             .map(|task| task.id.0)
             .collect();
         let root = order.first().copied().unwrap_or_default();
+        let hosts = tree.hosts();
         let maker = task(&mut tree, root)?;
         let view = View {
             root: options.pidns.then(|| PathBuf::from(format!("/proc/{}/root", maker.host))),
         };
-        let mut files = Files::open_all(from, view, terminal, maker)?;
+        let mut files = Files::open_all(from, view, terminal, &hosts, maker)?;
         let mut spaces = HashMap::new();
         for (living, id) in living(from) {
             let process = task(&mut tree, id.0)?;
@@ -97,8 +101,8 @@ impl Skeleton {
             threads::make(task(&mut tree, id.0)?, &living.threads)?;
         }
         files.close_all();
-        let (memfds, clockwork, sockets, terminal) = files.into_parts();
-        Ok(Built { tree, order, spaces, memfds, clockwork, sockets, terminal, options })
+        let (memfds, clockwork, watchers, sockets, terminal) = files.into_parts();
+        Ok(Built { tree, order, spaces, memfds, clockwork, watchers, sockets, terminal, options })
     }
 }
 
@@ -185,6 +189,7 @@ impl Built {
             regs.insert(id.0, seal(process, living, &cpus)?);
         }
         self.clockwork.arm()?;
+        self.watchers.begin()?;
         self.clockwork.close_all();
         self.memfds.close_all();
         for (living, id) in living(from) {
@@ -258,8 +263,7 @@ fn finish(process: &mut Process, living: &Living, from: &Checkpoint, me: &Creds)
     let set_dumpable = u64::from(libc::PR_SET_DUMPABLE.cast_unsigned());
     batch.must("say whether it dumps core", libc::SYS_prctl, &[set_dumpable, dumpable, 0, 0, 0]);
     process.run(0, batch)?;
-    let owned: Vec<&File> =
-        from.files.iter().filter(|file| file.owner != Owner::default()).collect();
+    let owned: Vec<&File> = from.files.iter().filter(|file| table::is_owned(file)).collect();
     if !owned.is_empty() {
         let table = from.fd_tables.iter().find(|table| table.id == living.fds);
         table::own(process, table.ok_or(BadCheckpoint::FdTable(living.fds))?, &owned)?;

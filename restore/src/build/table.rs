@@ -2,11 +2,12 @@
 
 use std::os::fd::BorrowedFd;
 
-use image::state::{Fd, FdTable, File};
+use image::state::{Fd, FdTable, File, Owner};
+use nix::fcntl::OFlag;
 use nix::libc;
 
 use super::channel::{Channel, words};
-use super::files::Files;
+use super::files::{Files, status_flags};
 use super::process::{Batch, Process};
 use crate::error::{BadCheckpoint, Result};
 
@@ -74,6 +75,11 @@ fn check_order(table: &FdTable, below: u32) -> Result<()> {
     }
 }
 
+/// True if somebody is to get signals about it.
+pub(crate) fn is_owned(file: &File) -> bool {
+    file.owner != Owner::default() || file.flags & libc::O_ASYNC.cast_unsigned() != 0
+}
+
 /// Says who gets signals about the descriptors of `table` (fcntl(2), F_SETOWN_EX and F_SETSIG).
 ///
 /// `process` does it itself, when it is who it will be: the kernel notes the caller's user ids, and
@@ -91,6 +97,13 @@ pub(crate) fn own(process: &mut Process, table: &FdTable, files: &[&File]) -> Re
             let who = u64::from(file.owner.pid_type) | u64::from(file.owner.pid) << 32;
             let at = process.put(&words(&[who]))?;
             batch.may("set the owner of a descriptor", libc::SYS_fcntl, &[number, F_SETOWN_EX, at]);
+        }
+        if file.flags & libc::O_ASYNC.cast_unsigned() != 0 {
+            // The number is told with each signal.
+            let flags = status_flags(file.flags) | OFlag::O_ASYNC;
+            let set = libc::F_SETFL.cast_unsigned().into();
+            let args = [number, set, flags.bits().cast_unsigned().into()];
+            batch.must("turn a descriptor's signals on", libc::SYS_fcntl, &args);
         }
     }
     process.run(0, batch)?;

@@ -42,6 +42,7 @@ fn differences(file: &PlannedFile, found: &Metadata) -> Vec<String> {
         libc::S_IFCHR => Some(PlannedKind::CharDevice),
         libc::S_IFBLK => Some(PlannedKind::BlockDevice),
         libc::S_IFREG => Some(PlannedKind::Regular),
+        libc::S_IFIFO => Some(PlannedKind::Fifo),
         _ => None,
     };
     if kind != Some(file.kind) {
@@ -66,7 +67,10 @@ fn differences(file: &PlannedFile, found: &Metadata) -> Vec<String> {
             there.0, there.1, here.0, here.1
         ));
     }
-    if let (Some(there), Some(here)) = (&file.build_id, build_id(Path::new(&file.path)))
+    // Only a regular file is opened: a fifo would wait for somebody.
+    if file.kind == PlannedKind::Regular
+        && let Some(there) = &file.build_id
+        && let Some(here) = build_id(Path::new(&file.path))
         && *there != here
     {
         let hex = |id: &[u8]| id.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
@@ -80,14 +84,7 @@ fn differences(file: &PlannedFile, found: &Metadata) -> Vec<String> {
 }
 
 fn other_kind(found: &Metadata) -> &'static str {
-    let kind = found.file_type();
-    if kind.is_fifo() {
-        "fifo"
-    } else if kind.is_socket() {
-        "socket"
-    } else {
-        "file of another kind"
-    }
+    if found.file_type().is_socket() { "socket" } else { "file of another kind" }
 }
 
 #[cfg(test)]

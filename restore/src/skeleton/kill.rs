@@ -54,6 +54,6 @@ impl Drop for Tree {
         for process in &doomed {
             reap(process.host);
         }
-        self.zombies.drain(..).for_each(reap);
+        self.zombies.drain(..).for_each(|(_, host)| reap(host));
     }
 }

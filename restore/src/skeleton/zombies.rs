@@ -25,10 +25,10 @@ impl Tree {
             let host = process.host;
             if let Err(error) = die(&mut process, comm, *status) {
                 kill::end(&mut process);
-                self.zombies.push(host);
+                self.zombies.push((task.id, host));
                 return Err(error);
             }
-            self.zombies.push(host);
+            self.zombies.push((task.id, host));
         }
         Ok(())
     }

@@ -43,7 +43,9 @@ pub enum Extra {
     SignalFd(u64),
     /// pidfd_open(2): the process as we number it; -1 if it is gone.
     PidFd(i32),
-    /// Anything else that tells something (inotify, fanotify, io_uring, …): its lines.
+    /// inotify(7): what it watches, in no order.
+    Inotify(Vec<InotifyWatch>),
+    /// Anything else that tells something (fanotify, io_uring, …): its lines.
     Other(Vec<String>),
 }
 
@@ -62,6 +64,21 @@ pub struct EpollWatch {
     pub ino: u64,
     /// Device of the file system.
     pub sdev: u64,
+}
+
+/// One file watched by inotify.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InotifyWatch {
+    /// Watch descriptor.
+    pub wd: i32,
+    /// Inode.
+    pub ino: u64,
+    /// Device of the file system: the kernel's own number, the major from bit 20 on.
+    pub sdev: u32,
+    /// IN_*.
+    pub mask: u32,
+    /// Type and bytes of the file's handle (name_to_handle_at(2)), where its file system has handles.
+    pub handle: Option<(i32, Vec<u8>)>,
 }
 
 /// A timerfd; times in (seconds, nanoseconds).
@@ -95,6 +112,14 @@ impl FdInfo {
                 match &mut info.extra {
                     Extra::Epoll(watches) => watches.push(watch),
                     other => *other = Extra::Epoll(vec![watch]),
+                }
+                continue;
+            }
+            if line.starts_with("inotify ") {
+                let watch = inotify_watch(line)?;
+                match &mut info.extra {
+                    Extra::Inotify(watches) => watches.push(watch),
+                    other => *other = Extra::Inotify(vec![watch]),
                 }
                 continue;
             }
@@ -179,6 +204,37 @@ fn epoll_watch(line: &str) -> Result<EpollWatch> {
     Ok(watch)
 }
 
+/// `inotify wd:1 ino:2a sdev:fe00000 mask:fce ignored_mask:0 fhandle-bytes:8 fhandle-type:1
+/// f_handle:2a00…`, all but wd in hex (Linux 3.8; without a handle where there is none).
+fn inotify_watch(line: &str) -> Result<InotifyWatch> {
+    let mut watch = InotifyWatch::default();
+    let short = |field, value| {
+        FDINFO
+            .hex(field, value)
+            .and_then(|word| u32::try_from(word).map_err(|_| FDINFO.error(field, line)))
+    };
+    let mut kind = 0;
+    for (key, value) in line.split_whitespace().filter_map(|word| word.split_once(':')) {
+        match key {
+            "wd" => watch.wd = FDINFO.number("wd", value)?,
+            "ino" => watch.ino = FDINFO.hex("ino", value)?,
+            "sdev" => watch.sdev = short("sdev", value)?,
+            "mask" => watch.mask = short("mask", value)?,
+            "fhandle-type" => kind = short("fhandle-type", value)?.cast_signed(),
+            "f_handle" if !value.is_empty() => {
+                let byte = |at: usize| {
+                    value.get(at..at + 2).and_then(|two| u8::from_str_radix(two, 16).ok())
+                };
+                let bytes: Option<Vec<u8>> = (0..value.len()).step_by(2).map(byte).collect();
+                let bytes = bytes.ok_or_else(|| FDINFO.error("f_handle", line))?;
+                watch.handle = Some((kind, bytes));
+            }
+            _ => {}
+        }
+    }
+    Ok(watch)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -199,7 +255,14 @@ mod tests {
         );
         assert_eq!(parse("sigmask:\t0000000000000a00\n").extra, Extra::SignalFd(0xa00));
         assert_eq!(parse("Pid:\t-1\nNSpid:\t-1\n").extra, Extra::PidFd(-1));
-        assert!(matches!(parse("inotify wd:1 ino:2 sdev:3 mask:4\n").extra, Extra::Other(_)));
+        let bare = InotifyWatch { wd: 1, ino: 0x2a, sdev: 0xfe0_0000, mask: 0xfce, handle: None };
+        let handle = Some((1, vec![0x2a, 0, 0xff]));
+        let full = InotifyWatch { wd: 12, handle, ..bare.clone() };
+        let text = "inotify wd:1 ino:2a sdev:fe00000 mask:fce ignored_mask:0 \n\
+                    inotify wd:12 ino:2a sdev:fe00000 mask:fce ignored_mask:0 fhandle-bytes:3 \
+                    fhandle-type:1 f_handle:2a00ff\n";
+        assert_eq!(parse(text).extra, Extra::Inotify(vec![bare, full]));
+        assert!(matches!(parse("fanotify flags:3 event-flags:8002\n").extra, Extra::Other(_)));
     }
 
     #[test]

@@ -33,6 +33,9 @@ const _: () = assert!(size_of::<FileOwner>() == 8);
 /// `TFD_IOC_SET_TICKS` (linux/timerfd.h, Linux 3.17).
 const TFD_IOC_SET_TICKS: u64 = ioc(IOC_WRITE, b'T', 0, 8);
 const _: () = assert!(TFD_IOC_SET_TICKS == 0x4008_5400);
+/// `INOTIFY_IOC_SETNEXTWD` (linux/inotify.h, Linux 4.17).
+const INOTIFY_IOC_SETNEXTWD: u64 = ioc(IOC_WRITE, b'I', 0, 4);
+const _: () = assert!(INOTIFY_IOC_SETNEXTWD == 0x4004_4900);
 /// asm-generic/fcntl.h.
 const F_SETSIG: i32 = 10;
 const F_GETSIG: i32 = 11;
@@ -119,6 +122,14 @@ pub fn set_foreground_group(fd: BorrowedFd<'_>, mut group: i32) -> io::Result<()
 pub fn set_timer_ticks(fd: BorrowedFd<'_>, mut ticks: u64) -> io::Result<()> {
     // SAFETY: the request reads a u64.
     unsafe { ioctl(fd, TFD_IOC_SET_TICKS, &mut ticks) }
+}
+
+/// INOTIFY_IOC_SETNEXTWD: the number of the watch that is added next (needs
+/// CONFIG_CHECKPOINT_RESTORE).
+pub fn set_next_watch(fd: BorrowedFd<'_>, wd: i32) -> io::Result<()> {
+    // The number is the argument itself (fs/notify/inotify/inotify_user.c).
+    // SAFETY: numbers only.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), INOTIFY_IOC_SETNEXTWD, wd) }).map(drop)
 }
 
 /// timerfd_gettime(2), for what it does beside answering: a periodic timer whose expirations nobody

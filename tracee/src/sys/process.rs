@@ -26,6 +26,30 @@ pub(crate) fn pidfd_getfd(pidfd: BorrowedFd<'_>, fd: i32) -> nix::Result<OwnedFd
     new_fd(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0) })
 }
 
+/// `struct file_handle` (linux/exportfs.h) with room for the longest there is (MAX_HANDLE_SZ).
+#[repr(C)]
+struct FileHandle {
+    bytes: u32,
+    kind: i32,
+    handle: [u8; 128],
+}
+const _: () = assert!(size_of::<FileHandle>() == 136);
+
+/// open_by_handle_at(2) with O_PATH.
+pub(crate) fn open_handle(place: BorrowedFd<'_>, kind: i32, handle: &[u8]) -> nix::Result<OwnedFd> {
+    let mut whole = FileHandle {
+        bytes: u32::try_from(handle.len()).unwrap_or(u32::MAX),
+        kind,
+        handle: [0; 128],
+    };
+    whole.handle.get_mut(..handle.len()).ok_or(Errno::EINVAL)?.copy_from_slice(handle);
+    let flags = libc::O_PATH | libc::O_CLOEXEC;
+    // SAFETY: the kernel reads `bytes` bytes of the handle, which has room for them.
+    new_fd(unsafe {
+        libc::syscall(libc::SYS_open_by_handle_at, place.as_raw_fd(), &raw const whole, flags)
+    })
+}
+
 /// kcmp(2): 0 equal, 1 less, 2 greater, 3 different but unordered.
 pub(crate) fn kcmp(a: i32, b: i32, kind: i32, first: u64, second: u64) -> nix::Result<c_long> {
     // SAFETY: KCMP_EPOLL_TFD alone takes an address (see `kcmp_epoll`); the other kinds take numbers.
