@@ -162,6 +162,12 @@ pub enum Error {
         /// What it does not offer of what is needed.
         lacks: crate::uffd::Features,
     },
+    /// This kernel has no way to note writes while a process runs.
+    #[error("note what the process writes while it runs: this kernel lacks {lacks}")]
+    Untrackable {
+        /// What is missing.
+        lacks: &'static str,
+    },
     /// The keeper process could not be started, or has died.
     #[error("{act} the keeper process: {source}")]
     Keeper {

@@ -34,7 +34,7 @@ use crate::proc::stat::Stat;
 use crate::uffd::{Uffd, UffdEvent};
 use crate::{Error, HostPid, Result, host, sys};
 
-/// argv[0] of the keeper.
+/// The name the keeper is started under.
 const NAME: &str = "qmig-keeper";
 /// An argument that no other program takes: should the executable not be one that calls
 /// [`called_for`], it refuses rather than does who knows what.

@@ -9,6 +9,7 @@
 //!   thread may be made to call the kernel, by [`gate_call`] or in batches by a [`Runner`].
 //! - [`Skeleton`]: a new process of ours with next to nothing in it, stopped, that dies with us.
 //! - [`lock::Lock`]: what fdinfo shows of a lock on a file, and has a task take or let go.
+//! - [`Tracked`], [`Tracker`]: writes to the memory of a process, or of a tree, are noted while it runs.
 //! - [`Uffd`]: faults and changes of somebody's mappings are told to us, and wait for us.
 //! - [`Keeper`]: should this process die, nobody ever reads zeros for pages it owed.
 //! - [`Memory`], [`Pagemap`]: access to an address space, from any thread.
@@ -21,6 +22,7 @@
 //! inside a PID namespace knows itself by is a [`pages::TaskId`].
 
 pub mod chaos;
+pub mod dirty;
 mod error;
 pub mod group;
 pub mod host;
@@ -41,6 +43,7 @@ pub mod uffd;
 
 use std::fmt;
 
+pub use dirty::{Tracked, Tracker};
 pub use error::{Error, Result};
 pub use group::{Held, HeldProcess};
 pub use keeper::Keeper;

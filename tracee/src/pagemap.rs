@@ -7,7 +7,9 @@ use std::os::unix::fs::FileExt;
 use nix::errno::Errno;
 use pages::{PageCount, PageIndex, PageRange, PageSet};
 
-use crate::sys::pagemap::{Categories, IS_FILE, IS_PFNZERO, IS_PRESENT, IS_SWAPPED, Region, scan};
+use crate::sys::pagemap::{
+    Categories, IS_FILE, IS_PFNZERO, IS_PRESENT, IS_SWAPPED, IS_WPALLOWED, IS_WRITTEN, Region, scan,
+};
 use crate::{Error, HostPid, Result};
 
 /// Which pages are wanted.
@@ -42,7 +44,8 @@ impl Pagemap {
         let path = format!("/proc/{pid}/pagemap");
         let file = File::open(&path).map_err(Error::proc(&path))?;
         // An empty walk tells whether the kernel knows the question.
-        let none = Categories { all: 0, inverted: 0, any: IS_PRESENT, told: IS_PRESENT };
+        let none =
+            Categories { all: 0, inverted: 0, any: IS_PRESENT, told: IS_PRESENT, protect: false };
         let by_scan = scan(file.as_fd(), 0, 0, none, &mut [Region::default()]).is_ok();
         Ok(Self { file, path, by_scan })
     }
@@ -54,17 +57,45 @@ impl Pagemap {
 
     /// The wanted pages of `range`.
     pub fn scan(&self, range: PageRange, wanted: Wanted) -> Result<PageSet> {
-        if self.by_scan { self.by_scan(range, wanted) } else { self.by_entries(range, wanted) }
+        if self.by_scan {
+            self.by_scan(range, wanted, Among::All)
+        } else {
+            self.by_entries(range, wanted)
+        }
     }
 
-    fn by_scan(&self, range: PageRange, wanted: Wanted) -> Result<PageSet> {
+    /// Those of the wanted pages of `range` that were written to since they were last told here, or
+    /// were never told; from now on they count as not written. Each page is told and protected in
+    /// one step, so no write is lost, however busy the program is: copy a page *after* it was told.
+    ///
+    /// The range must be registered for it ([`crate::dirty`]). Pages of mappings that are not (new
+    /// ones, made since) are told every time.
+    pub(crate) fn take_written(&self, range: PageRange, wanted: Wanted) -> Result<PageSet> {
+        let mut written = self.by_scan(range, wanted, Among::Written)?;
+        let untracked = self.by_scan(range, wanted, Among::Untracked)?;
+        untracked.ranges().iter().for_each(|run| written.insert(*run));
+        Ok(written)
+    }
+
+    fn by_scan(&self, range: PageRange, wanted: Wanted, among: Among) -> Result<PageSet> {
         let without = match wanted {
             Wanted::AnonContent => IS_PFNZERO,
             Wanted::CowedFileContent => IS_PFNZERO | IS_FILE,
             Wanted::Present => 0,
         };
         let any = IS_PRESENT | IS_SWAPPED;
-        let categories = Categories { all: without, inverted: without, any, told: any };
+        let (with, without) = match among {
+            Among::All => (0, without),
+            Among::Written => (IS_WRITTEN, without),
+            Among::Untracked => (0, without | IS_WPALLOWED),
+        };
+        let categories = Categories {
+            all: with | without,
+            inverted: without,
+            any,
+            told: any,
+            protect: among == Among::Written,
+        };
         let end = range.end_addr().0;
         let (mut set, mut from) = (PageSet::new(), range.start_addr().0);
         let mut regions = [Region::default(); REGIONS];
@@ -117,6 +148,16 @@ impl Pagemap {
     fn refused(&self, errno: Errno) -> Error {
         Error::Proc { path: self.path.clone().into(), source: errno.into() }
     }
+}
+
+/// Which pages a scan looks at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Among {
+    All,
+    /// Those written to, which are protected again.
+    Written,
+    /// Those whose writes nobody notes.
+    Untracked,
 }
 
 fn usize_of(count: PageCount) -> usize {

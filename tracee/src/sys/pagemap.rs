@@ -6,6 +6,10 @@ use nix::errno::Errno;
 
 use super::{IOC_READ, IOC_WRITE, ioc};
 
+/// `PAGE_IS_WPALLOWED`: registered with a userfaultfd that notes writes (WP_ASYNC).
+pub(crate) const IS_WPALLOWED: u64 = 1 << 0;
+/// `PAGE_IS_WRITTEN`: not write-protected by it (any more).
+pub(crate) const IS_WRITTEN: u64 = 1 << 1;
 /// `PAGE_IS_FILE`: mapped from a file and not copied on write.
 pub(crate) const IS_FILE: u64 = 1 << 2;
 /// `PAGE_IS_PRESENT`.
@@ -47,6 +51,10 @@ const _: () = assert!(size_of::<ScanArg>() == 96);
 const _: () = assert!(size_of::<Region>() == 24);
 const _: () = assert!(PAGEMAP_SCAN == 0xc060_6610);
 
+/// `PM_SCAN_WP_MATCHING`: protects the pages it tells of, each in the same step; passes over
+/// mappings where it cannot.
+const WP_MATCHING: u64 = 1;
+
 /// Which pages are asked for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Categories {
@@ -58,6 +66,8 @@ pub(crate) struct Categories {
     pub(crate) any: u64,
     /// Told about each run.
     pub(crate) told: u64,
+    /// Protect what is told.
+    pub(crate) protect: bool,
 }
 
 /// Scans from `start`; fills `into`, returns how many runs and where the walk ended.
@@ -70,6 +80,7 @@ pub(crate) fn scan(
 ) -> nix::Result<(usize, u64)> {
     let mut arg = ScanArg {
         size: size_of::<ScanArg>() as u64,
+        flags: if categories.protect { WP_MATCHING } else { 0 },
         start,
         end,
         vec: into.as_mut_ptr() as u64,

@@ -40,6 +40,12 @@ fn lazy_program() -> &'static Path {
     compiled("lazy", &PROGRAM)
 }
 
+/// The subject that writes to its memory.
+fn writer_program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    compiled("writer", &PROGRAM)
+}
+
 fn compiled(what: &str, once: &'static OnceLock<PathBuf>) -> &'static Path {
     once.get_or_init(|| {
         let source = format!("{}/tests/common/{what}.c", env!("CARGO_MANIFEST_DIR"));
@@ -70,6 +76,11 @@ impl Subject {
     /// The subject whose memory is watched: what it has, what it does.
     pub fn lazy(args: &[&str]) -> Self {
         Self::start_by(Command::new(lazy_program()).args(args))
+    }
+
+    /// The subject that writes to its memory: what it has.
+    pub fn writer(args: &[&str]) -> Self {
+        Self::start_by(Command::new(writer_program()).args(args))
     }
 
     pub fn start_by(command: &mut Command) -> Self {
