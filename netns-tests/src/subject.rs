@@ -51,7 +51,8 @@ enum Language {
 
 impl Subject {
     /// Every subject in C: the file names in `subjects/`.
-    pub const ALL: [&str; 20] = [
+    pub const ALL: [&str; 23] = [
+        "churn",
         "creds",
         "events",
         "fifos",
@@ -69,8 +70,10 @@ impl Subject {
         "sockets",
         "threads",
         "timers",
+        "toucher",
         "waits",
         "watches",
+        "writer",
         "zombie",
     ];
 

@@ -2,19 +2,6 @@
  * page is checked. `dirty KIB` of it are rewritten with each beat (0). `threads N` more only wait (0). */
 #include "subject.h"
 
-#define PAGE 4096
-
-static void make(char *page, uint64_t number, uint64_t round, long percent) {
-    uint64_t seed = number * 31 + round;
-    if ((long)(scramble(number) % 100) < percent) {
-        fill(page, PAGE, seed);
-        return;
-    }
-    /* Compresses to about a quarter: words that repeat, with a number here and there. */
-    for (int i = 0; i < PAGE; i += 32)
-        snprintf(page + i, 32, "key:%08llx value of the page ", (unsigned long long)scramble(seed + i / 256) & 0xffffffff);
-}
-
 static void *wait_forever(void *argument) {
     for (;;) pause();
     return argument;
@@ -27,7 +14,7 @@ int main(int argc, char **argv) {
     char *block = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     uint32_t *rounds = calloc(pages, sizeof *rounds);
     MUST(block != MAP_FAILED && rounds);
-    for (size_t i = 0; i < pages; i++) make(block + i * PAGE, i, 0, percent);
+    for (size_t i = 0; i < pages; i++) fill_page(block + i * PAGE, i, 0, percent);
     for (long i = option_number("threads", 0); i > 0; i--) {
         pthread_t thread;
         MUST(!pthread_create(&thread, NULL, wait_forever, NULL));
@@ -43,7 +30,7 @@ int main(int argc, char **argv) {
         beat();
         for (long i = 0; i < dirty; i++, next++) {
             size_t at = scramble(next) % pages;
-            make(block + at * PAGE, at, ++rounds[at], percent);
+            fill_page(block + at * PAGE, at, ++rounds[at], percent);
         }
     }
     beat();
@@ -51,7 +38,7 @@ int main(int argc, char **argv) {
     if (sabotage) block[pages / 2 * PAGE + 77] ^= 1;
     char wanted[PAGE];
     for (size_t i = 0; i < pages; i++) {
-        make(wanted, i, rounds[i], percent);
+        fill_page(wanted, i, rounds[i], percent);
         CHECK(!memcmp(wanted, block + i * PAGE, PAGE), "page %zu (round %u) differs", i, rounds[i]);
     }
     verdict();

@@ -72,6 +72,13 @@ static void cannot(const char *file, int line, const char *format, ...) {
 }
 #define MUST(condition) ((condition) ? (void)0 : cannot(__FILE__, __LINE__, "%s", #condition))
 
+/* More to tell than fits in a line: a file beside the result, `result.samples`, written anew. */
+UNUSED static FILE *samples_file(void) {
+    char path[PATH_MAX];
+    snprintf(path, sizeof path, "%s.samples", result_path);
+    return fopen(path, "we");
+}
+
 /* Something is not as it was. All of it is told, up to a limit. */
 __attribute__((format(printf, 1, 2))) UNUSED
 static void complain(const char *format, ...) {
@@ -208,6 +215,23 @@ UNUSED static long differs(const void *at, size_t size, uint64_t seed) {
         if (memcmp((const char *)at + i, &word, size - i < 8 ? size - i : 8)) return (long)i;
     }
     return -1;
+}
+#define PAGE 4096ul
+/* A page that is its own, by number and round: random bytes for `percent` of all numbers, else
+ * words that repeat with a number here and there, which compress to about a quarter. */
+UNUSED static void fill_page(char *page, uint64_t number, uint64_t round, long percent) {
+    uint64_t seed = number * 31 + round;
+    if ((long)(scramble(number) % 100) < percent) {
+        fill(page, PAGE, seed);
+        return;
+    }
+    for (size_t i = 0; i < PAGE; i += 32)
+        snprintf(page + i, 32, "key:%08llx value of the page ", (unsigned long long)scramble(seed + i / 256) & 0xffffffff);
+}
+UNUSED static bool is_page(const char *page, uint64_t number, uint64_t round, long percent) {
+    char wanted[PAGE];
+    fill_page(wanted, number, round, percent);
+    return !memcmp(page, wanted, PAGE);
 }
 UNUSED static void check_filled(const void *at, size_t size, uint64_t seed, const char *what) {
     long where = differs(at, size, seed);

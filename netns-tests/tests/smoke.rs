@@ -47,8 +47,8 @@ macro_rules! smoke {
 }
 
 smoke! {
-    creds events fifos files filler forks heartbeat locks memory pipes places registers rseq signals
-    sockets threads timers waits watches zombie
+    churn creds events fifos files filler forks heartbeat locks memory pipes places registers rseq
+    signals sockets threads timers toucher waits watches writer zombie
 }
 
 #[test]

@@ -1,0 +1,68 @@
+/* Memory that keeps changing. `mib N` (64), `random PERCENT` of it incompressible (50); a thread
+ * rewrites random pages, whole, at `rate MIB` (50) per second, or as fast as it can for 0; `hot
+ * PERCENT` (100) says of how much of the memory. The main thread only beats its heart, so that the
+ * longest gap is the standstill that the process saw and nothing of its own work.
+ *
+ * Before the verdict, `result.samples` gets a line `written AT_US PAGES` for each tenth of a second.
+ */
+#include "subject.h"
+
+enum { TENTHS = 6000 };
+
+static char *block;
+static uint32_t *rounds;
+static size_t pages, hot;
+static long percent, rate;
+static volatile bool stop;
+static uint64_t total, began;
+static uint32_t tenths[TENTHS];
+
+static void *writer(void *argument) {
+    /* Time that went by without this thread is not made up for, beyond 10 ms. */
+    const uint64_t per_page = rate ? SECOND * PAGE / ((uint64_t)rate << 20) : 0, patience = 10 * MS;
+    uint64_t due = now();
+    for (uint64_t dice = 0; !stop; dice++) {
+        if (per_page) {
+            uint64_t t = now();
+            if (t > due + patience) due = t - patience;
+            if (t < due) {
+                sleep_ns(due - t > MS ? due - t : MS);
+                continue;
+            }
+            due += per_page;
+        }
+        size_t i = scramble(dice) % hot;
+        fill_page(block + i * PAGE, i, ++rounds[i], percent);
+        uint64_t tenth = (now() - began) / (100 * MS);
+        if (tenth < TENTHS) tenths[tenth]++;
+        total++;
+    }
+    return argument;
+}
+
+int main(int argc, char **argv) {
+    begin(argc, argv);
+    pages = (size_t)option_number("mib", 64) << 8;
+    percent = option_number("random", 50), rate = option_number("rate", 50);
+    hot = pages * (size_t)option_number("hot", 100) / 100;
+    block = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    MUST(block != MAP_FAILED && hot && (rounds = calloc(pages, sizeof *rounds)));
+    for (size_t i = 0; i < pages; i++) fill_page(block + i * PAGE, i, 0, percent);
+    began = now();
+    pthread_t thread;
+    MUST(!pthread_create(&thread, NULL, writer, rounds));
+    ready();
+    wait_for_question();
+    stop = true;
+    pthread_join(thread, NULL);
+
+    FILE *file = samples_file();
+    for (int i = 0; file && i < TENTHS && began + (uint64_t)i * 100 * MS < now(); i++)
+        fprintf(file, "written %llu %u\n", (unsigned long long)(began / 1000 + (uint64_t)i * 100000), tenths[i]);
+    if (file) fclose(file);
+    if (sabotage) block[pages / 2 * PAGE + 77] ^= 1;
+    for (size_t i = 0; i < pages; i++)
+        CHECK(is_page(block + i * PAGE, i, rounds[i], percent), "page %zu (round %u) differs", i, rounds[i]);
+    snprintf(extra_report, sizeof extra_report, " written=%llu", (unsigned long long)total);
+    verdict();
+}
