@@ -5,30 +5,45 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
 use pages::{PAGE_SIZE, PageCount, PageIndex, PageRange, SpaceId, TaskId};
 use transport::encode;
 use transport::quic::{
-    CloseCode, DestinationTrust, Identity, Incoming, LinkOptions, Listener, MtuBound, SourceTrust,
-    dial,
+    CloseCode, Congestion, DestinationTrust, Identity, Incoming, LinkOptions, Listener, MtuBound,
+    SourceTrust, dial,
 };
 use transport::wire::{Control, Features, Hello, PageRun, SessionId};
 
 fn main() {
     let mut args = std::env::args().skip(1);
-    let mib: u64 = args.next().map_or(2048, |text| text.parse().expect("a number of MiB"));
-    for (name, mtu, run_pages) in [
-        ("1 MiB runs, mtu 1452", MtuBound::Ethernet, 256),
-        ("1 MiB runs, mtu 6500", MtuBound::Jumbo, 256),
-        ("4 KiB runs, mtu 1452", MtuBound::Ethernet, 1),
+    let mib: u32 = args.next().map_or(2048, |text| text.parse().expect("a number of MiB"));
+    let (delay, cubic) = (Congestion::Delay, Congestion::Cubic);
+    for (name, congestion, mtu, run_pages) in [
+        ("1 MiB runs, mtu 1452", delay, MtuBound::Ethernet, 256),
+        ("1 MiB runs, mtu 1452, Cubic", cubic, MtuBound::Ethernet, 256),
+        ("1 MiB runs, mtu 6500", delay, MtuBound::Jumbo, 256),
+        ("4 KiB runs, mtu 1452", delay, MtuBound::Ethernet, 1),
     ] {
-        let rate = measure(mib, mtu, run_pages);
-        println!("{name}: {rate:.0} MB/s");
+        let before = cpu_time();
+        let rate = measure(mib, congestion, mtu, run_pages);
+        let cpu = (cpu_time() - before).as_secs_f64() * 1024.0 / f64::from(mib);
+        println!("{name}: {rate:.0} MB/s, {cpu:.2} s of CPU a GiB for both ends");
     }
 }
 
+/// What this process has used so far, in user space and in the kernel.
+fn cpu_time() -> Duration {
+    let usage = getrusage(UsageWho::RUSAGE_SELF).expect("always there");
+    [usage.user_time(), usage.system_time()]
+        .iter()
+        .map(|time| Duration::from_micros(time.num_microseconds().unsigned_abs()))
+        .sum()
+}
+
 /// Megabytes a second, from the first page written to the last one read.
-fn measure(mib: u64, mtu: MtuBound, run_pages: u64) -> f64 {
-    let options = move || LinkOptions { mtu, ..LinkOptions::default() };
+fn measure(mib: u32, congestion: Congestion, mtu: MtuBound, run_pages: u64) -> f64 {
+    let options = move || LinkOptions { congestion, mtu, ..LinkOptions::default() };
     let (tell, told) = std::sync::mpsc::channel();
     let destination = std::thread::spawn(move || {
         runtime().block_on(async {
@@ -60,7 +75,7 @@ fn measure(mib: u64, mtu: MtuBound, run_pages: u64) -> f64 {
         let bytes = usize::try_from(run_pages).expect("small") * PAGE_SIZE;
         let start = Instant::now();
         let mut bulk = link.bulk().await.expect("a stream");
-        let whole = PageRange::new(PageIndex(0), PageCount(mib * 256)).expect("pages");
+        let whole = PageRange::new(PageIndex(0), PageCount(u64::from(mib) * 256)).expect("pages");
         for range in whole.pieces(PageCount(run_pages)) {
             let run = PageRun::raw(space, range).expect("a run");
             bulk.run(run, Bytes::from(vec![7; bytes])).await.expect("written");
@@ -68,13 +83,11 @@ fn measure(mib: u64, mtu: MtuBound, run_pages: u64) -> f64 {
         bulk.finish().await.expect("finished");
         assert_eq!(link.recv().await, Ok(Control::Drained));
         let took = start.elapsed();
-        eprintln!("{:?}", link.stats());
         link.close(CloseCode::DONE, "").await;
         took
     });
-    assert_eq!(destination.join().expect("no panic"), mib * 256);
-    #[allow(clippy::cast_precision_loss, reason = "a rate for people")]
-    let bytes = (mib << 20) as f64;
+    assert_eq!(destination.join().expect("no panic"), u64::from(mib) * 256);
+    let bytes = f64::from(mib) * 1_048_576.0;
     bytes / 1e6 / took.as_secs_f64()
 }
 

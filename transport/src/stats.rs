@@ -13,8 +13,10 @@ pub struct LinkStats {
     pub received: ByteCount,
     /// The present estimate of the round trip.
     pub rtt: Duration,
-    /// The shortest round trip seen.
+    /// The shortest round trip of late.
     pub min_rtt: Duration,
+    /// What the path has been seen to carry in a second lately, if that is measured.
+    pub rate: Option<ByteCount>,
     /// Packets sent.
     pub sent_packets: u64,
     /// Packets declared lost.

@@ -13,6 +13,7 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use super::close::CloseCode;
+use super::congestion::path_seen;
 use super::identity::KeyFingerprint;
 use super::lanes::Lane;
 use crate::PeerMisbehaved;
@@ -229,11 +230,13 @@ impl Core {
 
     pub(super) fn stats(&self) -> LinkStats {
         let stats = self.connection.stats();
+        let path = path_seen(&self.connection);
         LinkStats {
             sent: ByteCount(stats.udp_tx.bytes),
             received: ByteCount(stats.udp_rx.bytes),
             rtt: stats.path.rtt,
-            min_rtt: stats.path.min_rtt,
+            min_rtt: path.map_or(stats.path.min_rtt, |path| path.base),
+            rate: path.map(|path| ByteCount(path.rate)),
             sent_packets: stats.path.sent_packets,
             lost_packets: stats.path.lost_packets,
             congestion_events: stats.path.congestion_events,

@@ -12,6 +12,7 @@ use quinn::{
     TransportConfig, VarInt,
 };
 
+use super::congestion::DelayConfig;
 use crate::wire::limits::{MAX_DESTINATION_BIDI_STREAMS, MAX_SOURCE_BIDI_STREAMS, MAX_UNI_STREAMS};
 
 /// What one stream may have on its way: twice the product of 1 Gbit/s and 100 ms, and some.
@@ -26,6 +27,10 @@ pub const SEND_WINDOW: u32 = 48 << 20;
 pub const INITIAL_WINDOW: u64 = 128 << 10;
 /// Bytes the kernel may hold for the socket, each way: a burst while we are not scheduled.
 pub const SOCKET_BUFFER: usize = 8 << 20;
+
+/// Later packets that may arrive before one counts as lost; and how late one may be, in round trips.
+const REORDERING: u32 = 1024;
+const LATE: f32 = 1.25;
 
 const _: () = assert!(STREAM_WINDOW < RECEIVE_WINDOW && STREAM_WINDOW < SEND_WINDOW);
 
@@ -44,6 +49,20 @@ pub struct LinkOptions {
     pub keep_alive: Option<Duration>,
     /// How large datagrams may become.
     pub mtu: MtuBound,
+    /// What decides how much may be in flight.
+    pub congestion: Congestion,
+}
+
+/// What decides how much may be in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Congestion {
+    /// Delay: the queue of the bottleneck is held at 2 ms, loss by chance costs nothing, and a share
+    /// is taken beside flows that fill the queue.
+    #[default]
+    Delay,
+    /// Loss, as TCP does it. Fills the queue of the bottleneck, and falls to a twentieth of the rate
+    /// at 1 % of loss: for comparison.
+    Cubic,
 }
 
 /// How far the size of datagrams is tried out.
@@ -65,6 +84,7 @@ impl Default for LinkOptions {
             idle_timeout: Duration::from_secs(15),
             keep_alive: Some(Duration::from_secs(3)),
             mtu: MtuBound::Ethernet,
+            congestion: Congestion::Delay,
         }
     }
 }
@@ -106,9 +126,20 @@ impl LinkOptions {
         let mut acks = AckFrequencyConfig::default();
         acks.ack_eliciting_threshold(10_u8.into()).max_ack_delay(Some(Duration::from_millis(2)));
         config.ack_frequency_config(Some(acks));
-        let mut congestion = CubicConfig::default();
-        congestion.initial_window(INITIAL_WINDOW);
-        config.congestion_controller_factory(Arc::new(congestion));
+        match self.congestion {
+            Congestion::Delay => {
+                let delay = DelayConfig { initial_window: INITIAL_WINDOW };
+                config.congestion_controller_factory(Arc::new(delay));
+            }
+            Congestion::Cubic => {
+                let mut cubic = CubicConfig::default();
+                cubic.initial_window(INITIAL_WINDOW);
+                config.congestion_controller_factory(Arc::new(cubic));
+            }
+        }
+        // A packet is missed by time alone: paths with jitter let packets overtake by hundreds, and
+        // each that is sent again for nothing looks like loss.
+        config.packet_threshold(REORDERING).time_threshold(LATE);
         // What the peer may open.
         match side {
             Side::Source => config

@@ -1,0 +1,436 @@
+//! How much may be in flight: samples in, a window out. No clock, no socket.
+//!
+//! What waits in the bottleneck's queue delays every page that the program waits for, so the queue
+//! is held at a *target* of time (FAST, Wei and others 2006): per epoch the window moves half way to
+//! `window · base / rtt + rate · target`. Loss alone says little; delay says much. But delay must be
+//! read with care, and most of this file is that care:
+//!
+//! - An **epoch** is a round trip, and 10 ms at least. Its round trip is the lower quartile of those of
+//!   its acknowledgements: what the scheduler did to one of our two processes is not in it, and it does
+//!   not depend on how many there were, as the shortest one would.
+//! - The **base** is the shortest epoch of 10 s. Our own queue would creep into it, so the queue is
+//!   drained for a round when nothing came near the base for long.
+//! - **Noise** (jitter) is added to the target, or the least noisy epoch would pass for the path.
+//! - **Loss** shrinks the target smoothly, so that a queue too short for it is not flooded, and chance
+//!   costs nothing. A tenth of a round lost slows for sure.
+//! - An **empty queue** for several epochs means that the path became faster: the window is stepped up
+//!   by more and more until a queue shows.
+//! - A queue that **does not yield** although the window shrinks is not ours: a flow that only loss
+//!   holds back fills it, or the base is wrong. Then the window is contested as Cubic does, and now
+//!   and then let down for a round to see whether the queue yields again.
+
+use std::time::Duration;
+
+use super::contest::Contest;
+use super::path::{BaseRtt, Noise, Rates};
+
+/// The shortest epoch: three time slices of a scheduler.
+const EPOCH: Duration = Duration::from_millis(10);
+/// Batches of acknowledgements whose round trips are looked at in an epoch.
+const MOST_SAMPLES: usize = 4096;
+/// Packets that may always be in flight: as many as one acknowledgement may wait for, and some.
+const LEAST_PACKETS: f64 = 12.0;
+/// Packets that quinn's pacer sends together at least; their own queue is none to shorten, up to a
+/// limit.
+const BURST_PACKETS: f64 = 10.0;
+const LONGEST_BURST: Duration = Duration::from_millis(24);
+/// The window never falls below this part of rate times base: a base that is too short starves.
+const FLOOR: f64 = 0.8;
+/// The window while the queue is drained, of rate times base.
+const DRAINED: f64 = 0.9;
+/// Epochs with an empty queue before the window is stepped up.
+const IDLE_EPOCHS: u32 = 3;
+/// Epochs with a queue that does not yield before it counts as another's.
+const FUTILE_EPOCHS: u32 = 12;
+/// Loss at which only [`LEAST_TARGET`] is left of the target.
+const LOSS_SCALE: f64 = 0.04;
+const LEAST_TARGET: f64 = 0.25;
+/// Loss that slows by itself, and what is left then.
+const HEAVY_LOSS: f64 = 0.1;
+const HEAVY_LEFT: f64 = 0.85;
+/// What ends start-up: epochs in which the rate did not grow by a quarter, epochs in a row with a
+/// queue. A single one may be a peer that was busy, with next to nothing sent yet.
+const STALE_EPOCHS: u32 = 3;
+const QUEUED_EPOCHS: u32 = 2;
+/// How long a contest goes on before it is looked whether there is anybody; longer each time that
+/// there was, shorter if the queue looks deserted.
+const CONTEST: Duration = Duration::from_secs(3);
+const LONGEST_CONTEST: Duration = Duration::from_secs(24);
+const DESERTED: Duration = Duration::from_millis(500);
+/// The part of the link, as it was when undisputed, that is taken without the patience of Cubic, and
+/// how fast.
+const FAIR: f64 = 0.4;
+const FAIR_STEP: f64 = 1.2;
+
+/// One packet that was acknowledged. Times are since the start of the link.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Acked {
+    pub(super) now: Duration,
+    pub(super) sent: Duration,
+    pub(super) bytes: u64,
+    /// There was nothing to send.
+    pub(super) held_back: bool,
+    /// `now` is when it came, and not long before it was read.
+    pub(super) fresh: bool,
+}
+
+/// What is in flight, and what should be.
+#[derive(Debug, Clone)]
+pub(super) struct Control {
+    target: Duration,
+    packet: f64,
+    window: f64,
+    mode: Mode,
+    base: BaseRtt,
+    rates: Rates,
+    noise: Noise,
+    epoch: Epoch,
+    /// Shortest round trip of the acknowledgements that came together.
+    batch: Option<Duration>,
+    drain: Option<Drain>,
+    loss: f64,
+    /// Epochs in a row with an empty queue, and with one that did not yield.
+    idle: u32,
+    futile: u32,
+    /// The shortest queue of those epochs.
+    unyielding: Duration,
+    /// Window and rate when the queue was last ours.
+    undisputed: Undisputed,
+    /// How long the next contest lasts, and when the last one ended.
+    contest: Duration,
+    contested: Option<Duration>,
+}
+
+#[derive(Debug, Clone)]
+enum Mode {
+    /// Doubling. The best rate, the epochs since it grew, and those in a row with a queue.
+    Startup {
+        best: f64,
+        stale: u32,
+        queued: u32,
+    },
+    Delay,
+    /// Since when, when to look whether anybody is there, and the window and rate from which a fair
+    /// share is taken.
+    Contest {
+        contest: Contest,
+        since: Duration,
+        look_at: Duration,
+        taking: Undisputed,
+    },
+}
+
+#[derive(Debug, Clone, Default)]
+struct Epoch {
+    start: Duration,
+    acked: u64,
+    held_back: u64,
+    lost: u64,
+    /// A packet that was sent in it was acknowledged.
+    over: bool,
+    /// The shortest of each batch of acknowledgements.
+    rtts: Vec<Duration>,
+}
+
+/// The most that we had of the path while nobody disputed it. Fades, in case the path is not what it
+/// was.
+#[derive(Debug, Clone, Copy, Default)]
+struct Undisputed {
+    window: f64,
+    rate: f64,
+}
+
+impl Undisputed {
+    /// What is left after an epoch.
+    const FADES: f64 = 0.998;
+
+    fn sample(&mut self, window: f64, rate: f64) {
+        self.window = window.max(self.window * Self::FADES);
+        self.rate = rate.max(self.rate * Self::FADES);
+    }
+}
+
+/// The window is low for a moment.
+#[derive(Debug, Clone)]
+struct Drain {
+    /// Packets sent from here on met a drained queue; none once their epoch has begun.
+    sent_from: Option<Duration>,
+    /// The window afterwards.
+    after: f64,
+}
+
+impl Control {
+    pub(super) fn new(initial_window: u64, target: Duration, packet: u16) -> Self {
+        Self {
+            target,
+            packet: packet.into(),
+            window: float(initial_window),
+            mode: Mode::Startup { best: 0.0, stale: 0, queued: 0 },
+            base: BaseRtt::default(),
+            rates: Rates::default(),
+            noise: Noise::default(),
+            epoch: Epoch::default(),
+            batch: None,
+            drain: None,
+            loss: 0.0,
+            idle: 0,
+            futile: 0,
+            unyielding: Duration::MAX,
+            undisputed: Undisputed::default(),
+            contest: CONTEST,
+            contested: None,
+        }
+    }
+
+    /// Bytes that may be in flight.
+    pub(super) fn window(&self) -> u64 {
+        bytes(self.window.max(self.least()))
+    }
+
+    /// Bytes a second that the path has been seen to carry lately.
+    pub(super) fn rate(&self) -> u64 {
+        bytes(self.rates.best())
+    }
+
+    /// The shortest round trip of the last ten seconds.
+    pub(super) fn base(&self) -> Duration {
+        self.base.get().unwrap_or_default()
+    }
+
+    pub(super) fn set_packet(&mut self, packet: u16) {
+        self.packet = packet.into();
+    }
+
+    pub(super) fn acked(&mut self, acked: Acked) {
+        let Acked { now, sent, bytes, held_back, fresh } = acked;
+        self.epoch.acked += bytes;
+        if held_back {
+            self.epoch.held_back += bytes;
+        }
+        let rtt = now.saturating_sub(sent);
+        if fresh && !rtt.is_zero() {
+            self.batch = Some(self.batch.map_or(rtt, |least| least.min(rtt)));
+        }
+        let base = self.base.get().or(self.batch).unwrap_or(rtt);
+        let gate = self.target + self.noise.allowance() * 2;
+        if matches!(self.mode, Mode::Startup { .. }) && !held_back && rtt <= base + gate {
+            self.window += float(bytes);
+        }
+        if let Some(drain) = &mut self.drain
+            && drain.sent_from.is_some_and(|from| sent >= from)
+        {
+            drain.sent_from = None;
+            self.epoch = Epoch { start: now, ..Epoch::default() };
+        }
+        self.epoch.over |=
+            sent >= self.epoch.start && now.saturating_sub(self.epoch.start) >= EPOCH;
+    }
+
+    /// The acknowledgements that came together are over.
+    pub(super) fn batch_end(&mut self, now: Duration) {
+        if let Some(rtt) = self.batch.take()
+            && self.epoch.rtts.len() < MOST_SAMPLES
+        {
+            self.epoch.rtts.push(rtt);
+        }
+        if self.epoch.over {
+            self.close_epoch(now);
+        }
+    }
+
+    pub(super) fn lost(&mut self, bytes: u64) {
+        self.epoch.lost += bytes;
+    }
+
+    /// Nothing got through for long: the path is another one now.
+    pub(super) fn restart(&mut self, now: Duration, window: u64) {
+        let epoch = Epoch { start: now, ..Epoch::default() };
+        let fresh = Self::new(window, self.target, 0);
+        *self = Self { packet: self.packet, epoch, ..fresh };
+    }
+
+    fn close_epoch(&mut self, now: Duration) {
+        let next = Epoch { start: now, ..Epoch::default() };
+        let mut epoch = std::mem::replace(&mut self.epoch, next);
+        if epoch.rtts.is_empty() {
+            return;
+        }
+        let quartile = epoch.rtts.len() / 4;
+        let rtt = *epoch.rtts.select_nth_unstable(quartile).1;
+        self.noise.sample(rtt);
+        self.base.sample(now, rtt, matches!(self.mode, Mode::Contest { .. }));
+        let base = self.base();
+        let queue = rtt.saturating_sub(base);
+        // Acknowledgements that waited for something come in bursts; no path is that fast.
+        let time = now.saturating_sub(epoch.start).max(rtt.mul_f64(0.95));
+        let held_back = epoch.held_back * 2 > epoch.acked;
+        self.rates.push(float(epoch.acked) / time.as_secs_f64(), held_back);
+        let lost = float(epoch.lost) / float((epoch.lost + epoch.acked).max(1));
+        self.loss += (lost - self.loss) / 4.0;
+        let heavy = lost > HEAVY_LOSS + 30.0 * self.noise.allowance().as_secs_f64()
+            && (float(epoch.lost) >= 8.0 * self.packet || self.loss > HEAVY_LOSS);
+        match &self.drain {
+            Some(drain) if drain.sent_from.is_none() => return self.drained(now, queue),
+            Some(_) => return,
+            None => {}
+        }
+        match &mut self.mode {
+            Mode::Startup { .. } => self.startup(base, queue, held_back, lost),
+            Mode::Delay if heavy => self.window *= HEAVY_LEFT,
+            Mode::Delay if held_back => {}
+            Mode::Delay => self.hold(now, base, queue),
+            Mode::Contest { .. } if held_back => {}
+            Mode::Contest { .. } => self.contend(now, rtt, base, epoch.lost > 0),
+        }
+        self.window = self.window.max(self.least());
+    }
+
+    fn startup(&mut self, base: Duration, queue: Duration, held_back: bool, lost: f64) {
+        let target = self.wanted_queue();
+        let Mode::Startup { best, stale, queued } = &mut self.mode else { return };
+        if held_back {
+            return;
+        }
+        let rate = self.rates.best();
+        (*best, *stale) = if rate > *best * 1.25 { (rate, 0) } else { (*best, *stale + 1) };
+        *queued = if queue > target { *queued + 1 } else { 0 };
+        let many = lost > 0.05 && self.loss > 0.0125;
+        if *queued >= QUEUED_EPOCHS || *stale >= STALE_EPOCHS || many {
+            self.mode = Mode::Delay;
+            let fits = rate * (base + target).as_secs_f64();
+            self.window = self.window.min(fits);
+            self.undisputed.sample(self.window, rate);
+        }
+    }
+
+    /// One step of FAST.
+    fn hold(&mut self, now: Duration, base: Duration, queue: Duration) {
+        let target = self.wanted_queue();
+        let rate = self.rates.best();
+        let ours = queue <= target.mul_f64(1.3) + Duration::from_micros(200);
+        self.idle = if queue <= target / 4 { self.idle + 1 } else { 0 };
+        if ours {
+            self.undisputed.sample(self.window, rate);
+        }
+        let starved = queue > target / 2 && rate < FAIR * self.undisputed.rate;
+        let yields = queue * 5 / 4 < self.unyielding;
+        if !starved && (ours || yields) {
+            (self.futile, self.unyielding) = (0, if ours { Duration::MAX } else { queue });
+        } else {
+            self.futile += 1;
+        }
+        if self.futile >= FUTILE_EPOCHS {
+            return self.dispute(now, ours);
+        }
+        if self.base.wants_refresh(now, target / 8) {
+            return self.start_drain(now, queue, base);
+        }
+        let share = base.as_secs_f64() / (base + queue).as_secs_f64().max(1e-6);
+        let goal = self.window * share + rate * target.as_secs_f64();
+        let floor = FLOOR * rate * base.as_secs_f64();
+        let held = 0.5 * self.window + 0.5 * goal.min(2.0 * self.window);
+        // An epoch still shows the window before the last one: step up every other.
+        let steps = self.idle.checked_sub(IDLE_EPOCHS).filter(|over| over % 2 == 0);
+        let stepped = match steps {
+            Some(over) => self.window * (1.0 + f64::from(1_u32 << (over / 2).min(2)) / 16.0),
+            None => 0.0,
+        };
+        self.window = held.max(stepped).max(floor.min(self.window));
+    }
+
+    /// Somebody else's queue: take a share of it. A queue that is short as wanted beside a low rate is
+    /// not fought for at once: the path may be slower than it was.
+    fn dispute(&mut self, now: Duration, short: bool) {
+        let again = self.contested.is_some_and(|ended| now.saturating_sub(ended) < CONTEST);
+        self.contest = if again { (self.contest * 2).min(LONGEST_CONTEST) } else { CONTEST };
+        if !short {
+            self.window = self.window.max(0.7 * self.undisputed.window);
+        }
+        let contest = Contest::new(now, self.window / self.packet);
+        let taking = Undisputed { window: self.window, rate: self.rates.last() };
+        self.mode = Mode::Contest { contest, since: now, look_at: now + self.contest, taking };
+        (self.idle, self.futile, self.unyielding) = (0, 0, Duration::MAX);
+    }
+
+    fn contend(&mut self, now: Duration, rtt: Duration, base: Duration, lost: bool) {
+        let Mode::Contest { contest, since, look_at, taking } = &mut self.mode else { return };
+        let queue = rtt.saturating_sub(base);
+        let last = self.rates.last();
+        let deserted = now.saturating_sub(*since) > DESERTED && contest.is_deserted(rtt, base);
+        let mut look = now >= *look_at || deserted;
+        if self.window > 1.5 * taking.window {
+            // More gives nothing: nobody has the rest, the path is slower than it was.
+            if last < 1.15 * taking.rate {
+                self.undisputed = Undisputed { window: taking.window, rate: last };
+                look = true;
+            }
+            *taking = Undisputed { window: self.window, rate: last };
+        }
+        let packets = self.window / self.packet;
+        let packets = if lost {
+            contest.lost(now, packets, rtt, base)
+        } else if last < FAIR * self.undisputed.rate {
+            contest.resume(now, packets * FAIR_STEP);
+            packets * FAIR_STEP
+        } else {
+            contest.window(now, rtt)
+        };
+        self.window = packets * self.packet;
+        if look {
+            self.start_drain(now, queue, base);
+        }
+    }
+
+    /// The queue is ours again.
+    fn settle(&mut self, now: Duration, target: Duration) {
+        let base = self.base();
+        self.mode = Mode::Delay;
+        self.contested = Some(now);
+        self.window = self.window.min(self.rates.best() * (base + target).as_secs_f64());
+        (self.idle, self.futile, self.unyielding) = (0, 0, Duration::MAX);
+    }
+
+    fn start_drain(&mut self, now: Duration, queue: Duration, base: Duration) {
+        let sent_from = now + queue + base / 8;
+        self.drain = Some(Drain { sent_from: Some(sent_from), after: self.window });
+        self.window = self.window.min(DRAINED * self.rates.last() * base.as_secs_f64());
+    }
+
+    fn drained(&mut self, now: Duration, queue: Duration) {
+        let Some(Drain { after, .. }) = self.drain.take() else { return };
+        self.window = after;
+        let target = self.wanted_queue();
+        let yields = queue <= target;
+        if let Mode::Contest { contest, since, look_at, .. } = &mut self.mode {
+            if yields {
+                self.settle(now, target);
+            } else {
+                self.contest = (self.contest * 2).min(LONGEST_CONTEST);
+                contest.resume(now, after / self.packet);
+                (*since, *look_at) = (now, now + self.contest);
+            }
+        }
+    }
+
+    /// The queue that is aimed at.
+    fn wanted_queue(&self) -> Duration {
+        let burst = BURST_PACKETS * self.packet / self.rates.best().max(1.0);
+        let burst = Duration::from_secs_f64(burst.min(LONGEST_BURST.as_secs_f64()));
+        let target = self.target.mul_f64((1.0 - self.loss / LOSS_SCALE).max(LEAST_TARGET));
+        target.max(burst) + self.noise.allowance()
+    }
+
+    const fn least(&self) -> f64 {
+        LEAST_PACKETS * self.packet
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "bytes in flight are far below 2^53")]
+pub(super) const fn float(bytes: u64) -> f64 {
+    bytes as f64
+}
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive; saturates")]
+const fn bytes(window: f64) -> u64 {
+    window as u64
+}
