@@ -6,6 +6,7 @@
 //! - [`ImageSet`]: named images in memory or in a directory. [`state::Checkpoint::to_images`] and
 //!   [`state::Checkpoint::from_images`] go between state and images.
 //! - [`PagesWriter`], [`PagesReader`]: the content of pages, which is never part of a set.
+//! - [`Outline`]: what a round of pre-copy needs room for.
 //! - [`Plan`]: what travels first and what it needs of a host.
 //! - [`inspect`](mod@inspect): any image as text for people.
 
@@ -16,6 +17,7 @@ pub mod inspect;
 pub mod kind;
 pub mod magic;
 pub mod messages;
+pub mod outline;
 pub mod pagemap;
 mod pages_images;
 pub mod plan;
@@ -26,6 +28,7 @@ mod written;
 pub use error::{BadField, BadImage, DirectoryError, Flaw, FrameFlaw};
 pub use inspect::inspect;
 pub use kind::ImageKind;
+pub use outline::Outline;
 pub use pages_images::{PagesReader, PagesWriter};
 pub use plan::{Plan, Refusal};
 pub use set::{ImageSet, ImageSetBuilder, Limits};

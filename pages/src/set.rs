@@ -68,6 +68,16 @@ impl PageSet {
         self.ranges.splice(first..last, before.into_iter().chain(after));
     }
 
+    /// Adds every page of another set.
+    pub fn add_all(&mut self, other: &Self) {
+        other.ranges.iter().for_each(|range| self.insert(*range));
+    }
+
+    /// Takes every page of another set out.
+    pub fn remove_all(&mut self, other: &Self) {
+        other.ranges.iter().for_each(|range| self.remove(*range));
+    }
+
     /// The pages in both sets.
     pub fn intersect(&self, other: &Self) -> Self {
         let (mut left, mut right) = (self.ranges.iter().peekable(), other.ranges.iter().peekable());
@@ -144,6 +154,17 @@ mod tests {
                 assert_eq!(set.contains(PageIndex(7)), model.contains(&7));
             }
         }
+    }
+
+    #[test]
+    fn whole_sets_are_added_and_taken_out() {
+        let mut set: PageSet = [range(0, 4), range(10, 5)].into_iter().collect();
+        let other: PageSet = [range(3, 2), range(12, 9)].into_iter().collect();
+        let both = set.intersect(&other);
+        set.add_all(&other);
+        assert_eq!(set.ranges(), [range(0, 5), range(10, 11)]);
+        set.remove_all(&both);
+        assert_eq!(set.ranges(), [range(0, 3), range(4, 1), range(10, 2), range(15, 6)]);
     }
 
     #[test]

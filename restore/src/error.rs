@@ -102,6 +102,13 @@ pub enum Error {
         pages: u64,
     },
 
+    /// What was built while the program ran does not fit what it has become.
+    #[error("the program {what}: move it with --mode stop")]
+    Outgrown {
+        /// What it did.
+        what: &'static str,
+    },
+
     /// Pages arrived for a place where the program has no memory of its own: the source's fault.
     #[error("pages {range:?} of {space} are not memory whose content travels")]
     OutsideSpace {

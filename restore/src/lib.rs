@@ -15,7 +15,7 @@ mod handoff;
 mod offspring;
 pub mod skeleton;
 
-pub use build::{Built, Ready, Running, Sink};
+pub use build::{Built, Grown, Ready, Running, Sink};
 pub use check::host_report;
 pub use destination::{Host, migrate_in};
 pub use directory::restore_from;

@@ -41,6 +41,9 @@ pub struct BuildOptions {
     pub pidns: bool,
 }
 
+/// Descriptors that a tree that still runs may open until it stands still.
+const SPARE_NUMBERS: u32 = 4096;
+
 /// A tree of processes that has its numbers and nothing else.
 pub struct Skeleton {
     pub(crate) tree: Tree,
@@ -54,13 +57,25 @@ impl Skeleton {
     /// Makes every process of `from`, helpers for dead leaders included and gone again, and every
     /// zombie. Nothing of the program is in them, and none has run.
     pub fn create(from: &Checkpoint, options: BuildOptions) -> Result<Self> {
+        Self::create_for(from, options, false)
+    }
+
+    /// The same for a tree that still runs elsewhere, as it was a moment ago: there is room for what
+    /// it may come to have until it stands still.
+    pub fn create_growing(from: &Checkpoint, options: BuildOptions) -> Result<Self> {
+        Self::create_for(from, options, true)
+    }
+
+    fn create_for(from: &Checkpoint, options: BuildOptions, growing: bool) -> Result<Self> {
         let shapes = tree::shapes(from, options.shell_job)?;
         let steps = tree::steps(&shapes)?;
         let shared_tables = shared_tables(from)?;
-        let hole = Hole::find(from)?;
+        let hole = Hole::find(from, growing)?;
         let highest = channel_number(from)?;
         let limit = raise_descriptor_limit(highest)?;
-        let mut channel = Channel::new(highest)?;
+        let spare = if growing { SPARE_NUMBERS } else { 0 };
+        let most = u32::try_from(limit).unwrap_or(u32::MAX) - 1;
+        let mut channel = Channel::new(highest.saturating_add(spare).min(most))?;
         let mut tree = Tree::new()?;
 
         if let Err(error) = continue_clocks(from.clocks) {
@@ -275,7 +290,7 @@ fn shared_tables(from: &Checkpoint) -> Result<HashMap<u32, u32>> {
 }
 
 /// A descriptor number above all that any task needs at any moment.
-fn channel_number(from: &Checkpoint) -> Result<u32> {
+pub(crate) fn channel_number(from: &Checkpoint) -> Result<u32> {
     let highest = from.fd_tables.iter().flat_map(|table| &table.fds).map(|fd| fd.number).max();
     let mapped = from.tasks.iter().filter_map(|task| task.living());
     let mapped = mapped.map(|living| mm::descriptors(&living.mm)).max().unwrap_or(0);

@@ -55,6 +55,24 @@ impl Checkpoint {
         self.files.iter().find(|file| file.id == id)
     }
 
+    /// True if both are the same processes in the same places of the same tree: what was built for
+    /// one can be finished as the other. Both ends of a migration ask it, and must get one answer.
+    pub fn same_tree(&self, other: &Self) -> bool {
+        let place = |task: &Task| {
+            let living = task.living().is_some();
+            (task.id, task.parent, task.group, task.session, living)
+        };
+        // Which tasks share a descriptor table, whatever the tables are called.
+        let sharing = |checkpoint: &Self| {
+            let tables: Vec<_> =
+                checkpoint.tasks.iter().map(|task| task.living().map(|it| it.fds)).collect();
+            let first = |table: &Option<FdTableId>| tables.iter().position(|it| it == table);
+            tables.iter().map(first).collect::<Vec<_>>()
+        };
+        self.tasks.iter().map(place).eq(other.tasks.iter().map(place))
+            && sharing(self) == sharing(other)
+    }
+
     /// The root of the tree.
     pub fn root(&self) -> &Task {
         &self.tasks[0]

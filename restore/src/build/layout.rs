@@ -15,6 +15,8 @@ const SCRATCH: PageCount = PageCount(256);
 const PARKED: PageCount = PageCount(64);
 /// Pages left free around qmig's own: a stack's guard gap is 256 pages.
 const MARGIN: u64 = 1024;
+/// The same in a tree that may still grow while it is built: 64 GiB.
+const WIDE_MARGIN: u64 = 1 << 24;
 /// Holes are looked for above this address (vm.mmap_min_addr is far below) …
 const LOWEST: PageIndex = PageIndex(0x1000_0000 / PAGE_SIZE as u64);
 /// … and below this one, where execve(2) puts nothing of its own.
@@ -32,8 +34,9 @@ pub(crate) struct Hole {
 }
 
 impl Hole {
-    /// A hole that is free in every process of `tree`.
-    pub(crate) fn find(tree: &Checkpoint) -> Result<Self> {
+    /// A hole that is free in every process of `tree`; and far from all they have, if they may
+    /// still grow.
+    pub(crate) fn find(tree: &Checkpoint, growing: bool) -> Result<Self> {
         let mut used: Vec<PageRange> = tree
             .tasks
             .iter()
@@ -45,11 +48,19 @@ impl Hole {
             .map(|vma| vma.range)
             .collect();
         used.sort_unstable();
-        Self::between(&used)
+        Self::between(&used, if growing { WIDE_MARGIN } else { MARGIN })
     }
 
-    fn between(used: &[PageRange]) -> Result<Self> {
-        let need = 2 * MARGIN + 3 + PARKED.0 + SCRATCH.0 + 1;
+    /// True if a page of `range` is one of qmig's.
+    pub(crate) fn touches(&self, range: PageRange) -> bool {
+        let seed = self.seed.page();
+        range.contains(seed)
+            || range.intersect(self.parked).is_some()
+            || range.intersect(self.scratch).is_some()
+    }
+
+    fn between(used: &[PageRange], margin: u64) -> Result<Self> {
+        let need = 2 * margin + 3 + PARKED.0 + SCRATCH.0 + 1;
         let mut free_from = LOWEST;
         for range in used {
             if range.start().0.saturating_sub(free_from.0) >= need {
@@ -60,7 +71,7 @@ impl Hole {
         if free_from.0 + need > HIGHEST.0 {
             return Err(Error::NoHole { pages: need });
         }
-        let mut next = free_from.0 + MARGIN;
+        let mut next = free_from.0 + margin;
         let mut take = |count: PageCount| {
             let range = PageRange::new(PageIndex(next), count).ok_or(Error::NoHole { pages: need });
             next += count.0 + 1;
@@ -91,7 +102,7 @@ mod tests {
         let low = LOWEST.0;
         let used =
             [range(1, low + 5), range(low + 2000, low + 9000), range(low + 20_000, low + 20_001)];
-        let hole = whole(Hole::between(&used).expect("a hole"));
+        let hole = whole(Hole::between(&used, MARGIN).expect("a hole"));
         for range in used {
             let apart = hole.start().0 >= range.end().0 + MARGIN
                 || hole.end().0 + MARGIN <= range.start().0;
@@ -103,12 +114,12 @@ mod tests {
     #[test]
     fn a_full_address_space_has_no_hole() {
         let used = [range(1, HIGHEST.0 + 10)];
-        assert!(matches!(Hole::between(&used), Err(Error::NoHole { .. })));
+        assert!(matches!(Hole::between(&used, MARGIN), Err(Error::NoHole { .. })));
     }
 
     #[test]
     fn an_empty_tree_leaves_the_lowest_place() {
-        let hole = Hole::between(&[]).expect("a hole");
+        let hole = Hole::between(&[], MARGIN).expect("a hole");
         assert_eq!(hole.seed.page().0, LOWEST.0 + MARGIN);
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 
+use image::outline::LASTING;
 use image::state::{Advice, FileId, Fs, Mm, Vma, VmaFlags, VmaKind};
 use nix::libc;
 use pages::{PageCount, PageRange, PageSet, VirtAddr};
@@ -24,16 +25,18 @@ const AUXV_WORDS: usize = 256;
 /// Bytes of vdso in which a `syscall` instruction is looked for.
 const VDSO_MOST: PageCount = PageCount(64);
 
-/// Gives `process` the address space `mm` and its place `fs` in the file system.
+/// Gives `process` the address space `mm` and its place `fs` in the file system. Anonymous memory
+/// of `kept` is there already.
 pub(crate) fn map(
     process: &mut Process,
     (mm, fs): (&Mm, &Fs),
+    kept: &PageSet,
     files: &mut Files,
     channel: &Channel,
     (hole, parked): (&Hole, &Parked),
 ) -> Result<()> {
     let borrowed = Borrowed::fetch(process, mm, fs, files, channel)?;
-    map_all(process, mm, &borrowed)?;
+    map_all(process, mm, kept, &borrowed)?;
     place_vdso(process, mm, hole, parked)?;
     describe(process, mm, borrowed.exe)?;
     stand(process, fs, &borrowed)?;
@@ -125,12 +128,12 @@ fn mapped_file(vma: &Vma) -> Option<(FileId, u32)> {
     }
 }
 
-fn map_all(process: &mut Process, mm: &Mm, borrowed: &Borrowed) -> Result<()> {
+fn map_all(process: &mut Process, mm: &Mm, kept: &PageSet, borrowed: &Borrowed) -> Result<()> {
     let mut batch = Batch::default();
     for vma in &mm.vmas {
         let (at, len) = (vma.range.start_addr().0, vma.range.bytes().0);
-        let kept = (vma.flags & (VmaFlags::GROWS_DOWN | VmaFlags::NO_RESERVE)).bits();
-        let fixed = libc::MAP_FIXED_NOREPLACE.cast_unsigned() | kept;
+        let lasting = (vma.flags & LASTING).bits();
+        let fixed = libc::MAP_FIXED_NOREPLACE.cast_unsigned() | lasting;
         let (flags, fd, offset) = match vma.kind {
             VmaKind::Anon => {
                 ((libc::MAP_PRIVATE | libc::MAP_ANONYMOUS).cast_unsigned(), u64::MAX, 0)
@@ -142,8 +145,18 @@ fn map_all(process: &mut Process, mm: &Mm, borrowed: &Borrowed) -> Result<()> {
             }
             VmaKind::Vdso | VmaKind::Vvar | VmaKind::Vsyscall => continue,
         };
-        let args = [at, len, u64::from(vma.prot & 7), u64::from(flags | fixed), fd, offset];
-        batch.must("map its memory", libc::SYS_mmap, &args);
+        let prot = u64::from(vma.prot & 7);
+        let (there, missing) = parts(vma, kept);
+        // First what is there gets its protection, then the kernel joins the rest to it.
+        for range in there.ranges() {
+            let args = [range.start_addr().0, range.bytes().0, prot];
+            batch.must("protect its memory", libc::SYS_mprotect, &args);
+        }
+        for range in missing.ranges() {
+            let (start, size) = (range.start_addr().0, range.bytes().0);
+            let args = [start, size, prot, u64::from(flags | fixed), fd, offset];
+            batch.must("map its memory", libc::SYS_mmap, &args);
+        }
         for advice in vma.advice.iter() {
             let number = u64::from(advice.bits().trailing_zeros());
             if Advice::all().contains(advice) {
@@ -153,6 +166,17 @@ fn map_all(process: &mut Process, mm: &Mm, borrowed: &Borrowed) -> Result<()> {
     }
     process.run(0, batch)?;
     Ok(())
+}
+
+/// The pages of a mapping that are there, and those that are not.
+fn parts(vma: &Vma, kept: &PageSet) -> (PageSet, PageSet) {
+    let mut missing: PageSet = [vma.range].into_iter().collect();
+    if vma.kind != VmaKind::Anon {
+        return (PageSet::new(), missing);
+    }
+    let there = missing.intersect(kept);
+    missing.remove_all(&there);
+    (there, missing)
 }
 
 /// Moves the parked vdso to where the program looks for it, and leaves the seed behind.

@@ -7,6 +7,7 @@ mod creds;
 mod events;
 mod files;
 mod ghosts;
+mod grow;
 mod inotify;
 pub(crate) mod layout;
 mod locks;
@@ -30,7 +31,7 @@ use std::path::PathBuf;
 use image::state::{Checkpoint, Creds, FdTable, FdTableId, File, FileLock, Living, Task};
 use nix::libc;
 use nix::unistd::Pid;
-use pages::{SpaceId, TaskId};
+use pages::{PageSet, SpaceId, TaskId};
 use tracee::HostPid;
 use tracee::proc::status::Status;
 
@@ -38,6 +39,7 @@ use crate::error::{BadCheckpoint, Error, Result};
 use crate::skeleton::{BuildOptions, Skeleton, Tree};
 use events::Clockwork;
 use files::{Files, View};
+pub use grow::Grown;
 use inotify::Watchers;
 use memfds::Memfds;
 use process::{Batch, Process};
@@ -67,6 +69,12 @@ impl Skeleton {
     ///
     /// `from` is the checkpoint the skeleton was made from.
     pub fn build(self, from: &Checkpoint) -> Result<Built> {
+        self.build_around(from, &HashMap::new())
+    }
+
+    /// The same where private anonymous memory is there already: `kept`, by task.
+    fn build_around(self, from: &Checkpoint, kept: &HashMap<TaskId, PageSet>) -> Result<Built> {
+        let none = PageSet::new();
         let Self { mut tree, channel, hole, parked, options } = self;
         let terminal = if options.shell_job { Terminal::of_qmig() } else { None };
         let order: Vec<u32> = from
@@ -86,7 +94,8 @@ impl Skeleton {
         for (living, id) in living(from) {
             let process = task(&mut tree, id.0)?;
             let whole = (&living.mm, &living.fs);
-            mm::map(process, whole, &mut files, &channel, (&hole, &parked))?;
+            let kept = kept.get(&id).unwrap_or(&none);
+            mm::map(process, whole, kept, &mut files, &channel, (&hole, &parked))?;
             spaces.insert(SpaceId::Process(id), sink::Place::of_process(process.host, &living.mm));
         }
         for object in &from.shared {

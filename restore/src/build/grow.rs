@@ -1,0 +1,165 @@
+//! A tree that is filled while the program still runs elsewhere.
+//!
+//! ```text
+//! Skeleton ── grow ──▶ Grown ── (rounds: make room, pages arrive) ── complete ──▶ Built
+//! ```
+//!
+//! Each process gets private anonymous memory where the program has it at that moment, and pages are
+//! written straight into it: the newest wins, there is no second copy. Memory the program has given
+//! up in between is taken away again. When the program stands still, what it has by then is laid
+//! around what is there already, so that only what changed last is still to come.
+
+use std::collections::HashMap;
+
+use image::outline::{LASTING, Room, kept};
+use image::state::{Checkpoint, VmaKind};
+use nix::libc;
+use pages::{PageRange, PageSet, SpaceId, TaskId};
+use tracee::proc::maps;
+
+use super::memfds::Memfds;
+use super::process::{Batch, Process};
+use super::sink::{Place, Sink};
+use super::{Built, living, task, unknown};
+use crate::error::{BadCheckpoint, Error, Result};
+use crate::skeleton::{Skeleton, channel_number};
+
+/// A tree with memory and nothing else.
+pub struct Grown {
+    skeleton: Skeleton,
+    room: HashMap<TaskId, Vec<Room>>,
+}
+
+impl Skeleton {
+    /// Begins to be filled before the program stands still.
+    pub fn grow(self) -> Grown {
+        Grown { skeleton: self, room: HashMap::new() }
+    }
+}
+
+impl Grown {
+    /// Makes room in a process where the program has memory now, and takes away what it has given
+    /// up.
+    pub fn make_room(&mut self, id: TaskId, now: &[Room]) -> Result<()> {
+        let had = self.room.remove(&id).unwrap_or_default();
+        let hole = self.skeleton.hole;
+        if now.iter().any(|room| hole.touches(room.range)) {
+            return Err(Error::Outgrown { what: "uses addresses that qmig needs here" });
+        }
+        let process = task(&mut self.skeleton.tree, id.0)?;
+        change(process, &had, now)?;
+        self.room.insert(id, now.to_vec());
+        Ok(())
+    }
+
+    /// Where to write the pages of a process; for any thread, until room is made again.
+    pub fn sink(&self, space: SpaceId) -> Result<Sink> {
+        let SpaceId::Process(id) = space else { return Err(unknown(space)) };
+        let process = self.skeleton.tree.tasks.get(&id.0).ok_or(BadCheckpoint::NoLeader(id))?;
+        let room = self.room.get(&id).map_or(&[][..], Vec::as_slice);
+        let own = room.iter().map(|room| room.range).collect();
+        let place = Place::Process { host: process.host, own, kernels: PageSet::new() };
+        place.open(space, &Memfds::default())
+    }
+
+    /// The program stands still, and this is what it is. It must be the tree this was made for
+    /// ([`Checkpoint::same_tree`]).
+    pub fn complete(mut self, from: &Checkpoint) -> Result<Built> {
+        if channel_number(from)? > self.skeleton.channel.number() {
+            return Err(Error::Outgrown { what: "has opened too many files meanwhile" });
+        }
+        let mut all = HashMap::new();
+        for (living, id) in living(from) {
+            let hole = self.skeleton.hole;
+            if living.mm.vmas.iter().any(|vma| hole.touches(vma.range)) {
+                return Err(Error::Outgrown { what: "uses addresses that qmig needs here" });
+            }
+            let had = self.room.remove(&id).unwrap_or_default();
+            let kept = kept(&had, &living.mm);
+            let mut gone: PageSet = had.iter().map(|room| room.range).collect();
+            gone.remove_all(&kept);
+            let mut batch = Batch::default();
+            unmap(&mut batch, &gone);
+            task(&mut self.skeleton.tree, id.0)?.run(0, batch)?;
+            all.insert(id, kept);
+        }
+        let built = self.skeleton.build_around(from, &all)?;
+        built.is_whole(from)?;
+        Ok(built)
+    }
+}
+
+impl Built {
+    /// Anonymous mappings came out in one piece each: the kernel has joined what was made early to
+    /// what was made late. In two pieces the program could not move them by one mremap(2).
+    fn is_whole(&self, from: &Checkpoint) -> Result<()> {
+        for (living, id) in living(from) {
+            let Some(process) = self.tree.tasks.get(&id.0) else { continue };
+            let starts: Vec<_> =
+                maps::read(process.host)?.iter().map(|it| it.start.page()).collect();
+            let anon = living.mm.vmas.iter().filter(|vma| vma.kind == VmaKind::Anon);
+            for vma in anon.map(|vma| vma.range) {
+                let next = starts.partition_point(|start| *start <= vma.start());
+                if starts.get(next).is_some_and(|start| vma.contains(*start)) {
+                    return Err(Error::Outgrown { what: "has changed its memory too much" });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What has other lasting flags is another thing at the same place.
+fn change(process: &mut Process, had: &[Room], now: &[Room]) -> Result<()> {
+    let of = |rooms: &[Room], flags| -> PageSet {
+        rooms.iter().filter(|room| room.flags & LASTING == flags).map(|room| room.range).collect()
+    };
+    let mut batch = Batch::default();
+    let kinds = || (0..4).map(kind);
+    let mut stays = PageSet::new();
+    for flags in kinds() {
+        let mut gone = of(had, flags);
+        stays.add_all(&gone.intersect(&of(now, flags)));
+        gone.remove_all(&stays);
+        unmap(&mut batch, &gone);
+    }
+    for room in now {
+        let prot = u64::from(room.prot & 7);
+        let mut missing: PageSet = [room.range].into_iter().collect();
+        let there = missing.intersect(&stays);
+        missing.remove_all(&there);
+        for range in there.ranges().iter().filter(|range| !had_prot(had, **range, room.prot)) {
+            let args = [range.start_addr().0, range.bytes().0, prot];
+            batch.must("protect its memory", libc::SYS_mprotect, &args);
+        }
+        let private =
+            (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE).cast_unsigned();
+        let flags = u64::from(private | (room.flags & LASTING).bits());
+        for range in missing.ranges() {
+            let args = [range.start_addr().0, range.bytes().0, prot, flags, u64::MAX, 0];
+            batch.must("make room for its memory", libc::SYS_mmap, &args);
+        }
+    }
+    process.run(0, batch)?;
+    Ok(())
+}
+
+/// The combinations of [`LASTING`] flags, by number.
+fn kind(bits: u32) -> image::state::VmaFlags {
+    use image::state::VmaFlags;
+    let one = |bit, flag| if bits & bit != 0 { flag } else { VmaFlags::empty() };
+    one(1, VmaFlags::GROWS_DOWN) | one(2, VmaFlags::NO_RESERVE)
+}
+
+/// True if all of `range` had this protection.
+fn had_prot(had: &[Room], range: PageRange, prot: u32) -> bool {
+    let after = had.partition_point(|room| room.range.end() <= range.start());
+    had.get(after).is_some_and(|room| room.range.covers(range) && room.prot == prot)
+}
+
+fn unmap(batch: &mut Batch, pages: &PageSet) {
+    for range in pages.ranges() {
+        let args = [range.start_addr().0, range.bytes().0];
+        batch.must("take memory away", libc::SYS_munmap, &args);
+    }
+}
