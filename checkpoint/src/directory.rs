@@ -6,12 +6,14 @@ use std::time::Instant;
 use image::plan::Plan;
 use image::{NamespaceIds, PagesWriter};
 use pages::{ByteCount, PageCount};
+use tracee::net::HostAddress;
 use tracee::{Held, HostPid};
 use transport::encode::{Content, decode};
 use transport::event::{Event, Watch};
 use transport::session::{Outcome, Report};
 
 use crate::collect::SpacePages;
+use crate::doomed::{Doomed, Ties};
 use crate::downtime::Downtime;
 use crate::failure::{Cause, Failure};
 use crate::pump::Pump;
@@ -40,6 +42,8 @@ pub struct Checkpointing {
     pub directory: PathBuf,
     /// What becomes of the tree.
     pub afterwards: Afterwards,
+    /// Addresses that are given up if it is ended.
+    pub release: Vec<HostAddress>,
 }
 
 /// Writes a plain checkpoint. On any error the tree runs on.
@@ -48,9 +52,22 @@ pub fn dump_to(job: &Checkpointing, watch: &mut dyn Watch) -> Result<Report, Fai
     let plan = survey::survey(job.root, &job.survey).map_err(Failure::refused)?;
     watch.event(told(&plan));
     let mut downtime = Downtime::starts();
-    let (held, pages) = write(job, &plan, &mut downtime, watch).map_err(Failure::aborted)?;
+    let (held, ties, pages) = write(job, &plan, &mut downtime, watch).map_err(Failure::aborted)?;
     let ended = match job.afterwards {
-        Afterwards::End => held.kill(),
+        Afterwards::End => {
+            // Its connections go on where it is restored: they end here without a packet.
+            let ties = Ties { addresses: job.release.clone(), ..ties };
+            match Doomed::new(held, ties) {
+                Ok(mut doomed) => {
+                    doomed.unlock();
+                    doomed.kill()
+                }
+                Err((held, error)) => {
+                    drop(held); // everybody runs on
+                    Err(error)
+                }
+            }
+        }
         Afterwards::Run => held.resume(),
         Afterwards::Stop => held.leave_stopped(),
     };
@@ -74,7 +91,7 @@ fn write(
     plan: &Plan,
     downtime: &mut Downtime,
     watch: &mut dyn Watch,
-) -> Result<(Held, PageCount), Cause> {
+) -> Result<(Held, Ties, PageCount), Cause> {
     let (held, collected) = stop_and_read(job.root, plan, &job.survey, downtime)?;
     let total: PageCount = collected.spaces.iter().map(|space| space.pages.count()).sum();
     watch.event(Event::Frozen { pages: total.0 });
@@ -91,7 +108,7 @@ fn write(
     images.to_directory(&job.directory)?;
     watch.event(Event::Images { count: images.len(), bytes: images.total_bytes() });
     downtime.lap("images");
-    Ok((held, total))
+    Ok((held, collected.ties, total))
 }
 
 fn write_pages(space: SpacePages, id: u32, directory: &Path) -> Result<(), Cause> {

@@ -56,6 +56,9 @@ pub enum CollectError {
         /// Its answer.
         source: io::Error,
     },
+    /// Packets of connections cannot be held back.
+    #[error(transparent)]
+    Lock(#[from] tracee::net::LockError),
     /// The kernel said something about a task that cannot be.
     #[error("understand {what} of process {pid}")]
     Nonsense {

@@ -20,4 +20,4 @@ pub use directory::{Afterwards, Checkpointing, dump_to};
 pub use error::{CollectError, SurveyError};
 pub use failure::{Cause, Failure};
 pub use source::{Job, migrate_out};
-pub use survey::{SurveyOptions, survey};
+pub use survey::{SurveyOptions, TcpPolicy, survey};

@@ -11,6 +11,7 @@ use image::plan::{PLAN, Plan};
 use image::{ImageSet, NamespaceIds};
 use pages::{ByteCount, PageCount};
 use tracee::host::Urgency;
+use tracee::net::HostAddress;
 use tracee::{Held, HostPid, chaos};
 use transport::event::{Event, Watch};
 use transport::quic::{self, CloseCode, LinkOptions, SourceLink, SourceTrust};
@@ -23,9 +24,10 @@ use transport::wire::{
     VersionNumber,
 };
 
-use crate::collect::{self, Clockwork, CollectOptions, Collected, Locks, Moment, SpacePages};
-use crate::doomed::Doomed;
+use crate::collect::{self, Clockwork, CollectOptions, Collected, Doors, Moment, SpacePages};
+use crate::doomed::{Doomed, Ties};
 use crate::downtime::Downtime;
+use crate::error::CollectError;
 use crate::failure::{Cause, Failure};
 use crate::handoff;
 use crate::pump::Pump;
@@ -47,6 +49,8 @@ pub struct Job {
     pub link: LinkOptions,
     /// What may be carried.
     pub survey: SurveyOptions,
+    /// Addresses of this host that go where the tree goes.
+    pub release: Vec<HostAddress>,
     /// How this qmig calls itself.
     pub software: String,
     /// After the hand-over, a link that stays lost is worth a warning after this long.
@@ -72,13 +76,13 @@ pub async fn migrate_out(
     let mut downtime = Downtime::starts();
     let (frozen, mut collected) = freeze(agreed, &link, job, &plan, &mut downtime).await?;
     let pages = total_pages(&collected.spaces);
-    let locks = std::mem::take(&mut collected.locks);
+    let ties = Ties { addresses: job.release.clone(), ..std::mem::take(&mut collected.ties) };
     watch.event(Event::Frozen { pages: pages.0 });
 
     let (frozen, proof) = fill(frozen, &link, collected, stop, watch, &mut downtime).await?;
     watch.event(Event::Staged);
 
-    let committed = commit(frozen, locks, proof, &link, watch).await?;
+    let committed = commit(frozen, ties, proof, &link, watch).await?;
     let moved = handoff::follow(committed, link, job, stop, watch).await?;
     downtime.lap("commit");
     watch.event(Event::Running { pid: moved.task() });
@@ -155,6 +159,7 @@ pub(crate) fn stop_and_read(
     survey: &SurveyOptions,
     downtime: &mut Downtime,
 ) -> Result<(Held, Collected), Cause> {
+    let doors = Doors::shut(plan, survey.tcp).map_err(CollectError::from)?;
     let clockwork = Clockwork::sample(root);
     downtime.begin();
     let mut held = Held::freeze(root, FREEZE_DEADLINE).map_err(Cause::Freeze)?;
@@ -162,12 +167,13 @@ pub(crate) fn stop_and_read(
     downtime.lap("freeze");
     chaos::point("source:frozen")?;
     let options = CollectOptions {
-        tcp_close: survey.tcp_close,
+        tcp: survey.tcp,
         ghost_limit: survey.ghost_limit,
         clockwork: &clockwork,
         frozen,
     };
-    let collected = collect::collect(&mut held, plan, &options)?;
+    let mut collected = collect::collect(&mut held, plan, &options)?;
+    collected.ties.doors = doors;
     downtime.lap("collect");
     Ok((held, collected))
 }
@@ -247,7 +253,7 @@ async fn staged(
 /// **The one-way door.** Below it the tree can only die here, unless the destination gives it back.
 async fn commit(
     frozen: Frozen<Held>,
-    locks: Locks,
+    ties: Ties,
     proof: StagedProof,
     link: &SourceLink,
     watch: &mut dyn Watch,
@@ -255,7 +261,7 @@ async fn commit(
     if let Err(told) = chaos::point("source:staged") {
         return Err(give_up(frozen, link, told.into()).await);
     }
-    match frozen.map(|held| Doomed::new(held, locks)) {
+    match frozen.map(|held| Doomed::new(held, ties)) {
         Ok(frozen) => {
             let (committed, handoff) = frozen.commit(proof);
             // A link that is lost here is found out, and asked about, by whoever follows.

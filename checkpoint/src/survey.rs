@@ -25,7 +25,7 @@ pub(crate) mod watches;
 
 use std::time::Duration;
 
-use image::plan::{Plan, PlannedTask};
+use image::plan::{Plan, PlannedTask, TCP_ESTABLISHED};
 use pages::{ByteCount, PAGE_SHIFT, TaskId};
 use tracee::HostPid;
 use tracee::proc::stat::Stat;
@@ -39,15 +39,27 @@ use process::Look;
 pub struct SurveyOptions {
     /// The tree stands on a terminal; the destination's takes its place.
     pub shell_job: bool,
-    /// TCP connections become closed sockets.
-    pub tcp_close: bool,
+    /// What becomes of TCP connections.
+    pub tcp: TcpPolicy,
     /// Most bytes of one deleted file.
     pub ghost_limit: ByteCount,
 }
 
+/// What is to become of TCP connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TcpPolicy {
+    /// A tree that has any is refused.
+    #[default]
+    Refuse,
+    /// They go along (`--tcp-established`).
+    Keep,
+    /// They become closed sockets (`--tcp-close`).
+    Close,
+}
+
 impl Default for SurveyOptions {
     fn default() -> Self {
-        Self { shell_job: false, tcp_close: false, ghost_limit: ByteCount(64 << 20) }
+        Self { shell_job: false, tcp: TcpPolicy::Refuse, ghost_limit: ByteCount(64 << 20) }
     }
 }
 
@@ -82,6 +94,7 @@ fn look_at(root: HostPid, options: &SurveyOptions) -> Result<Plan, SurveyError> 
     let pids = tree::processes(root);
     look.all(&pids);
     outside::judge(&mut look);
+    look.connections_can_be_held();
     if !pids.contains(&root) || Stat::read(root).is_err() {
         return Err(SurveyError::NoSuchProcess(root));
     }
@@ -108,7 +121,7 @@ fn look_at(root: HostPid, options: &SurveyOptions) -> Result<Plan, SurveyError> 
         ghosts: ByteCount(look.needed.ghosts()),
         shell_job: look.terminal,
         // What the first version carries every destination knows.
-        needs: Vec::new(),
+        needs: if look.connections == 0 { Vec::new() } else { vec![TCP_ESTABLISHED.to_owned()] },
     })
 }
 

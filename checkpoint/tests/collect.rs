@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use checkpoint::collect::{
     Clockwork, CollectOptions, Collected, Moment, PageSource, SpacePages, collect,
 };
-use checkpoint::survey::{SurveyOptions, survey};
+use checkpoint::survey::{SurveyOptions, TcpPolicy, survey};
 use harness::{OPTIONS, Subject, can_run};
 use image::NamespaceIds;
 use image::state::{
@@ -35,7 +35,7 @@ fn collected_with(pid: HostPid, allowed: &SurveyOptions) -> (Collected, Moment, 
     let mut held = Held::freeze(pid, Duration::from_secs(10)).expect("freeze");
     let frozen = Moment::now();
     let options = CollectOptions {
-        tcp_close: allowed.tcp_close,
+        tcp: allowed.tcp,
         ghost_limit: allowed.ghost_limit,
         clockwork: &clockwork,
         frozen,
@@ -537,7 +537,7 @@ fn a_dropped_connection_is_a_closed_socket_and_stays_alive_here() {
         return;
     }
     let subject = Subject::start(&["established"]);
-    let allowed = SurveyOptions { tcp_close: true, ..OPTIONS };
+    let allowed = SurveyOptions { tcp: TcpPolicy::Close, ..OPTIONS };
     let (Collected { checkpoint, .. }, ..) = collected_with(subject.pid(), &allowed);
     let sockets = checkpoint.files.iter().filter_map(|file| match &file.kind {
         FileKind::Inet(socket) => Some(socket),

@@ -5,7 +5,7 @@ mod harness;
 use std::os::unix::net::UnixListener;
 
 use checkpoint::SurveyError;
-use checkpoint::survey::{SurveyOptions, survey};
+use checkpoint::survey::{SurveyOptions, TcpPolicy, survey};
 use harness::{OPTIONS, Subject, can_run};
 use image::plan::{PlannedKind, Protocol, Refusal};
 use tracee::HostPid;
@@ -142,7 +142,7 @@ fn connections_are_dropped_where_that_is_allowed() {
         assert!(refusal.hint.as_ref().is_some_and(|hint| hint.contains("--tcp-close")));
         assert!(refusal.place.starts_with("tcp:127.0.0.1:"), "{refusal:?}");
     }
-    let options = SurveyOptions { tcp_close: true, ..OPTIONS };
+    let options = SurveyOptions { tcp: TcpPolicy::Close, ..OPTIONS };
     let plan = survey(subject.pid(), &options).expect("connections are dropped");
     assert_eq!(plan.listeners, [], "a dropped connection holds no address");
     drop(subject);
@@ -230,7 +230,8 @@ fn every_process_of_this_machine_gets_an_answer() {
     let pids = tasks.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let mut asked = 0;
     for pid in pids.map(HostPid) {
-        let answer = survey(pid, &SurveyOptions { shell_job: true, tcp_close: true, ..OPTIONS });
+        let answer =
+            survey(pid, &SurveyOptions { shell_job: true, tcp: TcpPolicy::Close, ..OPTIONS });
         let kernel = std::fs::read_link(format!("/proc/{pid}/exe")).is_err();
         if let (Ok(plan), false) = (&answer, kernel) {
             assert!(image::Plan::from_bytes(&plan.to_bytes()).is_ok(), "{plan}");

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use tracee::net::HostAddress;
 
 /// Move a running process tree to another host over one QUIC connection.
 ///
@@ -91,9 +92,21 @@ pub(crate) struct Dump {
     #[arg(long, short = 'j')]
     pub(crate) shell_job: bool,
 
-    /// Carry established TCP connections as closed ones.
+    /// Carry TCP connections along, their packets held back on the way.
+    ///
+    /// The other ends notice a pause and nothing else, if the address goes along too: see
+    /// --release-ip here and --takeover-ip of restore.
+    #[arg(long, conflicts_with = "tcp_close")]
+    pub(crate) tcp_established: bool,
+
+    /// Carry TCP connections as closed ones.
     #[arg(long)]
     pub(crate) tcp_close: bool,
+
+    /// Take this address from its interface when the tree has been handed over (repeat for more).
+    /// It cannot be the one that qmig itself uses.
+    #[arg(long, value_name = "ADDR/LEN@DEV")]
+    pub(crate) release_ip: Vec<HostAddress>,
 
     /// Largest unlinked file to carry along.
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = crate::options::parse_bytes)]
@@ -196,6 +209,11 @@ pub(crate) struct Restore {
     #[arg(long, short = 'j')]
     pub(crate) shell_job: bool,
 
+    /// Take this address over from the source: it is added to the interface the moment the tree may
+    /// run here, and the neighbours are told (repeat for more).
+    #[arg(long, value_name = "ADDR/LEN@DEV")]
+    pub(crate) takeover_ip: Vec<HostAddress>,
+
     /// Go on listening after a migration that was refused or aborted.
     #[arg(long)]
     pub(crate) keep: bool,
@@ -222,6 +240,10 @@ pub(crate) struct Check {
     /// As for dump.
     #[arg(long, short = 'j')]
     pub(crate) shell_job: bool,
+
+    /// As for dump.
+    #[arg(long, conflicts_with = "tcp_close")]
+    pub(crate) tcp_established: bool,
 
     /// As for dump.
     #[arg(long)]

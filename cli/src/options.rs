@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
 use std::time::Duration;
 
+use checkpoint::TcpPolicy;
 use transport::quic;
 
 use crate::args::CaFiles;
@@ -51,6 +52,15 @@ pub(crate) fn need_root() -> Result<(), Failure> {
     }
     Err(Failure::here(format!("do this without root: {} missing", missing.join(" and ")))
         .hint("run it as root"))
+}
+
+/// What is to become of TCP connections.
+pub(crate) fn tcp(established: bool, close: bool) -> TcpPolicy {
+    match (established, close) {
+        (true, _) => TcpPolicy::Keep,
+        (false, true) => TcpPolicy::Close,
+        (false, false) => TcpPolicy::Refuse,
+    }
 }
 
 /// How this qmig calls itself to the other end.

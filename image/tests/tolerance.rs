@@ -247,8 +247,8 @@ fn what_we_cannot_carry_is_refused_by_name() {
             i.file(19, |file| file.pidfd.as_mut().expect("it").nspid = -1);
         }),
         ("netlink", |i| type_of(i, FdType::Netlinksk)),
-        ("established TCP", |i| {
-            i.file(12, |file| file.isk.as_mut().expect("a socket").state = 1);
+        ("being made", |i| {
+            i.file(12, |file| file.isk.as_mut().expect("a socket").state = 2);
         }),
         ("socket filter", |i| {
             i.file(12, |file| file.isk.as_mut().expect("a socket").opts.so_filter = vec![1]);

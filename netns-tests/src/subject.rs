@@ -51,7 +51,7 @@ enum Language {
 
 impl Subject {
     /// Every subject in C: the file names in `subjects/`.
-    pub const ALL: [&str; 23] = [
+    pub const ALL: [&str; 25] = [
         "churn",
         "creds",
         "events",
@@ -66,8 +66,10 @@ impl Subject {
         "places",
         "registers",
         "rseq",
+        "server",
         "signals",
         "sockets",
+        "streams",
         "threads",
         "timers",
         "toucher",

@@ -30,7 +30,7 @@ pub fn check(plan: &Plan, options: BuildOptions) -> Result<(), Vec<Refusal>> {
     host::check(plan, options, &mut refusals);
     ids::check(plan, options, &mut refusals);
     files::check(plan, options, &mut refusals);
-    network::check(plan, &mut refusals);
+    network::check(plan, options, &mut refusals);
     if refusals.is_empty() { Ok(()) } else { Err(refusals) }
 }
 

@@ -147,6 +147,32 @@ pub enum Error {
         errno: Errno,
     },
 
+    /// A connection could not be made again.
+    #[error("failed to {act} the connection {local} to {remote}: the kernel says {errno}")]
+    Connection {
+        /// This end.
+        local: std::net::SocketAddr,
+        /// The other end.
+        remote: std::net::SocketAddr,
+        /// What was tried.
+        act: &'static str,
+        /// The kernel's answer.
+        errno: Errno,
+    },
+
+    /// Packets of connections cannot be held back here.
+    #[error("failed to {0} ({hint})", hint = .0.hint())]
+    Lock(#[from] tracee::net::LockError),
+
+    /// An address could not be taken over.
+    #[error("failed to take the address {address}: the kernel says {errno}")]
+    Takeover {
+        /// Which.
+        address: tracee::net::HostAddress,
+        /// The kernel's answer.
+        errno: Errno,
+    },
+
     /// `--shell-job` needs a terminal and qmig has none.
     #[error("the program needs a terminal, but qmig restore was not started on one")]
     NoTerminal,

@@ -14,6 +14,7 @@ mod fill;
 mod handoff;
 mod offspring;
 pub mod skeleton;
+mod takeover;
 
 pub use build::{Built, Grown, Ready, Running, Sink};
 pub use check::host_report;

@@ -22,6 +22,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use pages::TaskId;
 use tracee::host::set_rlimit;
 use tracee::host::{CpuSet, SavedAffinity, pin_to_my_cpu, stay_on_this_cpu};
+use tracee::net::HostAddress;
 use tracee::{HostPid, NewTask, Runner, Seed, enter_time_namespace, fork_in};
 
 use crate::build::channel::Channel;
@@ -39,6 +40,8 @@ pub struct BuildOptions {
     pub shell_job: bool,
     /// The tree gets a PID namespace (and mounts with a /proc to match) of its own.
     pub pidns: bool,
+    /// Addresses that come to this host with the tree, the moment it may run.
+    pub takeover: &'static [HostAddress],
 }
 
 /// Descriptors that a tree that still runs may open until it stands still.

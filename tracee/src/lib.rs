@@ -12,6 +12,7 @@
 //! - [`Tracked`], [`Tracker`]: writes to the memory of a process, or of a tree, are noted while it runs.
 //! - [`Uffd`]: faults and changes of somebody's mappings are told to us, and wait for us.
 //! - [`Keeper`]: should this process die, nobody ever reads zeros for pages it owed.
+//! - [`net`]: what moves with connections: a lock on packets, addresses, sockets in repair mode.
 //! - [`Memory`], [`Pagemap`]: access to an address space, from any thread.
 //!
 //! Everything is synchronous. If the tracing thread ends, the kernel lets its tasks run on (or,
@@ -29,6 +30,7 @@ pub mod host;
 pub mod keeper;
 pub mod lock;
 pub mod memory;
+pub mod net;
 pub mod pagemap;
 pub mod proc;
 pub mod regs;

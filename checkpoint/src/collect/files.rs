@@ -21,7 +21,8 @@ use tracee::host::{
 use tracee::proc::fdinfo::{Extra, FdInfo};
 
 use super::locks::{Finder, Locks};
-use super::sockets::{self, Socket, SocketTables};
+use super::sockets::{self, Socket, SocketTables, Tcp};
+use super::streams;
 use super::timers::timer_fd;
 use super::{CollectOptions, Refusals, pipes, shared, terminal};
 use crate::error::CollectError;
@@ -51,6 +52,7 @@ pub(super) struct Files<'o> {
     shared: HashMap<(u64, u64), SharedId>,
     objects: Vec<SharedMemory>,
     locks: Finder,
+    streams: Vec<streams::Found>,
     /// Content of shared memory.
     pub(super) contents: Vec<(SharedId, PageSet, OwnedFd)>,
 }
@@ -92,6 +94,8 @@ pub(super) struct Collected {
     pub(super) shared: Vec<SharedMemory>,
     pub(super) contents: Vec<(SharedId, PageSet, OwnedFd)>,
     pub(super) locks: Locks,
+    /// Connections that are still to be read.
+    pub(super) streams: Vec<streams::Found>,
 }
 
 impl<'o> Files<'o> {
@@ -116,6 +120,7 @@ impl<'o> Files<'o> {
             shared: HashMap::new(),
             objects: Vec::new(),
             locks: Finder::default(),
+            streams: Vec::new(),
             contents: Vec::new(),
         }
     }
@@ -129,6 +134,7 @@ impl<'o> Files<'o> {
             shared: self.objects,
             contents: self.contents,
             locks: self.locks.finish(),
+            streams: self.streams,
         }
     }
 
@@ -246,7 +252,7 @@ impl<'o> Files<'o> {
                 let pipe = self.pipe(pid, found, copy)?;
                 FileKind::Fifo(Fifo { pipe, path, mode: Some(stat.mode()) })
             }
-            OpenOn::Socket(inode) => return self.socket(pid, inode, copy),
+            OpenOn::Socket(inode) => return self.socket(found, inode, copy),
             OpenOn::EventFd => match info.extra {
                 Extra::EventFd { count, semaphore } => {
                     FileKind::EventFd { counter: count, semaphore: semaphore.unwrap_or(false) }
@@ -325,20 +331,31 @@ impl<'o> Files<'o> {
 
     fn socket(
         &mut self,
-        pid: HostPid,
+        found: &Found,
         inode: u64,
         copy: &OwnedFd,
     ) -> Result<Result<FileKind, Trouble>, CollectError> {
+        let pid = found.whose.pid;
         let tables = match self.sockets.take() {
             Some(tables) => tables,
             None => SocketTables::read()
                 .map_err(|source| CollectError::Host { act: "ask for all sockets", source })?,
         };
         let fd = copy.as_fd();
-        let socket = sockets::socket(fd, inode, pid, &tables, self.options.tcp_close);
+        let asked = Tcp { policy: self.options.tcp, frozen: true };
+        let socket = sockets::socket(fd, inode, pid, &tables, asked);
         self.sockets = Some(tables);
         Ok(match socket {
-            Ok(Socket::Inet(socket)) => Ok(FileKind::Inet(socket)),
+            Ok(Socket::Inet(socket)) => {
+                let tcp = socket.protocol == libc::IPPROTO_TCP.cast_unsigned();
+                if tcp && socket.state.is_connected() {
+                    let copy = copy.try_clone().map_err(CollectError::io("keep a socket", pid))?;
+                    let file = FileId(number(self.files.len()) + 1);
+                    let object = found.whose.fd(found.number);
+                    self.streams.push(streams::Found { file, copy, object });
+                }
+                Ok(FileKind::Inet(socket))
+            }
             Ok(Socket::Unix(mut socket)) => sockets::queue(fd, &socket).map(|queue| {
                 socket.queue = queue;
                 FileKind::Unix(socket)

@@ -21,6 +21,7 @@ mod shared;
 mod signals;
 pub(crate) mod sockets;
 mod standing;
+pub(crate) mod streams;
 mod terminal;
 mod threads;
 mod timers;
@@ -42,11 +43,14 @@ pub(crate) use timers::timer_clock;
 pub(crate) use tree::comm;
 pub use waits::Clockwork;
 
+use crate::doomed::Ties;
 use crate::error::CollectError;
+use crate::survey::TcpPolicy;
 use crate::survey::refusals::{Trouble, Whose};
 use crate::survey::task::{self, Judge};
 use files::Files;
 pub(crate) use locks::Locks;
+pub(crate) use streams::{Connections, Doors};
 
 /// What the state of a held tree is, and where its pages are.
 #[derive(Debug)]
@@ -55,8 +59,8 @@ pub struct Collected {
     pub checkpoint: Checkpoint,
     /// The pages, space by space: processes first, parents before children.
     pub spaces: Vec<SpacePages>,
-    /// Its locks on files, to part with.
-    pub(crate) locks: Locks,
+    /// What it parts with here.
+    pub(crate) ties: Ties,
 }
 
 /// The pages of one space that must travel.
@@ -85,8 +89,8 @@ pub enum PageSource {
 /// What was allowed, and what was noted around the freeze.
 #[derive(Clone, Copy, Debug)]
 pub struct CollectOptions<'a> {
-    /// TCP connections become closed sockets.
-    pub tcp_close: bool,
+    /// What becomes of TCP connections.
+    pub tcp: TcpPolicy,
     /// Most bytes of one deleted file.
     pub ghost_limit: ByteCount,
     /// Sampled immediately before the freeze.
@@ -169,7 +173,8 @@ pub fn collect(
     if !refusals.0.is_empty() {
         return Err(CollectError::Refused(refusals.0));
     }
-    let found = files.finish();
+    let mut found = files.finish();
+    let connections = Connections::read(found.streams, &mut found.files)?;
     checkpoint.fd_tables = found.tables;
     checkpoint.files = found.files;
     checkpoint.pipes = found.pipes;
@@ -181,7 +186,8 @@ pub fn collect(
         pages,
         source: PageSource::Shared { file },
     }));
-    Ok(Collected { checkpoint, spaces, locks: found.locks })
+    let ties = Ties { locks: found.locks, connections, ..Ties::default() };
+    Ok(Collected { checkpoint, spaces, ties })
 }
 
 /// The table of a process that shares it with one already read (CLONE_FILES).

@@ -17,8 +17,10 @@ use nix::libc;
 use nix::sys::socket::{MsgFlags, SockaddrStorage, getpeername, getsockname, recvmsg};
 use tracee::HostPid;
 
+use super::streams;
+use crate::survey::TcpPolicy;
 use crate::survey::diag::{self, UnixInfo};
-use crate::survey::refusals::{BY_CRIU, TCP_CLOSE, Trouble};
+use crate::survey::refusals::{BY_CRIU, KEEP_OR_CLOSE, TCP_CLOSE, Trouble};
 
 /// What sock_diag(7) said about all sockets of this network namespace, asked once.
 #[derive(Debug, Default)]
@@ -34,6 +36,13 @@ impl SocketTables {
     }
 }
 
+/// What is to become of TCP connections, and whether the tree stands still.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tcp {
+    pub(crate) policy: TcpPolicy,
+    pub(crate) frozen: bool,
+}
+
 /// One socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Socket {
@@ -47,7 +56,7 @@ pub(crate) fn socket(
     inode: u64,
     holder: HostPid,
     tables: &SocketTables,
-    tcp_close: bool,
+    asked: Tcp,
 ) -> Result<Socket, Trouble> {
     let shown = format!("socket:[{inode}]");
     let inode = u32::try_from(inode)
@@ -69,7 +78,7 @@ pub(crate) fn socket(
             unix(fd, inode, holder, info).map(Socket::Unix)
         }
         libc::AF_INET | libc::AF_INET6 => {
-            let mut socket = inet(fd, inode, family, kind, protocol, tcp_close)?;
+            let mut socket = inet(fd, inode, family, kind, protocol, asked)?;
             if protocol.cast_signed() == libc::IPPROTO_UDP {
                 socket.shutdown = tables.udp_shutdown.get(&inode).copied().unwrap_or(0);
             }
@@ -191,7 +200,7 @@ fn inet(
     family: u32,
     kind: u32,
     protocol: u32,
-    tcp_close: bool,
+    asked: Tcp,
 ) -> Result<InetSocket, Trouble> {
     let unbound = match family.cast_signed() {
         libc::AF_INET => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
@@ -224,9 +233,10 @@ fn inet(
         cork: false,
         shutdown: 0,
         options: options(fd, &shown)?,
+        stream: None,
     };
     match protocol.cast_signed() {
-        libc::IPPROTO_TCP => tcp(fd, &mut socket, &shown, unbound, tcp_close)?,
+        libc::IPPROTO_TCP => tcp(fd, &mut socket, &shown, unbound, asked)?,
         libc::IPPROTO_UDP => {
             if flag(fd, libc::IPPROTO_UDP, UDP_CORK) {
                 return Err(Trouble::new(shown, "a corked UDP socket (UDP_CORK)"));
@@ -243,14 +253,14 @@ fn inet(
     Ok(socket)
 }
 
-/// tcp(7): listening and closed sockets are carried; a connection only as a closed socket, and
-/// only if that was asked for.
+/// tcp(7): listening and closed sockets are carried; a connection as it is or as a closed socket,
+/// whichever was asked for. What is in its queues is read later, by [`streams`].
 fn tcp(
     fd: BorrowedFd,
     socket: &mut InetSocket,
     shown: &str,
     unbound: SocketAddr,
-    tcp_close: bool,
+    Tcp { policy, frozen }: Tcp,
 ) -> Result<(), Trouble> {
     let info = tracee::host::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, 256)
         .map_err(|error| unread(shown, &error))?;
@@ -272,7 +282,13 @@ fn tcp(
             // For a listener these two fields are the queue and its limit (inet_diag and
             // tcp_get_info agree since Linux 2.6.14).
             let waiting = info_word(&info, TCPI_UNACKED);
-            if waiting > 0 && !tcp_close {
+            // With connections kept, the tree is given time to accept them before it is stopped.
+            let refused = match policy {
+                TcpPolicy::Refuse => true,
+                TcpPolicy::Keep => frozen,
+                TcpPolicy::Close => false,
+            };
+            if waiting > 0 && refused {
                 let reason = format!("{waiting} connections wait to be accepted");
                 return Err(Trouble::new(shown, reason)
                     .but("use `--tcp-close` to drop them, or try again when they are accepted"));
@@ -280,19 +296,39 @@ fn tcp(
             socket.state = SocketState::Listening;
             socket.backlog = info_word(&info, TCPI_SACKED);
         }
+        CLOSE if policy != TcpPolicy::Close && tracee::host::bytes_waiting(fd).unwrap_or(0) > 0 => {
+            let reason = "unread data of a TCP connection that has ended";
+            return Err(Trouble::new(shown, reason).but("try again when the program has read it"));
+        }
         CLOSE => {}
-        _ if tcp_close => {
+        _ if policy == TcpPolicy::Close => {
             socket.source = unbound;
             socket.destination = None;
         }
-        other => {
-            let name = match other {
-                1 => "an established TCP connection",
-                2 | 3 => "a TCP connection being made",
-                _ => "a TCP connection being closed",
-            };
-            return Err(Trouble::new(shown, name).but(TCP_CLOSE));
-        }
+        other => match streams::connected(other) {
+            None => {
+                let trouble = Trouble::new(shown, "a TCP connection being made");
+                return Err(trouble.but("try again when it is made, or use `--tcp-close`"));
+            }
+            Some(_) if policy == TcpPolicy::Refuse => {
+                let name = match other {
+                    1 => "an established TCP connection",
+                    _ => "a TCP connection being closed",
+                };
+                return Err(Trouble::new(shown, name).but(KEEP_OR_CLOSE));
+            }
+            Some(state) => {
+                let link_local = |address: SocketAddr| match address {
+                    SocketAddr::V6(address) => address.ip().is_unicast_link_local(),
+                    SocketAddr::V4(_) => false,
+                };
+                if link_local(socket.source) {
+                    let reason = "a connection between addresses of one link (fe80::/10)";
+                    return Err(Trouble::new(shown, reason).but(TCP_CLOSE));
+                }
+                socket.state = state;
+            }
+        },
     }
     Ok(())
 }
@@ -464,22 +500,23 @@ mod tests {
 
     use super::*;
 
-    fn read(fd: &impl AsFd, tcp_close: bool) -> Result<Socket, Trouble> {
+    fn read(fd: &impl AsFd, policy: TcpPolicy) -> Result<Socket, Trouble> {
         let link = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
         let inode = fs::metadata(link).expect("own descriptor").ino();
         let own = HostPid(std::process::id().cast_signed());
-        socket(fd.as_fd(), inode, own, &SocketTables::read().expect("sock_diag"), tcp_close)
+        let asked = Tcp { policy, frozen: true };
+        socket(fd.as_fd(), inode, own, &SocketTables::read().expect("sock_diag"), asked)
     }
 
     fn unix_of(fd: &impl AsFd) -> UnixSocket {
-        match read(fd, false).expect("carried") {
+        match read(fd, TcpPolicy::Refuse).expect("carried") {
             Socket::Unix(socket) => socket,
             Socket::Inet(other) => panic!("a unix socket: {other:?}"),
         }
     }
 
-    fn inet_of(fd: &impl AsFd, tcp_close: bool) -> InetSocket {
-        match read(fd, tcp_close).expect("carried") {
+    fn inet_of(fd: &impl AsFd, policy: TcpPolicy) -> InetSocket {
+        match read(fd, policy).expect("carried") {
             Socket::Inet(socket) => socket,
             Socket::Unix(other) => panic!("an inet socket: {other:?}"),
         }
@@ -542,18 +579,23 @@ mod tests {
     #[test]
     fn listeners_tell_their_backlog_and_refuse_the_waiting() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
-        let socket = inet_of(&listener, false);
+        let (refuse, close) = (TcpPolicy::Refuse, TcpPolicy::Close);
+        let socket = inet_of(&listener, refuse);
         assert_eq!(socket.state, SocketState::Listening);
         assert!(socket.backlog >= 128, "{socket:?}");
         assert_eq!(socket.source, listener.local_addr().expect("bound"));
         assert!(socket.options.reuse_address, "std sets it");
         let client = TcpStream::connect(socket.source).expect("connect");
-        assert!(read(&listener, false).expect_err("one waits").reason.starts_with("1 connection"));
-        assert_eq!(inet_of(&listener, true).state, SocketState::Listening);
+        for policy in [refuse, TcpPolicy::Keep] {
+            let trouble = read(&listener, policy).expect_err("one waits");
+            assert!(trouble.reason.starts_with("1 connection"), "{trouble:?}");
+        }
+        assert_eq!(inet_of(&listener, close).state, SocketState::Listening);
 
-        let trouble = read(&client, false).expect_err("established");
-        assert_eq!(trouble.hint, Some(TCP_CLOSE));
-        let closed = inet_of(&client, true);
+        let trouble = read(&client, refuse).expect_err("established");
+        assert_eq!(trouble.hint, Some(KEEP_OR_CLOSE));
+        assert_eq!(inet_of(&client, TcpPolicy::Keep).state, SocketState::Established);
+        let closed = inet_of(&client, close);
         assert_eq!((closed.state, closed.source.port()), (SocketState::Closed, 0));
         assert_eq!(closed.destination, None);
     }
@@ -563,7 +605,7 @@ mod tests {
         let socket = UdpSocket::bind("[::1]:0").expect("bind");
         let peer = UdpSocket::bind("[::1]:0").expect("bind").local_addr().expect("bound");
         socket.connect(peer).expect("connect");
-        let read = inet_of(&socket, false);
+        let read = inet_of(&socket, TcpPolicy::Refuse);
         assert_eq!(
             (read.source, read.destination),
             (socket.local_addr().expect("bound"), Some(peer))

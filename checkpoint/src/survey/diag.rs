@@ -5,14 +5,11 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::net::SocketAddr;
 
-use nix::libc::{
-    AF_INET, AF_INET6, AF_UNIX, IPPROTO_UDP, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
-};
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket,
-};
+use nix::libc::{AF_INET, AF_INET6, AF_UNIX, IPPROTO_TCP, IPPROTO_UDP};
+use nix::sys::socket::SockProtocol;
+use tracee::net::netlink::{self, Attributes, Netlink, Writer, word};
 
 /// What unix_diag says about one unix socket (linux/unix_diag.h, Linux 3.3).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -68,16 +65,36 @@ pub(crate) fn udp_shutdowns() -> io::Result<HashMap<u32, u32>> {
     Ok(found)
 }
 
+/// True if somebody has begun to connect to one of these listeners, or any on the same port, and was
+/// not accepted yet.
+pub(crate) fn anybody_waits(doors: &[SocketAddr]) -> io::Result<bool> {
+    const SYN_RECV: u8 = 3;
+    const LISTEN: u8 = 10;
+    let mut waits = false;
+    for family in [INET, INET6] {
+        let mut request = vec![family, TCP, 0, 0];
+        request.extend_from_slice(&(1_u32 << SYN_RECV | 1 << LISTEN).to_ne_bytes());
+        request.extend_from_slice(&[0; INET_SOCKID]);
+        dump(&request, |body| {
+            let port = body.get(4..6).map(|port| u16::from_be_bytes([port[0], port[1]]));
+            let ours = doors.iter().any(|door| Some(door.port()) == port);
+            let in_queue = || word(body, INET_MESSAGE - 16).is_some_and(|queue| queue > 0);
+            waits |= ours && (body.get(1) == Some(&SYN_RECV) || in_queue());
+        })?;
+    }
+    Ok(waits)
+}
+
 const SOCK_DIAG_BY_FAMILY: u16 = 20; // linux/sock_diag.h
-const REQUEST_DUMP: u16 = 0x301; // NLM_F_REQUEST | NLM_F_DUMP
 // AF_* and IPPROTO_* as sock_diag wants them: one byte.
 const UNIX: u8 = 1;
 const INET: u8 = 2;
 const INET6: u8 = 10;
+const TCP: u8 = 6;
 const UDP: u8 = 17;
 const _: () = assert!(UNIX as i32 == AF_UNIX && INET as i32 == AF_INET);
 const _: () = assert!(INET6 as i32 == AF_INET6 && UDP as i32 == IPPROTO_UDP);
-const _: () = assert!(REQUEST_DUMP as i32 == NLM_F_REQUEST | NLM_F_DUMP);
+const _: () = assert!(TCP as i32 == IPPROTO_TCP);
 const SHOW_NAME: u32 = 1;
 const SHOW_VFS: u32 = 2;
 const SHOW_PEER: u32 = 4;
@@ -94,71 +111,12 @@ const INET_MESSAGE: usize = 72;
 const INET_ATTR_SHUTDOWN: u16 = 8;
 
 /// Sends one dump request and hands every answer's payload to `each`.
-fn dump(request: &[u8], mut each: impl FnMut(&[u8])) -> io::Result<()> {
-    let netlink = socket(
-        AddressFamily::Netlink,
-        SockType::Datagram,
-        SockFlag::SOCK_CLOEXEC,
-        SockProtocol::NetlinkSockDiag,
-    )?;
-    let mut message = Vec::with_capacity(HEADER + request.len());
-    let length = u32::try_from(HEADER + request.len()).expect("requests are small");
-    message.extend_from_slice(&length.to_ne_bytes());
-    message.extend_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-    message.extend_from_slice(&REQUEST_DUMP.to_ne_bytes());
-    message.extend_from_slice(&[0; 8]); // sequence, port
-    message.extend_from_slice(request);
-    sendto(netlink.as_raw_fd(), &message, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
-    let mut buffer = vec![0; 64 << 10];
-    loop {
-        let length = recv(netlink.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-        if length == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        for (kind, body) in Messages(&buffer[..length]) {
-            match i32::from(kind) {
-                NLMSG_DONE => return Ok(()),
-                NLMSG_ERROR => {
-                    let code = word(body, 0).map_or(0, u32::cast_signed);
-                    return Err(io::Error::from_raw_os_error(code.wrapping_neg()));
-                }
-                _ => each(body),
-            }
-        }
-    }
-}
-
-/// `struct nlmsghdr`.
-const HEADER: usize = 16;
-
-/// The messages of one datagram: (type, payload).
-struct Messages<'a>(&'a [u8]);
-
-impl<'a> Iterator for Messages<'a> {
-    type Item = (u16, &'a [u8]);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let length = word(self.0, 0)? as usize;
-        let kind = half(self.0, 4)?;
-        let body = self.0.get(HEADER..length)?;
-        self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or(&[]);
-        Some((kind, body))
-    }
-}
-
-/// Netlink attributes: (type, payload).
-struct Attributes<'a>(&'a [u8]);
-
-impl<'a> Iterator for Attributes<'a> {
-    type Item = (u16, &'a [u8]);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let length = usize::from(half(self.0, 0)?);
-        let kind = half(self.0, 2)?;
-        let body = self.0.get(4..length)?;
-        self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or(&[]);
-        Some((kind, body))
-    }
+fn dump(request: &[u8], each: impl FnMut(&[u8])) -> io::Result<()> {
+    let mut message = Writer::default();
+    message.message(SOCK_DIAG_BY_FAMILY, netlink::REQUEST | netlink::DUMP, 1, |body| {
+        body.raw(request);
+    });
+    Netlink::open(SockProtocol::NetlinkSockDiag)?.dump(&message, each)
 }
 
 /// `struct unix_diag_msg` and its attributes.
@@ -194,17 +152,10 @@ fn inet_message(body: &[u8]) -> Option<(u32, u32)> {
     Some((inode, u32::from(shutdown.unwrap_or(0))))
 }
 
-fn word(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
-}
-
-fn half(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::UdpSocket;
+    use std::os::fd::AsRawFd;
     use std::os::linux::net::SocketAddrExt;
     use std::os::unix::fs::MetadataExt;
     use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
@@ -251,11 +202,19 @@ mod tests {
     }
 
     #[test]
-    fn cut_messages_end_the_walk() {
-        let whole = [20, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0];
-        assert_eq!(Messages(&whole).collect::<Vec<_>>(), [(3, &[7, 0, 0, 0][..])]);
-        assert_eq!(Messages(&whole[..19]).count(), 0);
-        assert_eq!(Messages(&[0; 16]).count(), 0, "a length below the header is no message");
+    fn who_waits_at_a_door_is_seen() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+        let door = [listener.local_addr().expect("bound")];
+        assert!(!anybody_waits(&door).expect("inet_diag"));
+        let _client = std::net::TcpStream::connect(door[0]).expect("connect");
+        assert!(anybody_waits(&door).expect("inet_diag"));
+        listener.accept().expect("accept");
+        assert!(!anybody_waits(&door).expect("inet_diag"));
+    }
+
+    #[test]
+    fn messages_that_are_cut_tell_nothing() {
         assert_eq!(unix_message(&[1, 1, 1]), None);
+        assert_eq!(inet_message(&[0; 71]), None);
     }
 }

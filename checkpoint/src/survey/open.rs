@@ -16,7 +16,8 @@ use super::needed::Use;
 use super::process::Look;
 use super::refusals::{Trouble, Whose};
 use super::{inotify, locks, tree, watches};
-use crate::collect::sockets::{Socket, carries_descriptors, socket};
+use crate::collect::sockets::{Socket, Tcp, carries_descriptors, socket};
+use crate::collect::streams::ends_of;
 
 impl Look<'_> {
     /// Looks at every descriptor of a process.
@@ -110,10 +111,11 @@ impl Look<'_> {
     fn socket(&mut self, whose: &Whose, number: u32, inode: u64) -> Option<Result<(), Trouble>> {
         let process = pidfd_open(whose.pid).ok()?;
         let copy = pidfd_getfd(&process, number.cast_signed()).ok()?;
-        let read = socket(copy.as_fd(), inode, whose.pid, &self.sockets, self.options.tcp_close);
+        let asked = Tcp { policy: self.options.tcp, frozen: false };
+        let read = socket(copy.as_fd(), inode, whose.pid, &self.sockets, asked);
         Some(match read {
             Ok(Socket::Inet(socket)) => {
-                self.inet(&socket);
+                self.inet(whose, number, &socket);
                 Ok(())
             }
             Ok(Socket::Unix(socket)) => {
@@ -124,7 +126,12 @@ impl Look<'_> {
         })
     }
 
-    fn inet(&mut self, socket: &InetSocket) {
+    fn inet(&mut self, whose: &Whose, number: u32, socket: &InetSocket) {
+        let tcp = socket.protocol == libc::IPPROTO_TCP.cast_unsigned();
+        if let Some(ends) = ends_of(socket).filter(|_| tcp && socket.state.is_connected()) {
+            self.connections += 1;
+            self.ends.tcp(ends, whose.fd(number));
+        }
         if socket.source.port() == 0 {
             return;
         }

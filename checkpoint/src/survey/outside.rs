@@ -1,14 +1,16 @@
 //! Ends outside the tree: pipes and unix sockets connect to processes that would stay behind.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use tracee::HostPid;
+use tracee::net::FourTuple;
 use tracee::proc::stat::Stat;
 
 use super::process::Look;
-use super::refusals::{BY_CRIU, Trouble};
+use super::refusals::{BY_CRIU, TCP_CLOSE, Trouble};
 use super::tree;
 
 /// Ends found in the tree.
@@ -22,6 +24,8 @@ pub(crate) struct Ends {
     unix: HashSet<u32>,
     /// Who is connected to which inode.
     peers: Vec<(u32, u32, String)>,
+    /// Connections within this host.
+    loops: HashMap<FourTuple, String>,
 }
 
 impl Ends {
@@ -35,12 +39,26 @@ impl Ends {
         self.processes.push((pid, object));
     }
 
+    /// A TCP connection.
+    pub(super) fn tcp(&mut self, ends: FourTuple, object: String) {
+        let FourTuple { local, remote } = ends;
+        if local.ip().to_canonical().is_loopback() || remote.ip().to_canonical().is_loopback() {
+            self.loops.insert(plain(ends), object);
+        }
+    }
+
     /// A unix socket; `peer` is zero if it has none.
     pub(super) fn unix(&mut self, inode: u32, peer: u32, object: String) {
         if self.unix.insert(inode) && peer != 0 {
             self.peers.push((inode, peer, object));
         }
     }
+}
+
+/// Without the difference between an IPv4 address and the same in an IPv6 one.
+fn plain(FourTuple { local, remote }: FourTuple) -> FourTuple {
+    let plain = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+    FourTuple { local: plain(local), remote: plain(remote) }
 }
 
 /// Refuses what connects to a process outside.
@@ -57,6 +75,13 @@ pub(super) fn judge(look: &mut Look) {
     for (pid, object) in ends.processes {
         if let Some(trouble) = stranger(pid, |pid| inside.contains(&pid)) {
             look.refuse(trouble, object);
+        }
+    }
+    for (FourTuple { local, remote }, object) in &ends.loops {
+        if !ends.loops.contains_key(&FourTuple { local: *remote, remote: *local }) {
+            let place = format!("tcp:{local}->{remote}");
+            let reason = "connected over the loopback device to a process outside the tree";
+            look.refuse(Trouble::new(place, reason).but(TCP_CLOSE), object.as_str());
         }
     }
     if ends.pipes.is_empty() {

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use image::plan::{Listener, PlannedTask, Refusal};
 use tracee::HostPid;
+use tracee::net::NetworkLock;
 use tracee::proc::maps::{self, Mapping};
 use tracee::proc::stat::Stat;
 use tracee::proc::status::Status;
@@ -18,7 +19,7 @@ use super::mapped::{MappedFiles, Shows, shows};
 use super::named::named;
 use super::needed::{Needed, Use};
 use super::outside::Ends;
-use super::refusals::{SHELL_JOB, Trouble, Whose};
+use super::refusals::{SHELL_JOB, TCP_CLOSE, Trouble, Whose};
 use super::task::{self, Judge};
 use super::{SurveyError, SurveyOptions, planned};
 use crate::collect::sockets::SocketTables;
@@ -33,6 +34,8 @@ pub(crate) struct Look<'o> {
     pub(crate) needed: Needed,
     pub(crate) listeners: Vec<Listener>,
     pub(crate) unix_names: BTreeSet<Vec<u8>>,
+    /// TCP connections that go along.
+    pub(crate) connections: usize,
     pub(crate) hard_limits: [u64; 16],
     pub(crate) highest_fd: u32,
     /// Bytes.
@@ -59,6 +62,7 @@ impl<'o> Look<'o> {
             needed: Needed::default(),
             listeners: Vec::new(),
             unix_names: BTreeSet::new(),
+            connections: 0,
             hard_limits: [0; 16],
             highest_fd: 0,
             resident: 0,
@@ -101,6 +105,25 @@ impl<'o> Look<'o> {
             let place = format!("session {}", stat.session);
             let trouble = Trouble::new(place, "its session is led by a process outside the tree");
             self.refuse(trouble.but(SHELL_JOB), whose.process());
+        }
+    }
+
+    /// Connections can go along only where their packets can be held back.
+    pub(crate) fn connections_can_be_held(&mut self) {
+        if self.connections == 0 {
+            return;
+        }
+        if let Err(error) = NetworkLock::new() {
+            let hint = error.hint();
+            let refusal =
+                Refusal::new("established TCP connections", "this host", error.to_string());
+            self.refusals.push(refusal.hint(hint));
+        }
+        if self.connections > MOST_CONNECTIONS {
+            let reason =
+                format!("{} of them; at most {MOST_CONNECTIONS} go along", self.connections);
+            let trouble = Trouble::new("", reason).but(TCP_CLOSE);
+            self.refuse(trouble, "established TCP connections");
         }
     }
 
@@ -245,6 +268,8 @@ impl<'o> Look<'o> {
     }
 }
 
+/// Each is an image of its own, and a migration has at most 4096 of these.
+const MOST_CONNECTIONS: usize = 3500;
 /// PF_KTHREAD, linux/sched.h.
 const KERNEL: u32 = 0x0020_0000;
 /// PROT_EXEC.

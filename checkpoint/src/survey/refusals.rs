@@ -9,6 +9,9 @@ pub(crate) const BY_CRIU: &str =
 /// What to do about terminals.
 pub(crate) const SHELL_JOB: &str = "use `--shell-job`: the destination's terminal takes its place";
 /// What to do about TCP connections.
+pub(crate) const KEEP_OR_CLOSE: &str =
+    "use `--tcp-established` to keep it, or `--tcp-close`: the program will see it closed";
+/// What to do about TCP connections that cannot be kept.
 pub(crate) const TCP_CLOSE: &str = "use `--tcp-close`: the program will see a closed connection";
 
 /// Why one thing cannot be carried; who it belongs to is added by whoever asked.

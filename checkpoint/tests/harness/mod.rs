@@ -8,13 +8,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use checkpoint::survey::SurveyOptions;
+use checkpoint::survey::{SurveyOptions, TcpPolicy};
 use pages::ByteCount;
 use tracee::HostPid;
 
 /// What tests allow: small deleted files only.
 pub(crate) const OPTIONS: SurveyOptions =
-    SurveyOptions { shell_job: false, tcp_close: false, ghost_limit: ByteCount(1 << 20) };
+    SurveyOptions { shell_job: false, tcp: TcpPolicy::Refuse, ghost_limit: ByteCount(1 << 20) };
 
 /// True if the test can run; says so if not, and is a failure where CI promised that it can.
 pub(crate) fn can_run() -> bool {

@@ -9,12 +9,13 @@ use tracee::HostPid;
 use super::chain;
 use crate::args::Check;
 use crate::exit::Exit;
+use crate::options;
 use crate::progress::{Failure, Progress};
 
 pub(crate) fn run(args: &Check, progress: &mut Progress) -> Result<Exit, Failure> {
     let options = SurveyOptions {
         shell_job: args.shell_job,
-        tcp_close: args.tcp_close,
+        tcp: options::tcp(args.tcp_established, args.tcp_close),
         ..SurveyOptions::default()
     };
     if args.all_processes {

@@ -19,7 +19,7 @@ pub(crate) fn run(args: Dump, progress: &mut Progress) -> Result<Exit, Failure> 
     options::need_root()?;
     let survey = SurveyOptions {
         shell_job: args.shell_job,
-        tcp_close: args.tcp_close,
+        tcp: options::tcp(args.tcp_established, args.tcp_close),
         ghost_limit: ByteCount(args.ghost_limit),
     };
     let report = match (&args.to, &args.images_dir) {
@@ -31,7 +31,9 @@ pub(crate) fn run(args: Dump, progress: &mut Progress) -> Result<Exit, Failure> 
                 _ => Afterwards::End,
             };
             let directory = directory.clone();
-            let job = Checkpointing { root: HostPid(args.tree), survey, directory, afterwards };
+            let root = HostPid(args.tree);
+            let release = args.release_ip.clone();
+            let job = Checkpointing { root, survey, directory, afterwards, release };
             checkpoint::dump_to(&job, progress).map_err(told)?
         }
         (None, None) => return Err(Failure::usage("know where to", "give --to or --images-dir")),
@@ -57,6 +59,7 @@ fn migrate(
         to,
         link,
         survey,
+        release: args.release_ip.clone(),
         software: options::software(),
         patience: args.connect_timeout,
     };

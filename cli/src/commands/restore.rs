@@ -25,7 +25,9 @@ const SEE_OFF: Duration = Duration::from_secs(30);
 
 pub(crate) fn run(args: Restore, progress: &mut Progress) -> Result<Exit, Failure> {
     options::need_root()?;
-    let build = BuildOptions { pidns: args.pidns, shell_job: args.shell_job };
+    // Wanted as long as this process lives.
+    let takeover = Vec::leak(args.takeover_ip.clone());
+    let build = BuildOptions { pidns: args.pidns, shell_job: args.shell_job, takeover };
     if let Some(directory) = &args.images_dir {
         // Before there is a runtime: it blocks, on the thread that traces.
         let offspring = restore::restore_from(directory, build, progress).map_err(told)?;

@@ -22,6 +22,8 @@ pub use wire::BadPlan;
 
 /// Name of the blob that a plan travels in.
 pub const PLAN: &str = "plan";
+/// What a plan needs that has established TCP connections.
+pub const TCP_ESTABLISHED: &str = "tcp-established";
 /// Most bytes of a plan.
 pub const LONGEST_PLAN: usize = 16 << 20;
 

@@ -12,6 +12,7 @@ pub mod files;
 pub mod mm;
 pub mod signals;
 pub mod sockets;
+pub mod streams;
 pub mod threads;
 pub mod timers;
 pub mod tree;
@@ -24,6 +25,7 @@ pub use files::{
 pub use mm::{Advice, Mm, SharedMemory, Vma, VmaFlags, VmaKind};
 pub use signals::{AltStack, SigAction, SigInfo, SigSet};
 pub use sockets::{InetSocket, SocketOptions, SocketState, UnixSocket};
+pub use streams::{TcpStream, TcpWindow};
 pub use threads::{FpState, Placement, Regs, RobustList, Rseq, Sched, Thread, XComponent};
 pub use timers::{Clocks, IntervalTimer, PosixTimer, TimerFd};
 pub use tree::{Body, Fs, Living, Task};

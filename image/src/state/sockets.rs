@@ -1,14 +1,43 @@
 //! Sockets.
 
+use super::streams::TcpStream;
+
 /// State as TCP numbers it; unix sockets use the same numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SocketState {
     /// 1
     Established,
+    /// 4: we ended our direction, nobody has acknowledged it.
+    FinWait1,
+    /// 5: we ended our direction.
+    FinWait2,
     /// 7
     Closed,
+    /// 8: the other end ended its direction.
+    CloseWait,
+    /// 9: first the other end, then we; nobody has acknowledged ours.
+    LastAck,
     /// 10
     Listening,
+    /// 11: both at once; nobody has acknowledged ours.
+    Closing,
+}
+
+impl SocketState {
+    /// The other end's FIN has come.
+    pub fn has_received_end(self) -> bool {
+        matches!(self, Self::CloseWait | Self::LastAck | Self::Closing)
+    }
+
+    /// Our FIN is written.
+    pub fn has_written_end(self) -> bool {
+        matches!(self, Self::FinWait1 | Self::FinWait2 | Self::LastAck | Self::Closing)
+    }
+
+    /// There is a connection.
+    pub fn is_connected(self) -> bool {
+        !matches!(self, Self::Closed | Self::Listening)
+    }
 }
 
 /// Options that every kind has. Buffer sizes are the kernel's (doubled) values.
@@ -84,7 +113,7 @@ pub struct InetSocket {
     pub state: SocketState,
     /// Bound address.
     pub source: std::net::SocketAddr,
-    /// Connected address (UDP).
+    /// Connected address.
     pub destination: Option<std::net::SocketAddr>,
     /// Given to listen(2).
     pub backlog: u32,
@@ -100,4 +129,6 @@ pub struct InetSocket {
     pub shutdown: u32,
     /// Options.
     pub options: SocketOptions,
+    /// There exactly if it is a TCP socket with a connection.
+    pub stream: Option<Box<TcpStream>>,
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use pages::SharedId;
 
 use super::nodes::FreeIds;
-use super::{Reader, Writer, descriptors, inotify, sockets, tty};
+use super::{Reader, Writer, descriptors, inotify, sockets, streams, tty};
 use crate::error::{BadField, BadImage};
 use crate::frame::FrameWriter;
 use crate::kind::ImageKind;
@@ -42,6 +42,7 @@ pub(super) fn write(writer: &mut Writer<'_>) {
     }
     writer.images.push((ImageKind::Files.name(0), image.finish()));
     sockets::write_queues(writer);
+    streams::write(writer);
     tty::write(writer);
 }
 
@@ -220,6 +221,7 @@ pub(super) fn read(
         files.push(file);
         Ok(())
     })?;
+    streams::read(reader, &mut files)?;
     if let Some(id) = queues.keys().next() {
         let lie = BadField::kind("id_for", id.0, "a unix socket");
         return Err(lie.at(ImageKind::SocketQueues.name(0), 0));

@@ -18,6 +18,7 @@ mod registers;
 mod shared;
 mod signals;
 mod sockets;
+mod streams;
 mod threads;
 mod timers;
 mod tree;

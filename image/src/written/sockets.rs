@@ -30,17 +30,27 @@ impl SocketState {
     fn number(self) -> u32 {
         match self {
             Self::Established => 1,
+            Self::FinWait1 => 4,
+            Self::FinWait2 => 5,
             Self::Closed => 7,
+            Self::CloseWait => 8,
+            Self::LastAck => 9,
             Self::Listening => 10,
+            Self::Closing => 11,
         }
     }
 
     fn from_number(field: &'static str, number: u32) -> Result<Self, BadField> {
         match number {
             1 => Ok(Self::Established),
+            4 => Ok(Self::FinWait1),
+            5 => Ok(Self::FinWait2),
             7 => Ok(Self::Closed),
+            8 => Ok(Self::CloseWait),
+            9 => Ok(Self::LastAck),
             10 => Ok(Self::Listening),
-            2..=11 => Err(BadField::unsupported(field, "a connection that is being made or ended")),
+            11 => Ok(Self::Closing),
+            2 | 3 => Err(BadField::unsupported(field, "a connection that is being made")),
             _ => Err(BadField::value(field, number, "a state, 1 to 11")),
         }
     }
@@ -187,6 +197,9 @@ pub(super) fn unix_from(entry: &UnixSkEntry, net: Option<u32>) -> Result<UnixSoc
     if entry.name.len() > LONGEST_NAME {
         return Err(BadField::count("usk.name", entry.name.len(), "at most 109 bytes"));
     }
+    if !matches!(entry.state, 1 | 7 | 10) {
+        return Err(BadField::value("usk.state", entry.state, "1, 7 or 10"));
+    }
     if let Some(directory) = &entry.name_dir {
         absolute_path("usk.name_dir", directory)?;
     }
@@ -305,8 +318,8 @@ pub(super) fn inet_from(entry: &InetSkEntry, net: Option<u32>) -> Result<InetSoc
         return Err(BadField::unsupported("isk.proto", "a socket of neither TCP nor UDP"));
     }
     let state = SocketState::from_number("isk.state", entry.state)?;
-    if entry.proto == TCP && state == SocketState::Established {
-        return Err(BadField::unsupported("isk.state", "an established TCP connection"));
+    if entry.proto == TCP && state.is_connected() && entry.dst_port == 0 {
+        return Err(BadField::missing("isk.dst_port"));
     }
     let ip = entry.ip_opts.clone().unwrap_or_default();
     if ip.pktinfo == Some(true) || ip.raw.is_some() || entry.ifname.is_some() {
@@ -334,6 +347,7 @@ pub(super) fn inet_from(entry: &InetSkEntry, net: Option<u32>) -> Result<InetSoc
         cork: tcp.and_then(|tcp| tcp.cork).unwrap_or(false),
         shutdown: shutdown("isk.shutdown", entry.shutdown)?,
         options: from_options(&entry.opts, tcp)?,
+        stream: None,
     })
 }
 

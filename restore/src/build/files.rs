@@ -12,6 +12,7 @@ use nix::sys::stat::{Mode, fstat};
 use nix::unistd::{Whence, lseek};
 use pages::TaskId;
 use tracee::HostPid;
+use tracee::net::HostAddress;
 
 use super::events::{Clockwork, event_fd, pid_fd, signal_fd};
 use super::ghosts;
@@ -66,6 +67,7 @@ impl<'a> Files<'a> {
         view: View,
         terminal: Option<Terminal>,
         hosts: &HashMap<TaskId, HostPid>,
+        takeover: &'static [HostAddress],
         maker: &mut Process,
     ) -> Result<Self> {
         let mut files = Self {
@@ -89,7 +91,7 @@ impl<'a> Files<'a> {
         let pipes = Pipes::new(&from.pipes);
         pipes.make_all(&held, &mut files.open)?;
         pipes.open_fifos(&held, &files.view, &mut files.open)?;
-        files.sockets = Sockets::make_all(&held, &files.view, &mut files.open)?;
+        files.sockets = Sockets::make_all(&held, &files.view, takeover, &mut files.open)?;
         for file in held {
             if !files.open.contains_key(&file.id) {
                 let opened = files.make(file, hosts, maker)?;

@@ -89,7 +89,7 @@ impl Skeleton {
         let view = View {
             root: options.pidns.then(|| PathBuf::from(format!("/proc/{}/root", maker.host))),
         };
-        let mut files = Files::open_all(from, view, terminal, &hosts, maker)?;
+        let mut files = Files::open_all(from, view, terminal, &hosts, options.takeover, maker)?;
         let mut spaces = HashMap::new();
         for (living, id) in living(from) {
             let process = task(&mut tree, id.0)?;
@@ -381,6 +381,7 @@ impl Ready {
     /// an error tells that some task had died, and nothing is undone.
     pub fn run(mut self) -> Result<Running> {
         let root = self.root().ok_or(BadCheckpoint::NoLeader(TaskId(0)))?;
+        self.sockets.open()?;
         // Before anybody may outlive us: a task that makes a call for us must not run on from there.
         if !self.owed.is_empty() {
             locks::settle(&mut self.tree.tasks, std::mem::take(&mut self.owed));
@@ -403,7 +404,7 @@ impl Ready {
             }
         }
         self.tree.zombies.clear();
-        self.sockets.keep_nodes();
+        self.sockets.keep();
         if let Some(terminal) = &mut self.terminal {
             terminal.keep();
         }

@@ -1,11 +1,12 @@
 //! Can the addresses of the tree be bound here? Asked by binding them, for a moment.
 
 use std::ffi::OsStr;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use image::plan::{Listener, Plan, Protocol, Refusal};
+use image::plan::{Listener, Plan, Protocol, Refusal, TCP_ESTABLISHED};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{
@@ -14,11 +15,20 @@ use nix::sys::socket::{
 };
 use nix::sys::stat::{SFlag, lstat};
 
+use tracee::net::NetworkLock;
+
 use super::HERE;
 use crate::build::sockets::options;
 use crate::error::errno_of;
+use crate::skeleton::BuildOptions;
 
-pub(super) fn check(plan: &Plan, refusals: &mut Vec<Refusal>) {
+pub(super) fn check(plan: &Plan, options: BuildOptions, refusals: &mut Vec<Refusal>) {
+    connections(plan, refusals);
+    for address in options.takeover.iter().filter(|address| !address.has_device()) {
+        let reason = "there is no such interface";
+        refusals.push(Refusal::new(format!("--takeover-ip {address}"), HERE, reason));
+    }
+    let comes = |ip: IpAddr| options.takeover.iter().any(|address| address.ip() == ip);
     let mut asked: Vec<Listener> = Vec::new();
     for listener in &plan.listeners {
         // Several sockets of a program may share an address (SO_REUSEPORT).
@@ -26,7 +36,7 @@ pub(super) fn check(plan: &Plan, refusals: &mut Vec<Refusal>) {
             continue;
         }
         asked.push(*listener);
-        if let Err(errno) = try_bind(listener) {
+        if let Err(errno) = try_bind(listener, comes(listener.address.ip().to_canonical())) {
             let object = format!("{} socket on {}", listener.protocol, listener.address);
             refusals.push(explain(Refusal::new(object, HERE, reason(errno)), errno));
         }
@@ -36,6 +46,17 @@ pub(super) fn check(plan: &Plan, refusals: &mut Vec<Refusal>) {
             let object = format!("unix socket {}", name.escape_ascii());
             refusals.push(Refusal::new(object, HERE, reason));
         }
+    }
+}
+
+/// Connections need their packets to be held back while they are made.
+fn connections(plan: &Plan, refusals: &mut Vec<Refusal>) {
+    if !plan.needs.iter().any(|need| need == TCP_ESTABLISHED) {
+        return;
+    }
+    if let Err(error) = NetworkLock::new() {
+        let refusal = Refusal::new("established TCP connections", HERE, error.to_string());
+        refusals.push(refusal.hint(error.hint()));
     }
 }
 
@@ -52,14 +73,15 @@ fn reason(errno: Errno) -> String {
 fn explain(refusal: Refusal, errno: Errno) -> Refusal {
     match errno {
         Errno::EADDRINUSE => refusal.hint("stop whoever listens there (ss -lntup)"),
-        Errno::EADDRNOTAVAIL => refusal.hint("move the address to this host first"),
+        Errno::EADDRNOTAVAIL => refusal
+            .hint("move the address to this host first, or use --takeover-ip ADDR/LEN@DEV here"),
         _ => refusal,
     }
 }
 
 /// Binds and lets go. TCP with SO_REUSEADDR, as it will be bound, so that connections in TIME_WAIT are
 /// no obstacle; UDP without, because there it would mean to share the port with a stranger.
-fn try_bind(listener: &Listener) -> nix::Result<()> {
+fn try_bind(listener: &Listener, comes_later: bool) -> nix::Result<()> {
     let family =
         if listener.address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let (kind, protocol) = match listener.protocol {
@@ -74,6 +96,10 @@ fn try_bind(listener: &Listener) -> nix::Result<()> {
         set(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, u32::from(listener.v6_only))?;
     }
     set(libc::SOL_SOCKET, libc::SO_REUSEADDR, u32::from(listener.protocol == Protocol::Tcp))?;
+    if comes_later {
+        let family = if family == AddressFamily::Inet { 2 } else { 10 };
+        options::set_transparent(probe.as_fd(), family, true).map_err(|error| errno_of(&error))?;
+    }
     bind(probe.as_raw_fd(), &SockaddrStorage::from(listener.address))
 }
 
@@ -127,7 +153,7 @@ mod tests {
         let mut plan = crate::check::tests::easy();
         plan.listeners = vec![Listener { protocol, address, v6_only: false }; 2];
         let mut refusals = Vec::new();
-        check(&plan, &mut refusals);
+        check(&plan, BuildOptions::default(), &mut refusals);
         assert!(refusals.len() <= 1, "the same address is asked for once");
         refusals.pop().map(|refusal| refusal.to_string())
     }

@@ -62,6 +62,23 @@ pub fn bytes_waiting(fd: BorrowedFd<'_>) -> io::Result<usize> {
     Ok(usize::try_from(count).unwrap_or(0))
 }
 
+/// SIOCOUTQ: what a TCP socket has sent or will send, and nobody has acknowledged; a FIN counts as one.
+pub fn bytes_unacknowledged(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut count = 0_i32;
+    // SAFETY: SIOCOUTQ writes an int.
+    unsafe { ioctl(fd, libc::TIOCOUTQ, &mut count) }?;
+    Ok(count.cast_unsigned())
+}
+
+/// SIOCOUTQNSD (linux/sockios.h, Linux 2.6.39): the part of it that was never sent.
+pub fn bytes_unsent(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    const SIOCOUTQNSD: u64 = 0x894b;
+    let mut count = 0_i32;
+    // SAFETY: SIOCOUTQNSD writes an int.
+    unsafe { ioctl(fd, SIOCOUTQNSD, &mut count) }?;
+    Ok(count.cast_unsigned())
+}
+
 /// F_GETPIPE_SZ.
 pub fn pipe_size(fd: BorrowedFd<'_>) -> io::Result<u32> {
     // SAFETY: numbers only.

@@ -1,4 +1,5 @@
-//! tcp(7) and udp(7): listening, bound, connected (UDP) and closed sockets.
+//! tcp(7) and udp(7): listening, bound, connected (UDP) and closed sockets; connections are made by
+//! [`super::streams`].
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -11,6 +12,8 @@ use nix::sys::socket::{
     listen, socket,
 };
 
+use tracee::net::HostAddress;
+
 use super::{Named, options, shut};
 use crate::error::{Error, Result, errno_of};
 
@@ -18,12 +21,13 @@ use crate::error::{Error, Result, errno_of};
 /// share a port; what the program had set is set when all exist.
 pub(super) fn make_all(
     sockets: &[Named<'_, InetSocket>],
+    takeover: &[HostAddress],
     open: &mut HashMap<FileId, OwnedFd>,
 ) -> Result<()> {
     let mut made = Vec::new();
-    for (file, socket) in sockets {
+    for (file, socket) in sockets.iter().filter(|(_, socket)| socket.stream.is_none()) {
         let twins = sockets.iter().filter(|(_, other)| same_port(other, socket)).count();
-        made.push((*file, *socket, make(socket, twins > 1)?));
+        made.push((*file, *socket, make(socket, twins > 1, takeover)?));
     }
     for (file, socket, fd) in made {
         let failed = |errno| Error::Object { file: file.id, act: "set socket options", errno };
@@ -37,7 +41,7 @@ fn same_port(one: &InetSocket, other: &InetSocket) -> bool {
     one.protocol == other.protocol && one.source.port() == other.source.port()
 }
 
-fn make(state: &InetSocket, shares_port: bool) -> Result<OwnedFd> {
+fn make(state: &InetSocket, shares_port: bool, takeover: &[HostAddress]) -> Result<OwnedFd> {
     let failed = |errno| Error::Bind { address: state.source.to_string(), errno };
     let family = match state.family {
         2 => AddressFamily::Inet,
@@ -50,7 +54,17 @@ fn make(state: &InetSocket, shares_port: bool) -> Result<OwnedFd> {
         _ => return Err(failed(Errno::EPROTONOSUPPORT)),
     };
     let fd = socket(family, kind, SockFlag::SOCK_CLOEXEC, protocol).map_err(failed)?;
+    let later = takeover.iter().any(|address| address.ip() == state.source.ip().to_canonical());
+    let transparent = |on| {
+        options::set_transparent(fd.as_fd(), state.family, on).map_err(|error| errno_of(&error))
+    };
+    if later {
+        transparent(true).map_err(failed)?;
+    }
     place(&fd, state, shares_port).map_err(failed)?;
+    if later {
+        transparent(false).map_err(failed)?;
+    }
     Ok(fd)
 }
 
@@ -128,6 +142,7 @@ mod tests {
             cork: false,
             shutdown: 0,
             options: SocketOptions { keep_alive: true, ..SocketOptions::default() },
+            stream: None,
         }
     }
 
@@ -139,7 +154,7 @@ mod tests {
             kind: FileKind::Inet(state.clone()),
         };
         let mut open = HashMap::new();
-        make_all(&[(&file, &state)], &mut open)?;
+        make_all(&[(&file, &state)], &[], &mut open)?;
         Ok(open.remove(&FileId(1)).expect("made"))
     }
 

@@ -1,7 +1,9 @@
-//! Sockets: bound, listening, connected among themselves, with what waited in them.
+//! Sockets: bound, listening, connected, with what waited in them.
 
+mod forged;
 mod inet;
 pub(crate) mod options;
+mod streams;
 mod unix;
 
 use std::collections::HashMap;
@@ -13,14 +15,20 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{Shutdown, shutdown};
 use nix::sys::stat::lstat;
 
+use tracee::net::HostAddress;
+
 use super::files::{View, status_flags};
 use crate::error::{Error, Result};
+use crate::takeover::Takeover;
+use streams::Streams;
 
-/// Sockets are given away as files; what is left here are their nodes in the file system, removed
-/// again if the tree never runs.
+/// Sockets are given away as files; what is left here are their nodes in the file system and
+/// addresses, taken away again if the tree never runs, and connections that do not speak yet.
 #[derive(Default)]
 pub(crate) struct Sockets {
     nodes: Vec<Node>,
+    streams: Streams,
+    takeover: Takeover,
 }
 
 /// A node in the file system that bind(2) made for us.
@@ -38,9 +46,11 @@ impl Sockets {
     pub(crate) fn make_all(
         files: &[&File],
         view: &View,
+        takeover: &'static [HostAddress],
         open: &mut HashMap<FileId, OwnedFd>,
     ) -> Result<Self> {
         let mut made = Self::default();
+        made.takeover = Takeover::of(takeover);
         let unix: Vec<Named<'_, UnixSocket>> = files
             .iter()
             .filter_map(|file| match &file.kind {
@@ -56,7 +66,8 @@ impl Sockets {
                 _ => None,
             })
             .collect();
-        inet::make_all(&inet, open)?;
+        inet::make_all(&inet, takeover, open)?;
+        made.streams = Streams::make_all(&inet, open)?;
         for file in files {
             if let (FileKind::Unix(_) | FileKind::Inet(_), Some(socket)) =
                 (&file.kind, open.get(&file.id))
@@ -70,9 +81,17 @@ impl Sockets {
         Ok(made)
     }
 
-    /// The tree runs: the nodes are its own now.
-    pub(crate) fn keep_nodes(&mut self) {
+    /// The tree may run: its addresses come here, and its connections speak.
+    pub(crate) fn open(&mut self) -> Result<()> {
+        self.takeover.begin()?;
+        self.streams.open();
+        Ok(())
+    }
+
+    /// The tree runs: nodes and addresses are its own now.
+    pub(crate) fn keep(&mut self) {
         self.nodes.clear();
+        self.takeover.keep();
     }
 
     fn note_node(&mut self, path: PathBuf) {

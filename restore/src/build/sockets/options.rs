@@ -55,6 +55,16 @@ pub(crate) fn apply(socket: &impl AsFd, options: &SocketOptions) -> Result<()> {
     Ok(())
 }
 
+/// IP_TRANSPARENT (ip(7)): the socket may have an address that this host has not got yet.
+pub(crate) fn set_transparent(fd: BorrowedFd<'_>, family: u32, on: bool) -> Result<()> {
+    const IPV6_TRANSPARENT: i32 = 75; // linux/in6.h
+    let (level, option) = match family {
+        10 => (libc::IPPROTO_IPV6, IPV6_TRANSPARENT),
+        _ => (libc::IPPROTO_IP, libc::IP_TRANSPARENT),
+    };
+    set(fd, level, option, u32::from(on))
+}
+
 /// Sets an int at any level.
 pub(crate) fn set(fd: BorrowedFd<'_>, level: i32, option: i32, value: u32) -> Result<()> {
     tracee::host::setsockopt(fd, level, option, &value.to_le_bytes())

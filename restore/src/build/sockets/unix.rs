@@ -75,7 +75,7 @@ impl Maker<'_, '_> {
     fn stands_alone(&self, socket: &UnixSocket) -> bool {
         match socket.state {
             SocketState::Listening => true,
-            SocketState::Closed | SocketState::Established => {
+            _ => {
                 let mutual = self.mutual(socket).is_some();
                 let fed = !socket.queue.is_empty() && socket.name.is_empty();
                 !mutual && !fed && (socket.kind == 2 || socket.state == SocketState::Closed)

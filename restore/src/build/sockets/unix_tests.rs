@@ -35,7 +35,7 @@ fn make(states: &[UnixSocket]) -> Result<(Sockets, HashMap<FileId, OwnedFd>)> {
         .collect();
     let files: Vec<&File> = files.iter().collect();
     let mut open = HashMap::new();
-    let made = Sockets::make_all(&files, &View::default(), &mut open)?;
+    let made = Sockets::make_all(&files, &View::default(), &[], &mut open)?;
     Ok((made, open))
 }
 
