@@ -81,6 +81,7 @@ pub fn dump_to(job: &Checkpointing, watch: &mut dyn Watch) -> Result<Report, Fai
         total: started.elapsed(),
         downtime: downtime.parts,
         goal: None,
+        faults: None,
         pages,
         wire_bytes: ByteCount(0),
     })

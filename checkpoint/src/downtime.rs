@@ -21,6 +21,11 @@ impl Downtime {
         self.since = Instant::now();
     }
 
+    /// How long it has stood still.
+    pub(crate) fn so_far(&self) -> Duration {
+        self.parts.total() + self.since.elapsed()
+    }
+
     pub(crate) fn lap(&mut self, name: &'static str) {
         self.since = self.parts.lap(name, self.since, Instant::now());
     }

@@ -69,6 +69,14 @@ pub enum Cause {
     /// After the hand-over, nobody could be asked any more.
     #[error("learn what became of the hand-over: the destination does not answer")]
     Stranded,
+    /// After the hand-over, a person ended it before the destination had every page.
+    #[error("send the rest of the memory: it was ended while {left} pages were missing over there")]
+    Abandoned {
+        /// How many.
+        left: u64,
+        /// True if the destination could be reached, so that it is known to run there.
+        reached: bool,
+    },
     /// After the hand-over, the destination could not let the tree run, and gave the right back.
     #[error("move the tree: the destination gave it back")]
     GivenBack,
@@ -101,8 +109,17 @@ impl Failure {
         Self { outcome: Outcome::Stranded, cause: Box::new(Cause::Stranded) }
     }
 
+    /// The tree runs on the destination and will miss pages.
+    pub(crate) fn abandoned(left: pages::PageCount, reached: bool) -> Self {
+        let cause = Box::new(Cause::Abandoned { left: left.0, reached });
+        Self { outcome: Outcome::Stranded, cause }
+    }
+
     /// Who runs now.
     pub fn runs_on(&self) -> RunsOn {
+        if let Cause::Abandoned { reached: true, .. } = *self.cause {
+            return RunsOn::Destination;
+        }
         self.outcome.runs_on()
     }
 
@@ -122,9 +139,10 @@ impl Failure {
             }
             Cause::GivenBack | Cause::Link(LinkError::ClosedByPeer { .. }) => "the destination",
             Cause::Dial(_) | Cause::Link(_) | Cause::Stranded => "the link or the destination",
-            Cause::Interrupted | Cause::TakenBackByHand | Cause::ToldToFail(_) => {
-                "whoever stopped qmig"
-            }
+            Cause::Interrupted
+            | Cause::TakenBackByHand
+            | Cause::Abandoned { .. }
+            | Cause::ToldToFail(_) => "whoever stopped qmig",
         }
     }
 
@@ -140,6 +158,11 @@ impl Failure {
             Cause::Stranded => Some(
                 "look on the destination whether the tree runs there; the stopped copy here was \
                  ended, because two copies must never run"
+                    .into(),
+            ),
+            Cause::Abandoned { .. } => Some(
+                "what needs a missing page on the destination waits for it in vain: end the tree \
+                 there and start it anew"
                     .into(),
             ),
             _ => None,

@@ -6,16 +6,17 @@
 
 use std::time::{Duration, Instant};
 
-use pages::ByteCount;
+use pages::{ByteCount, PageCount};
 use tokio::time::{sleep, timeout};
 use tracee::chaos;
 use transport::event::{Event, Watch};
 use transport::quic::{self, CloseCode, LinkError, SourceLink};
 use transport::session::source::{AfterHandoff, AfterServing, Committed, Serving};
-use transport::wire::{Control, Running};
+use transport::wire::{Control, FaultTotals, Running};
 
 use crate::doomed::Doomed;
 use crate::failure::{Cause, Failure};
+use crate::serve::Server;
 use crate::source::Job;
 use transport::stop::{Stop, Wish};
 
@@ -24,12 +25,32 @@ const DIAL_AGAIN: Duration = Duration::from_millis(250);
 /// How long a destination that was asked for the right back, or runs the tree, may take to answer.
 const LAST_WORD: Duration = Duration::from_secs(5);
 
-/// The tree runs on the destination; what is left here is stale.
+/// What leaves after the hand-over.
+pub(crate) struct Left {
+    /// Who sends it.
+    pub(crate) server: Server,
+    /// How many pages.
+    pub(crate) owed: PageCount,
+    /// How many pages had left before.
+    pub(crate) sent: PageCount,
+}
+
+/// The tree runs on the destination; what is left here is a store of pages, and then stale.
 pub(crate) struct Moved {
-    stale: Doomed,
+    state: State,
     running: Running,
-    link: Option<SourceLink>,
-    sent_before: ByteCount,
+    asker: Asker,
+    left: Left,
+    faults: Option<FaultTotals>,
+}
+
+/// How much the destination still needs the stopped copy.
+enum State {
+    Serving(Serving<Doomed>),
+    /// No more, or nobody can tell any more.
+    Stale(Doomed),
+    /// Between the two.
+    Moving,
 }
 
 impl Moved {
@@ -40,16 +61,98 @@ impl Moved {
 
     /// Everything that was sent, over all links.
     pub(crate) fn wire_bytes(&self) -> ByteCount {
-        let now = self.link.as_ref().map_or(0, |link| link.stats().sent.0);
-        ByteCount(self.sent_before.0 + now)
+        let now = self.asker.link.as_ref().map_or(0, |link| link.stats().sent.0);
+        ByteCount(self.asker.sent_before.0 + now)
+    }
+
+    /// Pages that left on demand or in the background.
+    pub(crate) fn served(&self) -> PageCount {
+        self.left.server.sent()
+    }
+
+    /// How long the tree waited for pages, if there were any to wait for.
+    pub(crate) fn faults(&self) -> Option<FaultTotals> {
+        self.faults.clone().filter(|_| self.left.owed.0 > 0)
+    }
+
+    /// Serves pages until the destination has them all. A link that is lost is looked for as long as
+    /// pages are missing over there: nobody else has them.
+    pub(crate) async fn serve(
+        &mut self,
+        job: &Job,
+        stop: &mut Stop,
+        watch: &mut dyn Watch,
+    ) -> Result<(), Failure> {
+        if self.asker.releasing && self.left.owed.0 > 0 {
+            // Asked for when the right could perhaps still be had back: now it cannot.
+            watch.event(Event::Warning { text: STILL_NEEDED.to_owned() });
+        }
+        while let State::Serving(serving) = std::mem::replace(&mut self.state, State::Moving) {
+            let said = Said { resume: serving.resume(), release: None };
+            let message = if self.left.owed.0 == 0 {
+                self.asker.last_word().await
+            } else {
+                match self.asker.next(&said, Some(&mut self.left.server), job, stop, watch).await {
+                    Ok(message) => Some(message),
+                    Err(_) => return Err(self.abandoned(serving)),
+                }
+            };
+            self.state = match message {
+                Some(message) => self.hear(serving, message, watch).await,
+                None => State::Stale(serving.give_up().into_unsure()),
+            };
+        }
+        Ok(())
+    }
+
+    /// A person ended it while pages were missing over there.
+    fn abandoned(&self, serving: Serving<Doomed>) -> Failure {
+        drop(serving.give_up()); // the stopped copy dies: it runs over there
+        Failure::abandoned(self.left.server.left(), self.asker.link.is_some())
+    }
+
+    async fn hear(
+        &mut self,
+        serving: Serving<Doomed>,
+        message: Control,
+        watch: &mut dyn Watch,
+    ) -> State {
+        match serving.receive(message) {
+            AfterServing::Finished(finished, faults) => {
+                self.faults = faults;
+                State::Stale(finished.into_stale())
+            }
+            AfterServing::Progress(serving, progress) => {
+                let total = self.left.sent.0 + self.left.owed.0;
+                watch.event(Event::Pages { done: progress.pages.0, total });
+                State::Serving(serving)
+            }
+            AfterServing::Still(serving) => State::Serving(serving),
+            AfterServing::Missing(serving, missing) => {
+                if self.left.server.missing(missing).await.is_err() {
+                    self.asker.hang_up(CloseCode::LET_GO).await;
+                }
+                State::Serving(serving)
+            }
+            AfterServing::Unknown(serving) if self.left.owed.0 == 0 => {
+                State::Stale(serving.give_up().into_unsure())
+            }
+            AfterServing::Unknown(serving) | AfterServing::Misbehaved(serving, _) => {
+                self.asker.hang_up(CloseCode::MISBEHAVED).await;
+                sleep(DIAL_AGAIN).await;
+                State::Serving(serving)
+            }
+        }
     }
 
     /// Ends the copy here and says goodbye. It runs there already, so nothing here is an error.
     pub(crate) async fn end_stale_copy(self) {
-        let Self { stale, link, .. } = self;
         let _ = chaos::point("source:running");
-        let _ = stale.kill();
-        if let Some(link) = link {
+        drop(self.left);
+        if let State::Stale(stale) = self.state {
+            let _ = stale.kill();
+        }
+        if let Some(link) = self.asker.link {
             link.close(CloseCode::DONE, "").await;
         }
     }
@@ -59,6 +162,7 @@ impl Moved {
 pub(crate) async fn follow(
     mut committed: Committed<Doomed>,
     link: SourceLink,
+    mut left: Left,
     job: &Job,
     stop: &mut Stop,
     watch: &mut dyn Watch,
@@ -73,17 +177,21 @@ pub(crate) async fn follow(
     }
     let mut asker = Asker { link: Some(link), sent_before: ByteCount(0), releasing: false };
     loop {
-        let message = match asker.next(&committed, job, stop, watch).await {
+        let said = Said { resume: committed.resume(), release: Some(committed.release()) };
+        let server = Some(&mut left.server).filter(|_| left.owed.0 > 0);
+        let message = match asker.next(&said, server, job, stop, watch).await {
             Ok(message) => message,
             Err(Wish::TakeBack) => return Err(taken_back_by_hand(committed)),
             Err(_) => return Err(stranded(committed)),
         };
         committed = match committed.receive(message) {
             AfterHandoff::Running(serving, running) => {
-                return Ok(serve(serving, running, asker).await);
+                let state = State::Serving(serving);
+                return Ok(Moved { state, running, asker, left, faults: None });
             }
             AfterHandoff::Finished(finished, running) => {
-                return Ok(asker.moved(finished.into_stale(), running));
+                let state = State::Stale(finished.into_stale());
+                return Ok(Moved { state, running, asker, left, faults: None });
             }
             AfterHandoff::TakenBack(doomed) => {
                 drop(doomed.reprieve()); // everybody runs on
@@ -103,6 +211,13 @@ pub(crate) async fn follow(
     }
 }
 
+/// What is said over a new link, and what when a person wants it to end.
+struct Said {
+    resume: Control,
+    /// `None`: it runs over there, there is nothing to be had back.
+    release: Option<Control>,
+}
+
 /// Holds the link, and makes a new one when it is lost.
 struct Asker {
     link: Option<SourceLink>,
@@ -115,30 +230,47 @@ impl Asker {
     /// The destination's next word, or what a person wished instead.
     async fn next(
         &mut self,
-        committed: &Committed<Doomed>,
+        said: &Said,
+        mut server: Option<&mut Server>,
         job: &Job,
         stop: &mut Stop,
         watch: &mut dyn Watch,
     ) -> Result<Control, Wish> {
         loop {
             let Some(link) = &self.link else {
-                self.dial_again(committed, job, stop, watch).await?;
+                let link = self.dial_again(said, job, stop, watch).await?;
+                if let Some(server) = server.as_deref_mut() {
+                    server.answer(&link);
+                }
+                self.link = Some(link);
                 continue;
             };
             tokio::select! {
                 message = link.recv() => match message {
                     Ok(message) => return Ok(message),
-                    Err(_) => self.hang_up(CloseCode::LET_GO).await,
+                    Err(_) => {
+                        if let Some(server) = server.as_deref_mut() {
+                            server.link_lost();
+                        }
+                        self.hang_up(CloseCode::LET_GO).await;
+                    }
                 },
                 wish = stop.next_wish() => match wish {
                     Wish::End if !self.releasing => {
-                        // There is somebody to ask: perhaps the right can still come back.
                         self.releasing = true;
-                        let _ = link.send(&committed.release()).await;
+                        let Some(release) = &said.release else {
+                            watch.event(Event::Warning { text: STILL_NEEDED.to_owned() });
+                            continue;
+                        };
+                        // There is somebody to ask: perhaps the right can still come back.
+                        let _ = link.send(release).await;
                         if let Ok(Ok(message)) = timeout(LAST_WORD, link.recv()).await {
                             return Ok(message);
                         }
                         return Err(Wish::End);
+                    }
+                    Wish::TakeBack if said.release.is_none() => {
+                        watch.event(Event::Warning { text: RUNS_THERE.to_owned() });
                     }
                     Wish::GoOn => {}
                     wish => return Err(wish),
@@ -148,31 +280,31 @@ impl Asker {
     }
 
     async fn dial_again(
-        &mut self,
-        committed: &Committed<Doomed>,
+        &self,
+        said: &Said,
         job: &Job,
         stop: &mut Stop,
         watch: &mut dyn Watch,
-    ) -> Result<(), Wish> {
+    ) -> Result<SourceLink, Wish> {
         let lost_at = Instant::now();
         let mut warned = false;
-        watch.event(Event::LinkLost { grace: job.patience });
+        watch.event(Event::LinkLost { grace: said.release.is_some().then_some(job.patience) });
         loop {
             let attempt = async {
                 let link = quic::dial(&job.to, &job.trust, &job.link).await.ok()?;
-                link.send(&committed.resume()).await.ok()?;
+                link.send(&said.resume).await.ok()?;
                 Some(link)
             };
             tokio::select! {
                 link = attempt => if let Some(link) = link {
-                    self.link = Some(link);
-                    return Ok(());
+                    return Ok(link);
                 },
                 wish = stop.next_wish() => if wish != Wish::GoOn { return Err(wish) },
             }
             if !warned && lost_at.elapsed() >= job.patience {
                 warned = true;
-                watch.event(Event::Warning { text: UNREACHABLE.to_owned() });
+                let text = if said.release.is_some() { UNREACHABLE } else { STILL_MISSING };
+                watch.event(Event::Warning { text: text.to_owned() });
             }
             tokio::select! {
                 () = sleep(DIAL_AGAIN) => {}
@@ -196,36 +328,29 @@ impl Asker {
         }
     }
 
-    fn moved(self, stale: Doomed, running: Running) -> Moved {
-        Moved { stale, running, link: self.link, sent_before: self.sent_before }
+    /// Everything was sent before the hand-over, so the destination says `Drained` at once; a link
+    /// that is lost now changes nothing.
+    async fn last_word(&self) -> Option<Control> {
+        let link = self.link.as_ref()?;
+        timeout(LAST_WORD, link.recv()).await.ok().and_then(Result::ok)
     }
 }
+
+const STILL_NEEDED: &str = "\
+    the tree runs on the destination and still needs pages that only this qmig has; Ctrl-C again \
+    ends this qmig all the same, and whatever needs one of those pages then waits in vain";
+
+const STILL_MISSING: &str = "\
+    the destination does not answer; the tree runs there and still needs pages that only this qmig \
+    has; still trying";
+
+const RUNS_THERE: &str = "\
+    the tree runs on the destination and has moved on since: the stopped copy here may not run";
 
 const UNREACHABLE: &str = "\
     the destination does not answer, and only it knows who runs; still trying. If you know that the \
     tree does not run there, `kill -USR1` this qmig lets the stopped copy run here; Ctrl-C ends this \
     qmig and the stopped copy with it";
-
-/// Everything was sent before the hand-over, so the destination says `Drained` at once; a link that
-/// is lost now changes nothing.
-async fn serve(mut serving: Serving<Doomed>, running: Running, asker: Asker) -> Moved {
-    loop {
-        let next = match &asker.link {
-            Some(link) => timeout(LAST_WORD, link.recv()).await.ok().and_then(Result::ok),
-            None => None,
-        };
-        let Some(message) = next else {
-            return asker.moved(serving.give_up().into_unsure(), running);
-        };
-        serving = match serving.receive(message) {
-            AfterServing::Finished(finished) => return asker.moved(finished.into_stale(), running),
-            AfterServing::Progress(serving, _) | AfterServing::Still(serving) => serving,
-            AfterServing::Unknown(serving) | AfterServing::Misbehaved(serving, _) => {
-                return asker.moved(serving.give_up().into_unsure(), running);
-            }
-        };
-    }
-}
 
 fn taken_back_by_hand(committed: Committed<Doomed>) -> Failure {
     drop(committed.give_up().into_unsure().reprieve()); // everybody runs on

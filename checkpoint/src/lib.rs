@@ -5,19 +5,26 @@
 
 #![forbid(unsafe_code)]
 
+mod cargo;
 pub mod collect;
 mod directory;
 mod doomed;
 mod downtime;
 mod error;
 mod failure;
+mod fill;
 mod handoff;
+mod lazy;
+mod pending;
 mod pump;
+mod serve;
 mod source;
 pub mod survey;
+mod switch;
 
 pub use directory::{Afterwards, Checkpointing, dump_to};
 pub use error::{CollectError, SurveyError};
 pub use failure::{Cause, Failure};
 pub use source::{Job, migrate_out};
 pub use survey::{SurveyOptions, TcpPolicy, survey};
+pub use switch::Mode;

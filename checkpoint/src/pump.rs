@@ -33,6 +33,13 @@ pub struct ReadPages {
     source: Unread,
 }
 
+impl ReadPages {
+    /// These could not be read.
+    pub(crate) fn of(space: SpaceId, range: Option<PageRange>, source: tracee::Error) -> Self {
+        Self { space, range, source: source.into() }
+    }
+}
+
 /// A thread that reads pages.
 pub(crate) struct Pump {
     runs: mpsc::Receiver<(PageRun, Bytes)>,

@@ -8,32 +8,32 @@
 use std::time::{Duration, Instant};
 
 use image::plan::{PLAN, Plan};
-use image::{ImageSet, NamespaceIds};
-use pages::{ByteCount, PageCount};
 use tracee::host::Urgency;
 use tracee::net::HostAddress;
 use tracee::{Held, HostPid, chaos};
 use transport::event::{Event, Watch};
 use transport::quic::{self, CloseCode, LinkOptions, SourceLink, SourceTrust};
 use transport::session::source::{
-    AfterFreeze, AfterHello, AfterPlan, Agreed, Committed, Frozen, Offering, StagedProof,
+    AfterHello, AfterPlan, Agreed, Committed, Frozen, Offering, StagedProof,
 };
 use transport::session::{Outcome, Report};
-use transport::wire::{
-    Abort, AbortCode, BlobName, BlobTotal, Control, Features, Manifest, SessionId, SpaceTotal,
-    VersionNumber,
-};
+use transport::wire::{Abort, AbortCode, Control, Features, SessionId, VersionNumber};
 
-use crate::collect::{self, Clockwork, CollectOptions, Collected, Doors, Moment, SpacePages};
+use crate::cargo::{Cargo, send_blob};
+use crate::collect::{self, Clockwork, CollectOptions, Collected, Doors, Moment};
 use crate::doomed::{Doomed, Ties};
 use crate::downtime::Downtime;
 use crate::error::CollectError;
 use crate::failure::{Cause, Failure};
-use crate::handoff;
-use crate::pump::Pump;
+use crate::fill::{Filling, fill};
+use crate::handoff::{self, Left};
+use crate::serve::Server;
 use crate::survey::{self, SurveyOptions};
+use crate::switch::Mode;
 use transport::stop::Stop;
 
+const NO_POST_COPY: &str = "post-copy: the kernel there has no userfaultfd(2) that qmig may use \
+    (Linux 4.11, CONFIG_USERFAULTFD, root); --mode stop does without";
 /// How long a tree may take to stand still: a task in uninterruptible sleep cannot be stopped.
 const FREEZE_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -51,6 +51,10 @@ pub struct Job {
     pub survey: SurveyOptions,
     /// Addresses of this host that go where the tree goes.
     pub release: Vec<HostAddress>,
+    /// How memory moves.
+    pub mode: Mode,
+    /// How long the tree may stand still, for modes that have a choice.
+    pub max_downtime: Duration,
     /// How this qmig calls itself.
     pub software: String,
     /// After the hand-over, a link that stays lost is worth a warning after this long.
@@ -74,18 +78,25 @@ pub async fn migrate_out(
     chaos::point("source:agreed").map_err(Failure::refused)?;
 
     let mut downtime = Downtime::starts();
-    let (frozen, mut collected) = freeze(agreed, &link, job, &plan, &mut downtime).await?;
-    let pages = total_pages(&collected.spaces);
-    let ties = Ties { addresses: job.release.clone(), ..std::mem::take(&mut collected.ties) };
-    watch.event(Event::Frozen { pages: pages.0 });
+    let lazy = agreed.features().contains(Features::POST_COPY);
+    let (frozen, collected) = freeze(agreed, &link, job, &plan, &mut downtime).await?;
+    let Collected { checkpoint, mut spaces, ties } = collected;
+    let ties = Ties { addresses: job.release.clone(), ..ties };
+    let cargo = Cargo::load(checkpoint, &mut spaces, lazy);
+    watch.event(Event::Frozen { pages: cargo.pages().0 });
 
-    let (frozen, proof) = fill(frozen, &link, collected, stop, watch, &mut downtime).await?;
+    let mut server = Server::new(&cargo.owed).map_err(Failure::aborted)?;
+    let mut filling = Filling { job, stop, watch, downtime: &mut downtime };
+    let filled = fill(frozen, &link, &cargo, spaces, &mut server, &mut filling).await;
+    let (frozen, proof) = filled?;
     watch.event(Event::Staged);
 
     let committed = commit(frozen, ties, proof, &link, watch).await?;
-    let moved = handoff::follow(committed, link, job, stop, watch).await?;
+    let left = Left { server, owed: cargo.owed(), sent: cargo.sent() };
+    let mut moved = handoff::follow(committed, link, left, job, stop, watch).await?;
     downtime.lap("commit");
     watch.event(Event::Running { pid: moved.task() });
+    moved.serve(job, stop, watch).await?;
 
     let report = Report {
         outcome: Outcome::Moved,
@@ -94,8 +105,9 @@ pub async fn migrate_out(
         memory: plan.resident,
         total: started.elapsed(),
         downtime: downtime.parts,
-        goal: None,
-        pages,
+        goal: job.mode.is_lazy().then_some(job.max_downtime),
+        faults: moved.faults(),
+        pages: cargo.sent() + moved.served(),
         wire_bytes: moved.wire_bytes(),
     };
     moved.end_stale_copy().await;
@@ -110,7 +122,7 @@ async fn agree(
     stop: &mut Stop,
 ) -> Result<Agreed, Cause> {
     let session = SessionId::random()?;
-    let (offering, mut hello) = Offering::new(session, Features::STOP_AND_COPY, &job.software);
+    let (offering, mut hello) = Offering::new(session, features(job.mode), &job.software);
     if let (true, Control::Hello(hello)) = (chaos::told("source:hello", "version"), &mut hello) {
         hello.versions = vec![VersionNumber(u16::MAX)];
     }
@@ -120,6 +132,9 @@ async fn agree(
         AfterHello::Refused(reasons) => return Err(Cause::refused(&reasons)),
         AfterHello::Aborted(abort) => return Err(Cause::PeerAborted(abort)),
     };
+    if job.mode == Mode::PostCopy && !greeted.features().contains(Features::POST_COPY) {
+        return Err(Cause::Refused(vec![NO_POST_COPY.to_owned()]));
+    }
     send_blob(link, PLAN, plan.to_bytes()).await?;
     match greeted.receive(hear(link, stop).await?)? {
         AfterPlan::Agreed(agreed) => Ok(agreed),
@@ -178,78 +193,6 @@ pub(crate) fn stop_and_read(
     Ok((held, collected))
 }
 
-/// Sends images and pages, and waits until the destination stands one instruction from running.
-async fn fill(
-    frozen: Frozen<Held>,
-    link: &SourceLink,
-    collected: Collected,
-    stop: &mut Stop,
-    watch: &mut dyn Watch,
-    downtime: &mut Downtime,
-) -> Result<(Frozen<Held>, StagedProof), Failure> {
-    match staged(&frozen, link, collected, stop, watch, downtime).await {
-        Ok(message) => match frozen.receive(message) {
-            AfterFreeze::Staged(frozen, proof) => {
-                downtime.lap_in_two("pages", "restore", proof.staged().built_in);
-                Ok((frozen, proof))
-            }
-            AfterFreeze::Aborted(held, abort) => {
-                drop(held); // everybody runs on
-                Err(Failure::aborted(Cause::PeerAborted(abort)))
-            }
-            AfterFreeze::Misbehaved(frozen, wrong) => {
-                Err(give_up(frozen, link, Cause::PeerMisbehaved(wrong)).await)
-            }
-            AfterFreeze::Progress(frozen, _) => {
-                let wrong = Cause::TooMuch("progress where an end was due".to_owned());
-                Err(give_up(frozen, link, wrong).await)
-            }
-        },
-        Err(cause) => Err(give_up(frozen, link, cause).await),
-    }
-}
-
-/// The first message of the destination that is not progress, once everything was sent; or why
-/// not everything could be sent.
-async fn staged(
-    frozen: &Frozen<Held>,
-    link: &SourceLink,
-    collected: Collected,
-    stop: &mut Stop,
-    watch: &mut dyn Watch,
-    downtime: &mut Downtime,
-) -> Result<Control, Cause> {
-    let images = collected.checkpoint.to_images(&NamespaceIds::default());
-    let total = total_pages(&collected.spaces);
-    link.send(&frozen.manifest(manifest(&images, &collected.spaces)?)).await?;
-    for (name, bytes) in images.iter() {
-        send_blob(link, name, bytes.to_vec()).await?;
-    }
-    watch.event(Event::Images { count: images.len(), bytes: images.total_bytes() });
-    downtime.lap("images");
-    chaos::point("source:images")?;
-
-    let sending = send_pages(link, collected.spaces);
-    tokio::pin!(sending);
-    let mut sent = false;
-    loop {
-        tokio::select! {
-            done = &mut sending, if !sent => {
-                done?;
-                sent = true;
-                tracing::debug!(stats = ?link.stats(), "every page is under way");
-                chaos::point("source:pages")?;
-            }
-            message = hear(link, stop) => match message? {
-                Control::Progress(progress) => {
-                    watch.event(Event::Pages { done: progress.pages.0, total: total.0 });
-                }
-                other => return Ok(other),
-            },
-        }
-    }
-}
-
 /// **The one-way door.** Below it the tree can only die here, unless the destination gives it back.
 async fn commit(
     frozen: Frozen<Held>,
@@ -274,7 +217,7 @@ async fn commit(
 }
 
 /// Lets the tree run on, and tells the destination why.
-async fn give_up(frozen: Frozen<Held>, link: &SourceLink, cause: Cause) -> Failure {
+pub(crate) async fn give_up(frozen: Frozen<Held>, link: &SourceLink, cause: Cause) -> Failure {
     let code = match cause {
         Cause::Interrupted => AbortCode::CANCELLED,
         Cause::PeerMisbehaved(_) => AbortCode::MISBEHAVED,
@@ -293,48 +236,17 @@ async fn tell_peer(link: &SourceLink, message: Control) {
 }
 
 /// The next message, unless somebody presses Ctrl-C first.
-async fn hear(link: &SourceLink, stop: &mut Stop) -> Result<Control, Cause> {
+pub(crate) async fn hear(link: &SourceLink, stop: &mut Stop) -> Result<Control, Cause> {
     tokio::select! {
         message = link.recv() => Ok(message?),
         () = stop.ended() => Err(Cause::Interrupted),
     }
 }
 
-async fn send_blob(link: &SourceLink, name: &str, bytes: Vec<u8>) -> Result<(), Cause> {
-    let mut blob = link.blob(&blob_name(name)?).await?;
-    blob.write(bytes.into()).await?;
-    blob.finish().await?;
-    Ok(())
-}
-
-async fn send_pages(link: &SourceLink, spaces: Vec<SpacePages>) -> Result<(), Cause> {
-    let mut pump = Pump::start(spaces);
-    let mut bulk = link.bulk().await?;
-    while let Some((run, bytes)) = pump.next().await? {
-        bulk.run(run, bytes).await?;
-    }
-    Ok(bulk.finish().await?)
-}
-
-fn manifest(images: &ImageSet, spaces: &[SpacePages]) -> Result<Manifest, Cause> {
-    let blobs = images.iter().map(|(name, bytes)| {
-        Ok(BlobTotal { name: blob_name(name)?, bytes: ByteCount(bytes.len() as u64) })
-    });
-    let blobs = blobs.collect::<Result<Vec<_>, Cause>>()?;
-    let spaces = spaces.iter().map(|space| SpaceTotal {
-        space: space.space,
-        sent: space.pages.count(),
-        owed: PageCount(0),
-    });
-    Manifest::new(blobs, spaces.collect()).map_err(|over| Cause::TooMuch(over.to_string()))
-}
-
-fn blob_name(name: &str) -> Result<BlobName, Cause> {
-    BlobName::new(name).map_err(|bad| Cause::TooMuch(bad.to_string()))
-}
-
-fn total_pages(spaces: &[SpacePages]) -> PageCount {
-    spaces.iter().map(|space| space.pages.count()).sum()
+/// What the way memory is to move takes of a destination.
+fn features(mode: Mode) -> Features {
+    let lazy = if mode.is_lazy() { Features::POST_COPY } else { Features::NONE };
+    Features::STOP_AND_COPY.with(lazy)
 }
 
 pub(crate) fn told(plan: &Plan) -> Event {

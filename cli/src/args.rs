@@ -80,9 +80,13 @@ pub(crate) struct Dump {
     #[command(flatten)]
     pub(crate) trust: DumpTrust,
 
-    /// How memory moves. Only `stop` exists in this version; `auto` picks it.
+    /// How memory moves.
     #[arg(long, value_enum, default_value_t = Mode::Auto)]
     pub(crate) mode: Mode,
+
+    /// How long the tree may stand still, for the modes that have a choice.
+    #[arg(long, value_name = "TIME", default_value = "300ms", value_parser = crate::options::parse_duration)]
+    pub(crate) max_downtime: Duration,
 
     /// Which engine takes the tree. Only `native` exists in this version; `auto` picks it.
     #[arg(long, value_enum, default_value_t = Engine::Auto)]
@@ -308,10 +312,14 @@ pub(crate) enum Part {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Mode {
-    /// The best of what there is.
+    /// Everything while the tree stands still if that ends in --max-downtime, else as post-copy.
     Auto,
     /// Stop the tree, copy everything, run it there.
     Stop,
+    /// Run it there at once; pages follow when they are touched, and in the background.
+    PostCopy,
+    /// Push pages for --max-downtime while the tree stands still; the rest follows as in post-copy.
+    Hybrid,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -11,6 +11,7 @@ use pages::ByteCount;
 use serde_json::{Value, json};
 use transport::event::{Event, Watch};
 use transport::session::{Report, RunsOn};
+use transport::wire::FaultTotals;
 
 use crate::exit::Exit;
 
@@ -154,7 +155,7 @@ impl Progress {
             return;
         }
         let style = ProgressStyle::with_template(
-            "pages [{bar:32}] {percent:>3}% {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec}",
+            "pages [{bar:32}] {percent:>3}% {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {msg}",
         );
         let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
         let target = ProgressDrawTarget::stderr();
@@ -202,11 +203,23 @@ impl Watch for Progress {
             Event::Handoff => self.emit("handoff", json!({})),
             Event::Running { pid } => self.emit("running", json!({ "pid": pid })),
             Event::LinkLost { grace } => {
-                self.say(&format!(
-                    "the link is lost; looking for it for {}",
-                    humantime::format_duration(grace)
-                ));
-                self.emit("link_lost", json!({ "grace_us": micros(grace) }));
+                let how_long = match grace {
+                    Some(grace) => format!("for {}", humantime::format_duration(grace)),
+                    None => "until somebody ends it".to_owned(),
+                };
+                self.say(&format!("the link is lost; looking for it {how_long}"));
+                self.emit("link_lost", json!({ "grace_us": grace.map(micros) }));
+            }
+            Event::Faults(faults) => {
+                if let Some(bar) = &self.bar {
+                    bar.set_message(in_words(&faults));
+                }
+                self.emit("faults", faults_json(&faults));
+            }
+            Event::Drained(faults) => {
+                self.finish();
+                self.say(&format!("every page is here; {}", in_words(&faults)));
+                self.emit("drained", json!({ "faults": faults_json(&faults) }));
             }
             Event::Warning { text } => {
                 self.say(&format!("warning: {text}"));
@@ -240,6 +253,21 @@ fn runs_sentence(failure: &Failure) -> &'static str {
     }
 }
 
+fn in_words(faults: &FaultTotals) -> String {
+    let [p50, p99] = [faults.p50, faults.p99].map(|time| time.as_secs_f64() * 1e3);
+    format!("{} faults, p50 {p50:.1} ms, p99 {p99:.1} ms", faults.count)
+}
+
+fn faults_json(faults: &FaultTotals) -> Value {
+    json!({
+        "count": faults.count,
+        "p50_us": micros(faults.p50),
+        "p99_us": micros(faults.p99),
+        "longest_us": micros(faults.longest),
+        "buckets": faults.buckets,
+    })
+}
+
 fn report_json(report: &Report) -> Value {
     let parts: serde_json::Map<String, Value> = report
         .downtime
@@ -254,5 +282,6 @@ fn report_json(report: &Report) -> Value {
         "parts": parts,
         "pages": report.pages.0,
         "wire_bytes": report.wire_bytes.0,
+        "faults": report.faults.as_ref().map(faults_json),
     })
 }

@@ -51,6 +51,19 @@ pub fn to_image(pages_id: u32, present: &PageSet) -> Vec<u8> {
     image.finish()
 }
 
+/// A pagemap image that says: exactly `owed`, all of them with the source, which serves them.
+pub fn owed_image(owed: &PageSet) -> Vec<u8> {
+    let mut image = start(0);
+    owed.ranges().iter().for_each(|range| add_run(&mut image, *range, LAZY));
+    image.finish()
+}
+
+/// The pages that a pagemap image says are with the source.
+pub fn owed(image: &str, bytes: &[u8]) -> Result<PageSet, BadImage> {
+    let runs = PagemapReader::open(image, bytes)?.runs()?;
+    Ok(runs.iter().filter(|run| run.place == Place::Source).map(|run| run.range).collect())
+}
+
 /// The start of a pagemap image.
 pub(crate) fn start(pages_id: u32) -> FrameWriter {
     let mut image = FrameWriter::new(ImageKind::Pagemap);
@@ -60,12 +73,16 @@ pub(crate) fn start(pages_id: u32) -> FrameWriter {
 
 /// Adds a run whose bytes are in the pages image.
 pub(crate) fn add(image: &mut FrameWriter, range: PageRange) {
+    add_run(image, range, PRESENT);
+}
+
+fn add_run(image: &mut FrameWriter, range: PageRange, flags: u32) {
     for piece in range.pieces(PageCount(u64::from(u32::MAX))) {
         image.entry(&PagemapEntry {
             vaddr: piece.start_addr().0,
             compat_nr_pages: u32::try_from(piece.count().0).expect("pieces fit"),
             in_parent: None,
-            flags: Some(PRESENT),
+            flags: Some(flags),
             nr_pages: Some(piece.count().0),
         });
     }
@@ -168,6 +185,13 @@ mod tests {
 
     fn entry(vaddr: u64, old: u32, new: Option<u64>, flags: Option<u32>) -> PagemapEntry {
         PagemapEntry { vaddr, compat_nr_pages: old, nr_pages: new, flags, in_parent: None }
+    }
+
+    #[test]
+    fn what_is_owed_comes_back() {
+        let set: PageSet = [range(3, 4), range(1 << 30, 1)].into_iter().collect();
+        assert_eq!(owed("pagemap-1.img", &owed_image(&set)).expect("an image"), set);
+        assert_eq!(owed("pagemap-1.img", &to_image(1, &set)).expect("an image"), PageSet::new());
     }
 
     #[test]

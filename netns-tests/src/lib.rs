@@ -61,7 +61,7 @@ pub use lab::{Footprint, Lab, LabPlan, Side};
 pub use link::Link;
 pub use log::Log;
 pub use migration::{Listening, Migration, Moved, Moving, QmigEvent, qmig_binary};
-pub use rounds::{REPEAT_VARIABLE, rounds};
+pub use rounds::{REPEAT_VARIABLE, rounds, rounds_on};
 pub use running::Running;
 pub use subject::{Started, Subject, Verdict};
 pub use terminal::on_terminal;

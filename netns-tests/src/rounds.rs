@@ -19,6 +19,14 @@ const SETTLE: Duration = Duration::from_secs(20);
 ///
 /// Only one test of a process is in here at a time: descriptors are counted for the process.
 pub fn rounds(test: impl Fn(&Lab) -> Result<(), Box<dyn Error>>) -> Result<(), Box<dyn Error>> {
+    rounds_on(|| Ok(Lab::two_hosts()?), test)
+}
+
+/// The same on hosts that `build` makes.
+pub fn rounds_on(
+    build: impl Fn() -> Result<Lab, Box<dyn Error>>,
+    test: impl Fn(&Lab) -> Result<(), Box<dyn Error>>,
+) -> Result<(), Box<dyn Error>> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let count = match std::env::var(REPEAT_VARIABLE) {
@@ -26,14 +34,17 @@ pub fn rounds(test: impl Fn(&Lab) -> Result<(), Box<dyn Error>>) -> Result<(), B
         Err(_) => 1,
     };
     for round in 1..=count {
-        one(&test).map_err(|error| format!("round {round} of {count}: {error}"))?;
+        one(&build, &test).map_err(|error| format!("round {round} of {count}: {error}"))?;
     }
     Ok(())
 }
 
-fn one(test: &impl Fn(&Lab) -> Result<(), Box<dyn Error>>) -> Result<(), Box<dyn Error>> {
+fn one(
+    build: &impl Fn() -> Result<Lab, Box<dyn Error>>,
+    test: &impl Fn(&Lab) -> Result<(), Box<dyn Error>>,
+) -> Result<(), Box<dyn Error>> {
     let descriptors = open_descriptors();
-    let lab = Lab::two_hosts()?;
+    let lab = build()?;
     test(&lab)?;
     let left = lab.wait_empty(SETTLE);
     if !left.is_empty() {

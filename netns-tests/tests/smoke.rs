@@ -16,10 +16,13 @@ fn missing() -> bool {
 }
 
 /// Start, move, ask; then nothing but the verdict may be left.
-fn moves(subject: &Subject) -> Outcome {
+fn moves(subject: &Subject, mode: &str) -> Outcome {
+    if missing() {
+        return Ok(());
+    }
     let lab = Lab::two_hosts()?;
     let started = subject.start(&lab, lab.src())?;
-    let moved = Migration::new(&lab)?.run(started.pid())?;
+    let moved = Migration::new(&lab)?.dump_arg("--mode").dump_arg(mode).run(started.pid())?;
     moved.succeeded()?;
     assert!(moved.event(Side::Source, "report").is_some(), "no report\n{}", moved.logs());
     // The source's copy is dead, and is ours to bury.
@@ -33,17 +36,22 @@ fn moves(subject: &Subject) -> Outcome {
     Ok(())
 }
 
-/// One test a subject, so that they run side by side and fail by name.
+/// One test a subject and mode, so that they run side by side and fail by name.
 macro_rules! smoke {
-    ($($name:ident)*) => {$(
-        #[test]
-        fn $name() -> Outcome {
-            if missing() {
-                return Ok(());
+    ($($name:ident)*) => {
+        mod stop {$(
+            #[test]
+            fn $name() -> super::Outcome {
+                super::moves(&super::Subject::new(stringify!($name)), "stop")
             }
-            moves(&Subject::new(stringify!($name)))
-        }
-    )*};
+        )*}
+        mod post_copy {$(
+            #[test]
+            fn $name() -> super::Outcome {
+                super::moves(&super::Subject::new(stringify!($name)), "post-copy")
+            }
+        )*}
+    };
 }
 
 smoke! {
@@ -53,16 +61,12 @@ smoke! {
 
 #[test]
 fn a_thousand_threads() -> Outcome {
-    if missing() {
-        return Ok(());
-    }
-    moves(&Subject::new("threads").arg("threads").arg(1000))
+    let subject = Subject::new("threads").arg("threads").arg(1000);
+    ["stop", "post-copy"].iter().try_for_each(|mode| moves(&subject, mode))
 }
 
 #[test]
 fn memory_that_keeps_changing() -> Outcome {
-    if missing() {
-        return Ok(());
-    }
-    moves(&Subject::new("filler").arg("mib").arg(256).arg("dirty").arg(64))
+    let subject = Subject::new("filler").arg("mib").arg(256).arg("dirty").arg(64);
+    ["stop", "post-copy", "hybrid", "auto"].iter().try_for_each(|mode| moves(&subject, mode))
 }

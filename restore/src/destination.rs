@@ -6,34 +6,35 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use image::plan::{LONGEST_PLAN, PLAN, Plan};
 use image::state::Checkpoint;
-use image::{ImageSet, ImageSetBuilder, Limits};
-use pages::{ByteCount, SpaceId};
-use tokio::task::JoinSet;
-use tracee::chaos;
+use image::{ImageSet, ImageSetBuilder, Limits, pagemap};
+use pages::{ByteCount, PageCount, PageSet, SpaceId};
 use tracee::host::Urgency;
+use tracee::{Keeper, chaos};
 use transport::event::{Event, Watch};
 use transport::quic::{CloseCode, DestinationLink, Incoming, LinkError, Listener, PageReceiver};
 use transport::session::destination::{
     AfterFilling, AfterHello, Answering, Building, Checked, Filling, Greeted,
 };
 use transport::stop::Stop;
-use transport::wire::{
-    Abort, AbortCode, BlobName, Control, Features, Manifest, Progress, SpaceTotal,
-};
+use transport::wire::{Abort, AbortCode, BlobName, Control, Features, Manifest, SpaceTotal};
 
 use crate::build::{Built, Ready, Sink};
 use crate::check;
 use crate::failure::{Cause, Failure};
-use crate::fill::{Fill, FillDoor};
+use crate::faults::Faults;
+use crate::fill::Fill;
 use crate::handoff::{self, Farewell};
+use crate::inflow::Inflow;
 use crate::offspring::Offspring;
 use crate::skeleton::{BuildOptions, Skeleton};
 
-/// How often the source is told how far it is.
+/// How often whoever watches is told how far it is.
 const TELL_EVERY: Duration = Duration::from_millis(100);
 /// How long a source may take from its hello to its plan.
 const PLAN_DEADLINE: Duration = Duration::from_secs(60);
@@ -73,19 +74,24 @@ async fn take(
 ) -> Result<(Offspring, Farewell), Failure> {
     let plan = read_plan(&link, &greeted, stop).await.map_err(Failure::refused)?;
     watch.event(told(&plan));
+    // Started now, because starting a process takes longer than the tree shall stand still.
+    let keeper = match greeted.features().contains(Features::POST_COPY) {
+        true => Some(Keeper::start().map_err(|error| Failure::refused(crate::Error::from(error)))?),
+        false => None,
+    };
     let checked = agree(&link, greeted, &plan, host).await.map_err(Failure::refused)?;
 
     let (building, gathered) = match gather(&link, checked, stop, watch).await {
         Ok(gathered) => gathered,
         Err(cause) => return Err(goodbye(&link, cause).await),
     };
-    let (ready, built_in) = match build(&link, &building, gathered, host, stop, watch).await {
+    let built = match build(&link, &building, gathered, keeper, host, stop, watch).await {
         Ok(built) => built,
         Err(cause) => return Err(goodbye(&link, cause).await),
     };
-    let (staged, message) = building.stage(Some(ready), built_in, host.grace);
+    let (staged, message) = building.stage(Some(built.ready), built.took, host.grace);
     watch.event(Event::Staged);
-    handoff::await_it(staged, message, link, host, &plan, stop, watch).await
+    handoff::await_it(staged, message, (link, built.inflow), host, &plan, stop, watch).await
 }
 
 /// The next source that wants something of this qmig.
@@ -112,7 +118,7 @@ async fn knock(host: &Host<'_>, stop: &mut Stop) -> Result<(DestinationLink, Con
 }
 
 async fn greet(link: &DestinationLink, hello: Control, host: &Host<'_>) -> Result<Greeted, Cause> {
-    let answering = Answering::new(Features::STOP_AND_COPY, &host.software);
+    let answering = Answering::new(features(), &host.software);
     match answering.receive(hello)? {
         AfterHello::Greeted(greeted, reply) => {
             link.send(&reply).await?;
@@ -124,6 +130,12 @@ async fn greet(link: &DestinationLink, hello: Control, host: &Host<'_>) -> Resul
             Err(Cause::NoCommonVersion)
         }
     }
+}
+
+/// What this host can do.
+fn features() -> Features {
+    let lazy = tracee::uffd::Features::of_this_kernel().contains(tracee::uffd::Features::LAZY);
+    Features::STOP_AND_COPY.with(if lazy { Features::POST_COPY } else { Features::NONE })
 }
 
 async fn read_plan(
@@ -183,6 +195,8 @@ async fn agree(
 struct Gathered {
     images: ImageSet,
     manifest: Manifest,
+    /// Pages that follow after the hand-over.
+    owed: HashMap<SpaceId, PageSet>,
     /// A stream of pages that began to arrive before there was memory to put them in.
     bulk: Option<PageReceiver>,
 }
@@ -261,10 +275,31 @@ async fn gather(
     }
     let Hearing::Building(building, manifest) = hearing else { unreachable!("it is complete") };
     let images = complete(images, &manifest)?;
+    let owed = owed(&images, &manifest)?;
     watch.event(Event::Images { count: images.len(), bytes: images.total_bytes() });
-    watch.event(Event::Frozen { pages: manifest.spaces().iter().map(|space| space.sent.0).sum() });
+    watch.event(Event::Frozen { pages: total(&manifest).0 });
     chaos::point("destination:images")?;
-    Ok((building, Gathered { images, manifest, bulk }))
+    Ok((building, Gathered { images, manifest, owed, bulk }))
+}
+
+/// All pages that come, before or after the hand-over.
+fn total(manifest: &Manifest) -> PageCount {
+    manifest.spaces().iter().map(|space| space.sent + space.owed).sum()
+}
+
+/// Which pages follow after the hand-over: their pagemaps are among the images.
+fn owed(images: &ImageSet, manifest: &Manifest) -> Result<HashMap<SpaceId, PageSet>, Cause> {
+    let mut all = HashMap::new();
+    for total in manifest.spaces().iter().filter(|total| total.owed.0 > 0) {
+        let name = pagemap::image_name(total.space);
+        let bytes = images.get(&name).unwrap_or_default();
+        let owed = pagemap::owed(&name, bytes)?;
+        if owed.count() != total.owed {
+            return Err(Cause::OwedOtherwise { image: name, announced: total.owed.0 });
+        }
+        all.insert(total.space, owed);
+    }
+    Ok(all)
 }
 
 /// Every image of the manifest is here, and as long as it says.
@@ -285,84 +320,85 @@ fn complete(images: ImageSetBuilder, manifest: &Manifest) -> Result<ImageSet, Ca
     Ok(images)
 }
 
-/// Builds the tree and fills its memory, until it is one instruction from running. Tells also how
-/// long that took beside waiting for pages.
+/// A tree that is one instruction from running.
+struct Staging {
+    ready: Ready,
+    /// What brings the pages that follow.
+    inflow: Inflow,
+    /// How long building took beside waiting for pages.
+    took: Duration,
+}
+
+/// Builds the tree and fills its memory with what cannot wait.
 async fn build(
     link: &DestinationLink,
     building: &Building,
     gathered: Gathered,
+    keeper: Option<Keeper>,
     host: &Host<'_>,
     stop: &mut Stop,
     watch: &mut dyn Watch,
-) -> Result<(Ready, Duration), Cause> {
+) -> Result<Staging, Cause> {
     let begun = Instant::now();
     let urgency = Urgency::raise();
     let checkpoint = Checkpoint::from_images(&gathered.images)?;
-    let built = Skeleton::create(&checkpoint, host.build)?.build(&checkpoint)?;
+    let mut built = Skeleton::create(&checkpoint, host.build)?.build(&checkpoint)?;
     drop(urgency);
     let skeleton = begun.elapsed();
     tracing::debug!("the tree is built; its memory is empty");
     chaos::point("destination:building")?;
     let roaming = built.roam()?;
-    let spaces = gathered.manifest.spaces();
-    let (door, mut fill) = Fill::start(spaces, sinks(&built, spaces)?);
-    receive(link, building, gathered.bulk, door, &mut fill, stop, watch).await?;
+    let Gathered { manifest, owed, bulk, .. } = gathered;
+    let (door, mut fill) = Fill::start(manifest.spaces(), sinks(&built, manifest.spaces())?);
+    let mut inflow = Inflow::start(link.clone(), bulk, owed.clone(), door, fill.installed());
+    let arriving = Arriving { total: total(&manifest), counted: fill.installed() };
+    receive(link, building, &mut fill, &mut inflow, &arriving, stop, watch).await?;
     drop(roaming);
-    tracing::debug!("its memory is full");
+    tracing::debug!("what cannot wait is in its memory");
     chaos::point("destination:pages")?;
     let _urgency = Urgency::raise();
     let begun = Instant::now();
+    if let Some(keeper) = keeper.filter(|_| !owed.is_empty()) {
+        let openings = built.wait_for(&owed, &checkpoint, &keeper)?;
+        inflow.open(Faults::watch(openings, keeper).map_err(crate::Error::from)?);
+    }
     let ready = built.finish(&checkpoint)?;
-    Ok((ready, skeleton + begun.elapsed()))
+    Ok(Staging { ready, inflow, took: skeleton + begun.elapsed() })
 }
 
-/// Moves pages from the link into the tree until all are there.
+/// What is counted while pages arrive.
+struct Arriving {
+    total: PageCount,
+    counted: Arc<AtomicU64>,
+}
+
+/// Waits until every page that cannot wait is in the tree.
 async fn receive(
     link: &DestinationLink,
     building: &Building,
-    bulk: Option<PageReceiver>,
-    door: FillDoor,
     fill: &mut Fill,
+    inflow: &mut Inflow,
+    arriving: &Arriving,
     stop: &mut Stop,
     watch: &mut dyn Watch,
 ) -> Result<(), Cause> {
-    let mut streams = JoinSet::new();
-    let mut open = |pages: PageReceiver| {
-        streams.spawn(pour(pages, door.clone()));
-    };
-    if let Some(pages) = bulk {
-        open(pages);
-    }
     let mut tell = tokio::time::interval(TELL_EVERY);
     loop {
         tokio::select! {
             filled = fill.finished() => return Ok(filled?),
-            lane = link.next_lane() => match lane? {
-                Incoming::Bulk(pages) | Incoming::Urgent(pages) => open(pages),
-                Incoming::Blob(_) => return Err(Cause::UnexpectedLane),
+            state = inflow.changed() => if let Some(failed) = state.failed {
+                return Err(Cause::Inflow(failed));
             },
             message = link.recv() => {
                 return Err(Cause::PeerAborted(building.receive(message?)?));
             }
             _ = tell.tick() => {
-                let (pages, total) = (fill.installed(), fill.announced());
-                watch.event(Event::Pages { done: pages.0, total: total.0 });
-                link.send(&building.progress(Progress { pages, bytes: pages.bytes() })).await?;
+                let done = arriving.counted.load(Ordering::Relaxed);
+                watch.event(Event::Pages { done, total: arriving.total.0 });
             }
             () = stop.ended() => return Err(Cause::Interrupted),
         }
     }
-}
-
-async fn pour(mut pages: PageReceiver, door: FillDoor) -> Result<(), LinkError> {
-    tracing::debug!("a stream of pages begins");
-    while let Some((run, bytes)) = pages.next().await? {
-        if !door.give(run, bytes).await {
-            break; // the fill itself says why
-        }
-    }
-    tracing::debug!("a stream of pages has ended");
-    Ok(())
 }
 
 pub(crate) fn sinks(

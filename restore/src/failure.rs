@@ -1,6 +1,7 @@
 //! How a restore ends when it does not end well.
 
 use std::fmt;
+use std::sync::Arc;
 
 use image::plan::{BadPlan, Refusal};
 use image::{BadImage, DirectoryError};
@@ -60,6 +61,17 @@ pub enum Cause {
         /// How long it is, if it came.
         came: Option<ByteCount>,
     },
+    /// A pagemap of owed pages that is not what the manifest says.
+    #[error("read the images: {image} does not tell of the {announced} pages announced")]
+    OwedOtherwise {
+        /// Which.
+        image: String,
+        /// How many pages there should be.
+        announced: u64,
+    },
+    /// Pages could not be taken.
+    #[error("fill memory: {0}")]
+    Inflow(Arc<FillError>),
     /// The link was lost or closed.
     #[error("talk to the source: {0}")]
     Link(#[from] LinkError),
@@ -122,16 +134,19 @@ impl Failure {
         match &*self.cause {
             Cause::Accept(_) | Cause::CannotTake(_) | Cause::Build(_) => "the destination",
             Cause::Fill(error) if !error.is_peers_fault() => "the destination",
+            Cause::Inflow(error) if !error.is_peers_fault() => "the destination",
             Cause::NoCommonVersion
             | Cause::PlanFirst
             | Cause::UnexpectedLane
             | Cause::OtherThanAnnounced { .. }
+            | Cause::OwedOtherwise { .. }
             | Cause::Plan(_)
             | Cause::PeerAborted(_)
             | Cause::NotEntrusted(_)
             | Cause::PeerMisbehaved(_)
             | Cause::Image(_)
-            | Cause::Fill(_) => "the source",
+            | Cause::Fill(_)
+            | Cause::Inflow(_) => "the source",
             Cause::Directory(_) | Cause::OtherVdso => "the checkpoint",
             Cause::Link(_) => "the link or the source",
             Cause::Interrupted | Cause::ToldToFail(_) => "whoever stopped qmig",

@@ -34,6 +34,9 @@ pub enum FillError {
         /// How many were announced.
         announced: PageCount,
     },
+    /// A blob after all blobs.
+    #[error("a blob where only pages were due")]
+    UnexpectedBlob,
     /// It ended before every announced page had come.
     #[error("{missing:?} of {space} never came")]
     Missing {
@@ -70,7 +73,6 @@ pub(crate) struct FillDoor(mpsc::Sender<(PageRun, Bytes)>);
 pub(crate) struct Fill {
     done: oneshot::Receiver<Result<(), FillError>>,
     installed: Arc<AtomicU64>,
-    announced: PageCount,
 }
 
 impl FillDoor {
@@ -92,7 +94,6 @@ impl Fill {
         let (sender, runs) = mpsc::channel(WAITING);
         let (tell, done) = oneshot::channel();
         let installed = Arc::new(AtomicU64::new(0));
-        let announced = spaces.iter().map(|space| space.sent).sum();
         let mut writer = Writer {
             due: spaces.iter().map(|space| (space.space, (space.sent, space.sent))).collect(),
             sinks,
@@ -101,17 +102,12 @@ impl Fill {
         std::thread::spawn(move || {
             let _ = tell.send(writer.write_all(runs));
         });
-        (FillDoor(sender), Self { done, installed, announced })
+        (FillDoor(sender), Self { done, installed })
     }
 
-    /// Pages written so far.
-    pub(crate) fn installed(&self) -> PageCount {
-        PageCount(self.installed.load(Ordering::Relaxed))
-    }
-
-    /// Pages that are to come in all.
-    pub(crate) fn announced(&self) -> PageCount {
-        self.announced
+    /// Counts the pages written so far.
+    pub(crate) fn installed(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.installed)
     }
 
     /// Waits until every announced page is in place, or one cannot be. May be given up and taken up

@@ -8,23 +8,36 @@ use tokio::time::{sleep_until, timeout};
 use tracee::chaos;
 use transport::event::{Event, Watch};
 use transport::quic::{CloseCode, DestinationLink, LinkError, Listener};
-use transport::session::destination::{AfterStaged, Condemned, Draining, Entrusted, Gone, Staged};
+use transport::session::destination::{
+    AfterStaged, Condemned, Draining, Entrusted, Gone, Running, Staged,
+};
 use transport::stop::Stop;
 use transport::wire::Control;
 
 use crate::build::Ready;
 use crate::destination::Host;
 use crate::failure::{Cause, Failure};
+use crate::inflow::Inflow;
 use crate::offspring::Offspring;
 
 /// How much longer than the grace time a destination that destroyed its tree stays to say so, as
 /// long as the source has not heard it.
 const STAY_FACTOR: u32 = 3;
 
-/// The source of a tree that runs here: it may still ask.
+/// The source of a tree that runs here: it may still ask, and still be needed for pages.
 pub struct Farewell {
-    draining: Draining,
+    session: Session,
     link: Option<DestinationLink>,
+}
+
+/// What the tree that runs here still needs.
+enum Session {
+    /// Pages.
+    Running(Running, Inflow),
+    /// Nothing.
+    Draining(Draining),
+    /// Between the two.
+    Moving,
 }
 
 /// What can happen while the tree waits.
@@ -54,7 +67,7 @@ impl Heard {
 pub(crate) async fn await_it(
     staged: Staged<Option<Ready>>,
     message: Control,
-    link: DestinationLink,
+    (link, inflow): (DestinationLink, Inflow),
     host: &Host<'_>,
     plan: &Plan,
     stop: &mut Stop,
@@ -88,7 +101,7 @@ pub(crate) async fn await_it(
             Heard::Lost | Heard::Back(..) => {
                 link = None;
                 staged.link_lost(Instant::now());
-                watch.event(Event::LinkLost { grace: host.grace });
+                watch.event(Event::LinkLost { grace: Some(host.grace) });
                 staged
             }
             Heard::GraceIsOver => match staged.expire(Instant::now()) {
@@ -103,13 +116,14 @@ pub(crate) async fn await_it(
             }
         };
     };
-    launch(entrusted, link, host, plan, watch).await
+    launch(entrusted, link, inflow, host, plan, watch).await
 }
 
 /// **The right to run is here.** The tree runs, and the source is told.
 async fn launch(
     mut entrusted: Entrusted<Option<Ready>>,
     link: Option<DestinationLink>,
+    inflow: Inflow,
     host: &Host<'_>,
     plan: &Plan,
     watch: &mut dyn Watch,
@@ -127,34 +141,109 @@ async fn launch(
     if chaos::point("destination:running").is_ok() {
         say(link.as_ref(), &message).await;
     }
-    let (draining, drained) = session.drained();
-    say(link.as_ref(), &drained).await;
-    Ok((Offspring::from(running), Farewell { draining, link }))
+    let mut farewell = Farewell { session: Session::Running(session, inflow), link };
+    farewell.drain_if_complete(&|_| {}).await;
+    Ok((Offspring::from(running), farewell))
 }
 
 impl Farewell {
-    /// Answers the source until it has said goodbye; a source whose link was lost may come back
-    /// for as long as `patience`.
-    pub async fn see_off(&mut self, listener: &Listener, patience: Duration) {
+    /// True as long as pages are missing.
+    pub fn is_lazy(&self) -> bool {
+        matches!(self.session, Session::Running(..))
+    }
+
+    /// Brings the pages that are missing, and answers the source until it has said goodbye. As long
+    /// as pages are missing a lost link is waited for without end: nobody else has them. Afterwards a
+    /// source whose link was lost may come back for as long as `patience`.
+    pub async fn see_off(&mut self, listener: &Listener, patience: Duration, tell: &dyn Fn(Event)) {
         let mut lost_at = None;
+        let mut never = Stop::never();
+        let (mut faults, mut failures) = (0, 0);
         loop {
-            let deadline = lost_at.map(|at: Instant| at + patience);
-            let heard = hear(self.link.as_ref(), listener, deadline, &mut Stop::never()).await;
-            match heard.message(&mut self.link) {
-                Heard::Message(message) => match self.draining.receive(&message) {
-                    Ok(Some(answer)) => {
-                        lost_at = None;
-                        say(self.link.as_ref(), &answer).await;
+            let deadline = lost_at.map(|at: Instant| at + patience).filter(|_| !self.is_lazy());
+            let news = async {
+                match &mut self.session {
+                    Session::Running(_, inflow) => inflow.changed().await,
+                    _ => std::future::pending().await,
+                }
+            };
+            let heard = tokio::select! {
+                state = news => {
+                    if state.faults.count != faults {
+                        faults = state.faults.count;
+                        tell(Event::Faults(state.faults.clone()));
                     }
-                    Ok(None) => {}
-                    Err(_) => hang_up(&mut self.link, CloseCode::MISBEHAVED).await,
-                },
-                Heard::Lost | Heard::Back(..) => match self.link.take() {
-                    Some(link) if said_goodbye(&link).await => return,
-                    _ => lost_at = Some(Instant::now()),
-                },
+                    if state.failures != failures {
+                        failures = state.failures;
+                        // Over a new link it is asked for again.
+                        let why = state.failed.map_or_else(String::new, |why| why.to_string());
+                        tell(Event::Warning { text: format!("pages came that cannot be: {why}") });
+                        hang_up(&mut self.link, CloseCode::LET_GO).await;
+                        lost_at = Some(Instant::now());
+                    }
+                    self.drain_if_complete(tell).await;
+                    continue;
+                }
+                heard = hear(self.link.as_ref(), listener, deadline, &mut never) => heard,
+            };
+            match heard {
+                Heard::Back(link, question) => {
+                    self.link = Some(link);
+                    lost_at = None;
+                    self.answer(&question).await;
+                    if let (Session::Running(_, inflow), Some(link)) = (&self.session, &self.link) {
+                        inflow.relink(link.clone());
+                    }
+                }
+                Heard::Message(message) => {
+                    lost_at = None;
+                    self.answer(&message).await;
+                }
+                Heard::Lost => {
+                    match (&self.session, self.link.take()) {
+                        (Session::Running(_, inflow), _) => {
+                            inflow.unlink();
+                            tell(Event::LinkLost { grace: None });
+                        }
+                        (_, Some(link)) if said_goodbye(&link).await => return,
+                        _ => {}
+                    }
+                    lost_at = Some(Instant::now());
+                }
                 Heard::GraceIsOver | Heard::Interrupted => return,
             }
+        }
+    }
+
+    /// What the source asks.
+    async fn answer(&mut self, message: &Control) {
+        let answer = match &self.session {
+            Session::Running(running, _) => running.receive(message),
+            Session::Draining(draining) => draining.receive(message),
+            Session::Moving => Ok(None),
+        };
+        match answer {
+            Ok(Some(answer)) => say(self.link.as_ref(), &answer).await,
+            Ok(None) => {}
+            Err(_) => hang_up(&mut self.link, CloseCode::MISBEHAVED).await,
+        }
+    }
+
+    /// Says so once nothing is missing.
+    async fn drain_if_complete(&mut self, tell: &dyn Fn(Event)) {
+        let Session::Running(_, inflow) = &self.session else { return };
+        let state = inflow.state();
+        if !state.is_complete() {
+            return;
+        }
+        if let Session::Running(running, inflow) =
+            std::mem::replace(&mut self.session, Session::Moving)
+        {
+            drop(inflow);
+            tell(Event::Drained(state.faults.clone()));
+            let (draining, drained) = running.drained(state.faults);
+            self.session = Session::Draining(draining);
+            say(self.link.as_ref(), &drained).await;
         }
     }
 }

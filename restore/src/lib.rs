@@ -10,9 +10,13 @@ mod destination;
 mod directory;
 pub mod error;
 mod failure;
+mod faults;
 mod fill;
 mod handoff;
+mod inflow;
+mod ledger;
 mod offspring;
+mod rate;
 pub mod skeleton;
 mod takeover;
 

@@ -13,7 +13,7 @@ use transport::quic::{
     CloseCode, Congestion, DestinationTrust, Identity, Incoming, LinkOptions, Listener, MtuBound,
     SourceTrust, dial,
 };
-use transport::wire::{Control, Features, Hello, PageRun, SessionId};
+use transport::wire::{Control, FaultTotals, Features, Hello, PageRun, SessionId};
 
 fn main() {
     let mut args = std::env::args().skip(1);
@@ -59,7 +59,7 @@ fn measure(mib: u32, congestion: Congestion, mtu: MtuBound, run_pages: u64) -> f
                 std::hint::black_box(content);
                 pages += run.range().count().0;
             }
-            link.send(&Control::Drained).await.expect("sent");
+            link.send(&Control::Drained(FaultTotals::default())).await.expect("sent");
             link.closed().await;
             pages
         })
@@ -81,7 +81,7 @@ fn measure(mib: u32, congestion: Congestion, mtu: MtuBound, run_pages: u64) -> f
             bulk.run(run, Bytes::from(vec![7; bytes])).await.expect("written");
         }
         bulk.finish().await.expect("finished");
-        assert_eq!(link.recv().await, Ok(Control::Drained));
+        assert_eq!(link.recv().await, Ok(Control::Drained(FaultTotals::default())));
         let took = start.elapsed();
         link.close(CloseCode::DONE, "").await;
         took

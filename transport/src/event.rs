@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::session::Report;
+use crate::wire::FaultTotals;
 
 /// One thing that happened. People see it as progress, programs as a line of JSON.
 #[derive(Clone, Debug)]
@@ -64,9 +65,13 @@ pub enum Event {
     },
     /// The link was lost; the time says how long it will be looked for.
     LinkLost {
-        /// Until this has passed.
-        grace: Duration,
+        /// Until this has passed; `None`: until somebody ends it.
+        grace: Option<Duration>,
     },
+    /// How long the tree has waited for pages so far (destination, post-copy).
+    Faults(FaultTotals),
+    /// Every page has come; the source is not needed any more (destination, post-copy).
+    Drained(FaultTotals),
     /// Something is not carried exactly; the migration goes on.
     Warning {
         /// What, and why.

@@ -10,7 +10,7 @@ use transport::quic::{FirstUse, Identity, KeyFingerprint, LinkOptions, Pins, Sou
 use transport::session::{Outcome, Report};
 
 use super::{chain, runtime, wishes};
-use crate::args::{Dump, DumpTrust};
+use crate::args::{Dump, DumpTrust, Mode};
 use crate::exit::Exit;
 use crate::options;
 use crate::progress::{Failure, Progress};
@@ -60,6 +60,13 @@ fn migrate(
         link,
         survey,
         release: args.release_ip.clone(),
+        mode: match args.mode {
+            Mode::Auto => checkpoint::Mode::Auto,
+            Mode::Stop => checkpoint::Mode::Stop,
+            Mode::PostCopy => checkpoint::Mode::PostCopy,
+            Mode::Hybrid => checkpoint::Mode::Hybrid,
+        },
+        max_downtime: args.max_downtime,
         software: options::software(),
         patience: args.connect_timeout,
     };

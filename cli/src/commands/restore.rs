@@ -1,5 +1,6 @@
 //! `qmig restore`: from another host, or from a directory; then the parent of the tree.
 
+use std::cell::{Cell, RefCell};
 use std::fs;
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -156,12 +157,20 @@ async fn outlive(
     args: &Restore,
     progress: &mut Progress,
 ) -> Result<Exit, Failure> {
-    progress.finish();
     progress.say(&format!("it runs here, pid {}", offspring.root()));
+    let progress = RefCell::new(progress);
+    let lazy = Cell::new(farewell.as_ref().is_some_and(|(farewell, _)| farewell.is_lazy()));
+    let tell = |event| {
+        if let Event::Drained(_) = event {
+            lazy.set(false);
+        }
+        progress.borrow_mut().event(event);
+    };
     let source = async {
         if let Some((mut farewell, listener)) = farewell {
-            farewell.see_off(listener, SEE_OFF).await;
+            farewell.see_off(listener, SEE_OFF, &tell).await;
         }
+        progress.borrow_mut().finish();
     };
     if args.detach {
         source.await;
@@ -172,17 +181,20 @@ async fn outlive(
     let ended = offspring.ended();
     tokio::pin!(source, ended);
     let mut asking = true;
+    let mut status = None;
     loop {
         tokio::select! {
             () = &mut source, if asking => asking = false,
             // To a shell job the terminal sends its SIGINT by itself.
             Some(()) = interrupt.recv(), if !args.shell_job => offspring.signal(Signal::SIGINT),
             Some(()) = terminate.recv() => offspring.signal(Signal::SIGTERM),
-            ended = &mut ended => {
-                let status = ended.status();
-                progress.emit("exited", serde_json::json!({ "status": status }));
-                return Ok(Exit::Tree(status));
-            }
+            end = &mut ended, if status.is_none() => status = Some((end.status(), lazy.get())),
+        }
+        // If it ended early, others of the tree may still need pages that only this qmig can bring,
+        // and the source waits to be told that it is not needed any more.
+        if let Some((status, _)) = status.filter(|(_, early)| !early || !asking) {
+            progress.borrow().emit("exited", serde_json::json!({ "status": status }));
+            return Ok(Exit::Tree(status));
         }
     }
 }

@@ -10,6 +10,7 @@ mod ghosts;
 mod grow;
 mod inotify;
 pub(crate) mod layout;
+mod lazy;
 mod locks;
 mod memfds;
 pub(crate) mod mm;

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Kinds, PeerMisbehaved};
 use crate::wire::{
-    Abort, Control, Features, Hello, HelloReply, Kind, Manifest, PeerPhase, Progress, Refusal,
-    RoundEnd, Running as Started, SessionId, Staged as StagedMessage, Version,
+    Abort, Control, FaultTotals, Features, Hello, HelloReply, Kind, Manifest, PeerPhase, Progress,
+    Refusal, RoundEnd, Running as Started, SessionId, Staged as StagedMessage, Version,
 };
 
 /// Nothing was said yet.
@@ -420,8 +420,9 @@ impl Running {
     }
 
     /// Every page is here.
-    pub fn drained(self) -> (Draining, Control) {
-        (Draining { session: self.session, started: self.started }, Control::Drained)
+    pub fn drained(self, faults: FaultTotals) -> (Draining, Control) {
+        let draining = Draining { session: self.session, started: self.started };
+        (draining, Control::Drained(faults))
     }
 
     /// Answers what the source says: a repeated hand-off, a late wish for the right back, a

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use pages::{ByteCount, PageCount, TaskId};
 
+use crate::wire::FaultTotals;
+
 /// Which host holds the right to run, as far as the speaker can know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RunsOn {
@@ -139,6 +141,8 @@ pub struct Report {
     pub downtime: Parts,
     /// How long it was meant to stand still at most.
     pub goal: Option<Duration>,
+    /// How long the program waited for pages that came after it (post-copy).
+    pub faults: Option<FaultTotals>,
     /// Pages that travelled, a page sent twice counted twice.
     pub pages: PageCount,
     /// Bytes that left on the wire, all headers included.
@@ -170,6 +174,10 @@ impl fmt::Display for Report {
         }
         for (at, (name, millis)) in self.downtime.rounded().enumerate() {
             write!(f, "{}{name} {millis}", if at == 0 { ": " } else { ", " })?;
+        }
+        if let Some(faults) = self.faults.as_ref().filter(|faults| faults.count > 0) {
+            let [p50, p99] = [faults.p50, faults.p99].map(|time| time.as_secs_f64() * 1e3);
+            write!(f, "; {} faults, p50 {p50:.1} ms, p99 {p99:.1} ms", faults.count)?;
         }
         Ok(())
     }
@@ -208,6 +216,7 @@ mod tests {
             total: Duration::from_millis(2217),
             downtime,
             goal: None,
+            faults: None,
             pages: PageCount(262_144),
             wire_bytes: ByteCount(1 << 30),
         }
@@ -230,6 +239,14 @@ mod tests {
         );
         moved.goal = Some(Duration::from_millis(300));
         assert!(moved.to_string().contains("stood still 48 ms (goal 300 ms): freeze 1"));
+        moved.goal = None;
+        moved.faults = Some(FaultTotals {
+            count: 12,
+            p50: Duration::from_micros(240),
+            p99: Duration::from_millis(25),
+            ..FaultTotals::default()
+        });
+        assert!(moved.to_string().ends_with("commit 2; 12 faults, p50 0.2 ms, p99 25.0 ms"));
         let aborted = report(Outcome::Aborted, &[]);
         assert_eq!(aborted.to_string(), "aborted; 1234 (redis-server) runs on the source");
     }

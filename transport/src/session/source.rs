@@ -4,8 +4,8 @@ use std::fmt;
 
 use crate::error::{Kinds, PeerMisbehaved};
 use crate::wire::{
-    Abort, AbortCode, Control, Features, Hello, HelloReply, Kind, Manifest, PeerPhase, Progress,
-    Refusal, RoundEnd, Running, SessionId, Staged,
+    Abort, AbortCode, Control, FaultTotals, Features, Hello, HelloReply, Kind, Manifest, Missing,
+    PeerPhase, Progress, Refusal, RoundEnd, Running, SessionId, Staged,
 };
 
 /// Hello was sent. Nothing was touched; leaving is free.
@@ -132,12 +132,15 @@ pub struct Serving<G> {
 
 /// What may follow [`Serving`].
 pub enum AfterServing<G> {
-    /// Every page is over there.
-    Finished(Finished<G>),
+    /// Every page is over there; how long the program waited for them, if the destination still
+    /// tells.
+    Finished(Finished<G>, Option<FaultTotals>),
     /// How far the destination is.
     Progress(Serving<G>, Progress),
     /// It repeated that it runs: the link was renewed.
     Still(Serving<G>),
+    /// Over a new link: what has not come, or a part of that.
+    Missing(Serving<G>, Missing),
     /// The destination does not know this session any more.
     Unknown(Serving<G>),
     /// The destination broke the protocol. Drop the link and dial again.
@@ -446,17 +449,27 @@ impl<G> Serving<G> {
     /// Takes what the destination says.
     pub fn receive(self, message: Control) -> AfterServing<G> {
         match message {
-            Control::Drained | Control::ResumeReply(PeerPhase::Drained(_)) => {
-                AfterServing::Finished(Finished { stale: self.held })
+            Control::Drained(faults) => {
+                AfterServing::Finished(Finished { stale: self.held }, Some(faults))
+            }
+            Control::ResumeReply(PeerPhase::Drained(_)) => {
+                AfterServing::Finished(Finished { stale: self.held }, None)
             }
             Control::Progress(progress) => AfterServing::Progress(self, progress),
             // It answers a repeated hand-off this way, and our question on a new link.
             Control::Running(_) | Control::ResumeReply(PeerPhase::Running(_)) => {
                 AfterServing::Still(self)
             }
+            Control::Missing(missing) => AfterServing::Missing(self, missing),
             Control::ResumeReply(PeerPhase::Unknown) => AfterServing::Unknown(self),
             other => {
-                let allowed = &[Kind::Drained, Kind::Progress, Kind::Running, Kind::ResumeReply];
+                let allowed = &[
+                    Kind::Drained,
+                    Kind::Progress,
+                    Kind::Running,
+                    Kind::ResumeReply,
+                    Kind::Missing,
+                ];
                 AfterServing::Misbehaved(self, out_of_turn("Serving", allowed, &other))
             }
         }

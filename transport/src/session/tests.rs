@@ -11,7 +11,8 @@ use self::world::{FAULTS, Fault, GRACE, Policy, Right, SESSION, Script, Source, 
 use super::report::Outcome;
 use super::{destination, source};
 use crate::wire::{
-    Abort, AbortCode, Control, Features, Manifest, PeerPhase, Refusal, SessionId, VersionNumber,
+    Abort, AbortCode, Control, FaultTotals, Features, Manifest, PeerPhase, Refusal, SessionId,
+    VersionNumber,
 };
 
 #[test]
@@ -140,7 +141,7 @@ fn nothing_but_released_gives_the_right_back() {
     ];
     let others = [
         Control::Ready,
-        Control::Drained,
+        Control::Drained(FaultTotals::default()),
         Control::Running(running),
         Control::Abort(Abort::new(AbortCode::FAILED, "no")),
         Control::Refuse(Vec::new()),
@@ -226,7 +227,7 @@ fn a_destination_that_has_decided_says_so_truthfully() {
     assert!(running.receive(&Control::Resume(SessionId([0; 16]))).is_err(), "another session");
     let started = crate::wire::Running { task: TaskId(1), after: Duration::ZERO };
     assert_eq!(asked(running.receive(&resume)), Control::ResumeReply(PeerPhase::Running(started)));
-    let (draining, _) = running.drained();
+    let (draining, _) = running.drained(FaultTotals::default());
     assert_eq!(asked(draining.receive(&resume)), Control::ResumeReply(PeerPhase::Drained(started)));
 }
 

@@ -6,14 +6,14 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use pages::{ByteCount, PageCount, SpaceId, TaskId};
+use pages::{ByteCount, PageCount, PageIndex, PageRange, SpaceId, TaskId};
 
 use super::blob::BlobName;
 use super::codec::{DecodeError, Got, Reader, Writer};
 use super::hello::{Hello, HelloReply, SessionId};
 use super::limits::{
-    MAX_BLOBS, MAX_CONTROL_FRAME, MAX_HINT_BYTES, MAX_OBJECT_BYTES, MAX_PLACE_BYTES,
-    MAX_REASON_BYTES, MAX_REFUSALS, MAX_SPACES,
+    MAX_BLOBS, MAX_CONTROL_FRAME, MAX_FAULT_BUCKETS, MAX_HINT_BYTES, MAX_MISSING_RANGES,
+    MAX_OBJECT_BYTES, MAX_PLACE_BYTES, MAX_REASON_BYTES, MAX_REFUSALS, MAX_SPACES,
 };
 
 /// One control message.
@@ -40,7 +40,7 @@ pub enum Control {
     /// Destination: the program runs here.
     Running(Running),
     /// Destination: every page is here; the source may end its copy.
-    Drained,
+    Drained(FaultTotals),
     /// Destination: how much of what was sent is in place.
     Progress(Progress),
     /// Either, before hand-off: it ends here, and why. The source runs on.
@@ -53,6 +53,8 @@ pub enum Control {
     Release,
     /// Destination: its tree is destroyed and never ran an instruction.
     Released,
+    /// Destination, on a new link, while it runs: these pages have not come (post-copy).
+    Missing(Missing),
 }
 
 /// The kind of a message, by the number that travels. Never renumbered.
@@ -93,11 +95,13 @@ pub enum Kind {
     Release = 16,
     /// [`Control::Released`]
     Released = 17,
+    /// [`Control::Missing`]
+    Missing = 18,
 }
 
 impl Kind {
     /// Every kind and its name on the wire's page.
-    pub const ALL: [(Self, &'static str); 17] = [
+    pub const ALL: [(Self, &'static str); 18] = [
         (Self::Hello, "Hello"),
         (Self::HelloReply, "HelloReply"),
         (Self::Refuse, "Refuse"),
@@ -115,6 +119,7 @@ impl Kind {
         (Self::ResumeReply, "ResumeReply"),
         (Self::Release, "Release"),
         (Self::Released, "Released"),
+        (Self::Missing, "Missing"),
     ];
 
     /// The kind's name.
@@ -254,6 +259,34 @@ pub struct Progress {
     pub bytes: ByteCount,
 }
 
+/// How long the program waited for pages it touched before they had come.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct FaultTotals {
+    /// How many pages it waited for.
+    pub count: u64,
+    /// Half of the waits were no longer.
+    pub p50: Duration,
+    /// 99 of 100 were no longer.
+    pub p99: Duration,
+    /// The longest.
+    pub longest: Duration,
+    /// Bucket n counts waits of at least 2ⁿ⁻¹ and less than 2ⁿ microseconds; at most
+    /// [`MAX_FAULT_BUCKETS`].
+    pub buckets: Vec<u64>,
+}
+
+/// Pages of one space that have not come. A space may take several messages; the last message of
+/// all says so, and may be of no range.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missing {
+    /// Whose.
+    pub space: SpaceId,
+    /// Which, at most [`MAX_MISSING_RANGES`].
+    pub ranges: Vec<PageRange>,
+    /// True if all was said.
+    pub last: bool,
+}
+
 /// Why a migration ended before hand-off, as a number. Unknown numbers survive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct AbortCode(pub u16);
@@ -326,13 +359,14 @@ impl Control {
             Self::Staged(_) => Kind::Staged,
             Self::Handoff => Kind::Handoff,
             Self::Running(_) => Kind::Running,
-            Self::Drained => Kind::Drained,
+            Self::Drained(_) => Kind::Drained,
             Self::Progress(_) => Kind::Progress,
             Self::Abort(_) => Kind::Abort,
             Self::Resume(_) => Kind::Resume,
             Self::ResumeReply(_) => Kind::ResumeReply,
             Self::Release => Kind::Release,
             Self::Released => Kind::Released,
+            Self::Missing(_) => Kind::Missing,
         }
     }
 
@@ -364,12 +398,9 @@ impl Control {
             }
             Self::Resume(session) => w.bytes(&session.0),
             Self::ResumeReply(phase) => phase.write(&mut w),
-            Self::Ready
-            | Self::Freezing
-            | Self::Handoff
-            | Self::Drained
-            | Self::Release
-            | Self::Released => {}
+            Self::Missing(missing) => missing.write(&mut w),
+            Self::Drained(faults) => faults.write(&mut w),
+            Self::Ready | Self::Freezing | Self::Handoff | Self::Release | Self::Released => {}
         }
         let length = u32::try_from(frame.len() - 4).expect("frames are bounded");
         assert!(frame.len() - 4 <= MAX_CONTROL_FRAME, "limits.rs bounds every message");
@@ -382,7 +413,7 @@ impl Control {
         let mut r = Reader::new("control message", frame);
         let number = r.u16("a kind of message")?;
         let kind = Kind::from_number(number)
-            .ok_or_else(|| r.error("a kind of message from 1 to 17", Got::Number(number.into())))?;
+            .ok_or_else(|| r.error("a kind of message from 1 to 18", Got::Number(number.into())))?;
         r.set_message(kind.name());
         let message = match kind {
             Kind::Hello => Self::Hello(Hello::read(&mut r)?),
@@ -399,7 +430,7 @@ impl Control {
             Kind::Staged => Self::Staged(Staged { built_in: r.duration()? }),
             Kind::Handoff => Self::Handoff,
             Kind::Running => Self::Running(Running::read(&mut r)?),
-            Kind::Drained => Self::Drained,
+            Kind::Drained => Self::Drained(FaultTotals::read(&mut r)?),
             Kind::Progress => Self::Progress(Progress {
                 pages: PageCount(r.u64("a count of pages")?),
                 bytes: ByteCount(r.u64("a count of bytes")?),
@@ -412,6 +443,7 @@ impl Control {
             Kind::ResumeReply => Self::ResumeReply(PeerPhase::read(&mut r)?),
             Kind::Release => Self::Release,
             Kind::Released => Self::Released,
+            Kind::Missing => Self::Missing(Missing::read(&mut r)?),
         };
         r.end()?;
         Ok(message)
@@ -469,6 +501,55 @@ impl Manifest {
             })
             .collect::<Result<_, _>>()?;
         Ok(Self { blobs, spaces })
+    }
+}
+
+impl FaultTotals {
+    fn write(&self, w: &mut Writer<'_>) {
+        w.u64(self.count);
+        [self.p50, self.p99, self.longest].into_iter().for_each(|time| w.duration(time));
+        let buckets = &self.buckets[..self.buckets.len().min(MAX_FAULT_BUCKETS)];
+        w.count(buckets.len());
+        buckets.iter().for_each(|count| w.u64(*count));
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let count = r.u64("a count of faults")?;
+        let [p50, p99, longest] = [r.duration()?, r.duration()?, r.duration()?];
+        let length = r.count(MAX_FAULT_BUCKETS, "at most 64 buckets")?;
+        let buckets = (0..length).map(|_| r.u64("a count of faults")).collect::<Result<_, _>>()?;
+        Ok(Self { count, p50, p99, longest, buckets })
+    }
+}
+
+impl Missing {
+    fn write(&self, w: &mut Writer<'_>) {
+        w.u8(self.last.into());
+        w.space(self.space);
+        w.count(self.ranges.len());
+        for range in &self.ranges {
+            w.u64(range.start().0);
+            w.u64(range.count().0);
+        }
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let last = match r.u8("0 or 1")? {
+            0 => false,
+            1 => true,
+            other => return Err(r.error("0 or 1", Got::Number(other.into()))),
+        };
+        let space = r.space()?;
+        let count = r.count(MAX_MISSING_RANGES, "at most 32768 ranges")?;
+        let ranges = (0..count)
+            .map(|_| {
+                let start = PageIndex(r.u64("a page number")?);
+                let count = PageCount(r.u64("a count of pages")?);
+                PageRange::new(start, count)
+                    .ok_or_else(|| r.error("pages inside a space", Got::Number(count.0)))
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Self { space, ranges, last })
     }
 }
 

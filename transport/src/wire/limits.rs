@@ -39,6 +39,10 @@ pub const MAX_ZERO_RUN_PAGES: u64 = 1 << 24;
 pub const MAX_FAULT_PAGES: u64 = 64;
 /// Fault requests that may be unanswered at a time.
 pub const MAX_FAULTS_OUTSTANDING: usize = 4096;
+/// Buckets of a histogram of fault latencies.
+pub const MAX_FAULT_BUCKETS: usize = 64;
+/// Ranges one message about missing pages may list.
+pub const MAX_MISSING_RANGES: usize = 32_768;
 /// Unidirectional streams the source may have open at a time.
 pub const MAX_UNI_STREAMS: u32 = 128;
 /// Bidirectional streams the source may have open at a time: the control stream.
@@ -53,6 +57,8 @@ const _: () = {
     let blob = 1 + MAX_BLOB_NAME_BYTES + 8;
     let space = 1 + 4 + 8 + 8;
     assert!(MAX_BLOBS * blob + MAX_SPACES * space + 64 <= MAX_CONTROL_FRAME);
+    assert!(MAX_MISSING_RANGES * 16 + 64 <= MAX_CONTROL_FRAME);
+    assert!(MAX_MISSING_RANGES <= u16::MAX as usize);
     assert!(MAX_VERSIONS * 2 + MAX_SOFTWARE_BYTES + 64 <= MAX_CONTROL_FRAME);
     // Counts and lengths fit the fields that carry them.
     assert!(MAX_CONTROL_FRAME <= u32::MAX as usize);

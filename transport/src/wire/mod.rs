@@ -14,8 +14,8 @@ mod page;
 pub use blob::{BadBlobName, BlobName};
 pub use codec::{DecodeError, Got};
 pub use control::{
-    Abort, AbortCode, BlobTotal, Control, Kind, Manifest, OverLimit, PeerPhase, Progress, Refusal,
-    RoundEnd, Running, SpaceTotal, Staged, take_frame,
+    Abort, AbortCode, BlobTotal, Control, FaultTotals, Kind, Manifest, Missing, OverLimit,
+    PeerPhase, Progress, Refusal, RoundEnd, Running, SpaceTotal, Staged, take_frame,
 };
 pub use fault::Wanted;
 pub use hello::{Features, Hello, HelloReply, SessionId, Version, VersionNumber};

@@ -12,7 +12,8 @@ use transport::quic::{
 };
 use transport::session::{destination, source};
 use transport::wire::{
-    BlobName, BlobTotal, Control, Features, Manifest, PageRun, SessionId, SpaceTotal, Wanted,
+    BlobName, BlobTotal, Control, FaultTotals, Features, Manifest, PageRun, SessionId, SpaceTotal,
+    Wanted,
 };
 
 use crate::support::{hello, listener, options, pair, pair_with, soon, target, ticket};
@@ -114,7 +115,7 @@ async fn migrate_out(link: SourceLink, memory: Bytes) {
         panic!("not running");
     };
     assert_eq!(started.task, TaskId(1));
-    let source::AfterServing::Finished(finished) =
+    let source::AfterServing::Finished(finished, _) =
         serving.receive(link.recv().await.expect("an answer"))
     else {
         panic!("not finished");
@@ -199,7 +200,7 @@ async fn migrate_in(link: DestinationLink) -> (HashMap<BlobName, Vec<u8>>, Vec<u
     let (running, tree, message) = entrusted.launched(TaskId(1), Duration::from_millis(1));
     assert_eq!(tree, "the tree");
     link.send(&message).await.expect("sent");
-    let (draining, message) = running.drained();
+    let (draining, message) = running.drained(FaultTotals::default());
     link.send(&message).await.expect("sent");
     let goodbye = link.recv().await.expect_err("nothing more");
     assert_eq!(goodbye, LinkError::ClosedByPeer { code: CloseCode::DONE, reason: String::new() });

@@ -7,7 +7,7 @@ use pages::{PageCount, TaskId};
 
 use crate::session::report::{Outcome, RunsOn};
 use crate::session::{destination, source};
-use crate::wire::{Abort, AbortCode, Control, Features, Manifest, SessionId};
+use crate::wire::{Abort, AbortCode, Control, FaultTotals, Features, Manifest, SessionId};
 
 /// The right to run, as a value that can be in one place only.
 pub(super) struct Right;
@@ -372,11 +372,12 @@ impl World {
             },
             Source::Committed(committed) => self.after_handoff(committed.receive(message)),
             Source::Serving(serving) => match serving.receive(message) {
-                source::AfterServing::Finished(finished) => {
+                source::AfterServing::Finished(finished, _) => {
                     let Right = finished.into_stale();
                     Source::Done(Outcome::Moved)
                 }
                 source::AfterServing::Progress(serving, _)
+                | source::AfterServing::Missing(serving, _)
                 | source::AfterServing::Still(serving)
                 | source::AfterServing::Unknown(serving) => Source::Serving(serving),
                 source::AfterServing::Misbehaved(serving, _) => {
@@ -570,7 +571,7 @@ impl World {
                 }
             }
             Destination::Running(running, at) if at <= now => {
-                let (draining, message) = running.drained();
+                let (draining, message) = running.drained(FaultTotals::default());
                 said = Some(message);
                 Destination::Draining(draining)
             }

@@ -22,6 +22,9 @@ pub(crate) fn one_of_each() -> Vec<Control> {
         SpaceTotal { space: SpaceId::Process(TaskId(1)), sent: PageCount(2), owed: PageCount(3) },
         SpaceTotal { space: SpaceId::Shared(SharedId(4)), sent: PageCount(5), owed: PageCount(0) },
     ];
+    let range = |start, count| {
+        PageRange::new(PageIndex(start), PageCount(count)).expect("pages inside a space")
+    };
     let mut hello = Hello::new(SessionId([7; 16]), Features::STOP_AND_COPY, "qmig 0.1.0");
     hello.versions.push(VersionNumber(900));
     vec![
@@ -39,7 +42,18 @@ pub(crate) fn one_of_each() -> Vec<Control> {
         Control::Staged(Staged { built_in: Duration::from_micros(9) }),
         Control::Handoff,
         Control::Running(running),
-        Control::Drained,
+        Control::Drained(FaultTotals {
+            count: 3,
+            p50: Duration::from_micros(4),
+            p99: Duration::from_micros(5),
+            longest: Duration::from_micros(6),
+            buckets: vec![0, 0, 0, 3],
+        }),
+        Control::Missing(Missing {
+            space: SpaceId::Process(TaskId(3)),
+            ranges: vec![range(1, 2), range(9, 1 << 30)],
+            last: true,
+        }),
         Control::Progress(Progress { pages: PageCount(8), bytes: ByteCount(9) }),
         Control::Abort(Abort::new(AbortCode(400), "out of patience")),
         Control::Resume(SessionId([9; 16])),
@@ -111,7 +125,7 @@ fn unknown_kinds_say_what_was_expected_and_what_came() {
     let error = Control::decode(&[0x12, 0x34]).expect_err("no such kind");
     assert_eq!(
         error.to_string(),
-        "at byte 2 of control message: expected a kind of message from 1 to 17, got 4660"
+        "at byte 2 of control message: expected a kind of message from 1 to 18, got 4660"
     );
 }
 

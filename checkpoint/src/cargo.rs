@@ -1,0 +1,116 @@
+//! Everything that leaves, counted before it does.
+
+use image::state::Checkpoint;
+use image::{ImageSet, NamespaceIds, pagemap};
+use pages::{ByteCount, PageCount};
+use transport::quic::SourceLink;
+use transport::wire::{BlobName, BlobTotal, Manifest, SpaceTotal};
+
+use crate::collect::SpacePages;
+use crate::failure::Cause;
+use crate::lazy::{self, Owed};
+
+/// What leaves beside the pages that cannot wait.
+pub(crate) struct Cargo {
+    checkpoint: Checkpoint,
+    /// Pages that leave after the hand-over.
+    pub(crate) owed: Vec<Owed>,
+    totals: Vec<SpaceTotal>,
+}
+
+impl Cargo {
+    /// Of a tree that stands still. With `lazy`, pages that may follow after the hand-over are taken
+    /// out of `spaces`.
+    pub(crate) fn load(checkpoint: Checkpoint, spaces: &mut [SpacePages], lazy: bool) -> Self {
+        let owed = if lazy { lazy::defer(&checkpoint, spaces) } else { Vec::new() };
+        let owed_of = |space| owed.iter().find(|owed: &&Owed| owed.space == space);
+        let totals = spaces.iter().map(|space| SpaceTotal {
+            space: space.space,
+            sent: space.pages.count(),
+            owed: owed_of(space.space).map_or(PageCount(0), |owed| owed.pages.count()),
+        });
+        let totals = totals.collect();
+        Self { checkpoint, owed, totals }
+    }
+
+    /// Pages that leave before the hand-over.
+    pub(crate) fn sent(&self) -> PageCount {
+        self.totals.iter().map(|total| total.sent).sum()
+    }
+
+    /// Pages that may follow after it.
+    pub(crate) fn owed(&self) -> PageCount {
+        self.totals.iter().map(|total| total.owed).sum()
+    }
+
+    /// All pages.
+    pub(crate) fn pages(&self) -> PageCount {
+        self.sent() + self.owed()
+    }
+
+    /// Every image: the state of the tree, and for each space with owed pages which they are.
+    pub(crate) fn images(&self) -> Images {
+        let owed = self
+            .owed
+            .iter()
+            .map(|owed| (pagemap::image_name(owed.space), pagemap::owed_image(&owed.pages)));
+        Images {
+            state: self.checkpoint.to_images(&NamespaceIds::default()),
+            owed: owed.collect(),
+            totals: self.totals.clone(),
+        }
+    }
+}
+
+/// Written down, ready to be sent.
+pub(crate) struct Images {
+    state: ImageSet,
+    owed: Vec<(String, Vec<u8>)>,
+    totals: Vec<SpaceTotal>,
+}
+
+impl Images {
+    fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        let owed = self.owed.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice()));
+        self.state.iter().chain(owed)
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.state.len() + self.owed.len()
+    }
+
+    /// How many bytes they have.
+    pub(crate) fn total_bytes(&self) -> u64 {
+        self.iter().map(|(_, bytes)| bytes.len() as u64).sum()
+    }
+
+    /// What will be sent, so that the destination knows when it has everything.
+    pub(crate) fn manifest(&self) -> Result<Manifest, Cause> {
+        let blobs = self.iter().map(|(name, bytes)| {
+            Ok(BlobTotal { name: blob_name(name)?, bytes: ByteCount(bytes.len() as u64) })
+        });
+        let blobs = blobs.collect::<Result<Vec<_>, Cause>>()?;
+        Manifest::new(blobs, self.totals.clone()).map_err(|over| Cause::TooMuch(over.to_string()))
+    }
+
+    /// Sends each on a stream of its own.
+    pub(crate) async fn send(&self, link: &SourceLink) -> Result<(), Cause> {
+        for (name, bytes) in self.iter() {
+            send_blob(link, name, bytes.to_vec()).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Sends one blob, whole.
+pub(crate) async fn send_blob(link: &SourceLink, name: &str, bytes: Vec<u8>) -> Result<(), Cause> {
+    let mut blob = link.blob(&blob_name(name)?).await?;
+    blob.write(bytes.into()).await?;
+    blob.finish().await?;
+    Ok(())
+}
+
+fn blob_name(name: &str) -> Result<BlobName, Cause> {
+    BlobName::new(name).map_err(|bad| Cause::TooMuch(bad.to_string()))
+}

@@ -1,0 +1,190 @@
+//! Post-copy on a link that is slow enough for the memory to be missing while the program runs:
+//! what it does to that memory, what happens to the link, and who dies.
+//!
+//! `QMIG_TEST_REPEAT=100` repeats each that is about the link, with cuts at other moments each time.
+
+use std::error::Error;
+use std::time::{Duration, Instant};
+
+use netns_tests::chaos::{Runs, who_runs};
+use netns_tests::{
+    Lab, Link, Migration, Moving, Side, Started, Subject, qmig_binary, requirements, rounds_on,
+};
+use nix::sys::signal::Signal;
+
+type Outcome = Result<(), Box<dyn Error>>;
+
+const SOON: Duration = Duration::from_secs(60);
+/// 48 MiB take four seconds on it.
+const SLOW: &str = "rate=100Mbit rtt=4ms queue=20ms";
+
+fn missing() -> bool {
+    requirements::missing(&[])
+        || qmig_binary().err().is_some_and(|error| requirements::skip(&error.to_string()))
+}
+
+/// Begin to move `subject`, until it runs on the destination.
+fn begin(lab: &Lab, subject: &Subject) -> Result<(Started, Moving), Box<dyn Error>> {
+    let started = subject.start(lab, lab.src())?;
+    let migration = Migration::new(lab)?.deadline(SOON);
+    let migration = migration.dump_arg("--mode").dump_arg("post-copy");
+    let migration = migration.dump_arg("--connect-timeout").dump_arg("2s");
+    let moving = migration.listen()?.dump(started.pid())?;
+    moving.wait_event(Side::Destination, "running")?;
+    Ok((started, moving))
+}
+
+/// The subject judges itself; the dump ends well, and nothing but the verdict is left.
+fn end(lab: &Lab, started: &Started, moving: Moving) -> Outcome {
+    let verdict = started.ask_at(lab.dst(), moving.qmig(Side::Destination));
+    let verdict = verdict.map_err(|error| format!("{error}\n{}", moving.logs()))?;
+    let logs = moving.logs();
+    assert!(verdict.passed(), "{verdict}\n{logs}");
+    let moved = moving.finish()?;
+    moved.succeeded()?;
+    started.running().wait(SOON)?;
+    assert_eq!(lab.wait_empty(SOON), [], "{logs}");
+    Ok(())
+}
+
+fn slow(test: impl Fn(&Lab) -> Outcome) -> Outcome {
+    if missing() {
+        return Ok(());
+    }
+    let link: Link = SLOW.parse()?;
+    test(&Lab::plan().link(link).build()?)
+}
+
+#[test]
+fn a_program_may_do_anything_to_what_is_missing() -> Outcome {
+    slow(|lab| {
+        let (started, moving) = begin(lab, &Subject::new("lazy"))?;
+        end(lab, &started, moving)
+    })
+}
+
+#[test]
+fn a_program_may_end_before_its_memory_has_come() -> Outcome {
+    slow(|lab| {
+        let (started, moving) = begin(lab, &Subject::new("lazy"))?;
+        lab.dst().signal(started.pid(), Signal::SIGKILL)?;
+        let status = moving.qmig(Side::Destination).wait(SOON)?;
+        assert_eq!(status.code(), Some(137), "{}", moving.logs());
+        moving.finish()?.succeeded()?;
+        started.running().wait(SOON)?;
+        assert_eq!(lab.wait_empty(SOON), []);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_link_that_is_cut_for_a_moment_costs_time_only() -> Outcome {
+    slow(|lab| {
+        let (started, moving) = begin(lab, &Subject::new("lazy"))?;
+        lab.cut()?;
+        std::thread::sleep(Duration::from_secs(1)); // this long is the cut
+        lab.heal()?;
+        end(lab, &started, moving)
+    })
+}
+
+#[test]
+fn a_link_that_is_lost_is_found_again() -> Outcome {
+    slow(|lab| {
+        let (started, moving) = begin(lab, &Subject::new("lazy"))?;
+        lab.cut()?;
+        moving.wait_event(Side::Source, "link_lost")?;
+        moving.wait_event(Side::Destination, "link_lost")?;
+        lab.heal()?;
+        end(lab, &started, moving)
+    })
+}
+
+/// No missing page may ever read as zeros: with nobody left to bring them, the tree dies.
+#[test]
+fn the_tree_dies_with_the_qmig_that_brings_its_memory() -> Outcome {
+    slow(|lab| {
+        let (started, moving) = begin(lab, &Subject::new("lazy"))?;
+        // It begins to look at its memory, and must not come to a verdict.
+        lab.dst().signal(started.pid(), Signal::SIGUSR1)?;
+        moving.qmig(Side::Destination).kill()?;
+        gone(lab, started.pid())?;
+        let said = std::fs::read_to_string(lab.dst().path(started.result())).unwrap_or_default();
+        assert_eq!(said, "", "{}", moving.logs());
+        moving.wait_event(Side::Source, "link_lost")?;
+        moving.qmig(Side::Source).signal(Signal::SIGTERM)?;
+        let status = moving.qmig(Side::Source).wait(SOON)?;
+        assert_eq!(status.code(), Some(123), "{}", moving.logs());
+        let runs = who_runs(lab, started.pid(), Duration::from_millis(500));
+        assert_eq!(runs, Runs::Neither, "{}", moving.logs());
+        started.running().wait(SOON)?;
+        assert_eq!(lab.wait_empty(SOON), []);
+        Ok(())
+    })
+}
+
+/// The only ones who had the pages are gone: whoever needs one sleeps until somebody ends the tree.
+#[test]
+fn a_tree_whose_source_died_waits_for_a_person() -> Outcome {
+    slow(|lab| {
+        let (started, moving) = begin(lab, &Subject::new("lazy"))?;
+        moving.qmig(Side::Source).kill()?;
+        started.running().wait(SOON)?; // the stopped copy went with it
+        moving.wait_event(Side::Destination, "link_lost")?;
+        lab.dst().signal(started.pid(), Signal::SIGUSR1)?;
+        let runs = who_runs(lab, started.pid(), Duration::from_secs(1));
+        assert_eq!(runs, Runs::Neither, "it waits\n{}", moving.logs());
+        lab.dst().signal(started.pid(), Signal::SIGKILL)?;
+        let status = moving.qmig(Side::Destination).wait(SOON)?;
+        assert_eq!(status.code(), Some(137), "{}", moving.logs());
+        assert_eq!(lab.wait_empty(SOON), []);
+        Ok(())
+    })
+}
+
+#[test]
+fn an_interrupted_source_goes_on_as_long_as_it_is_needed() -> Outcome {
+    slow(|lab| {
+        let (started, moving) = begin(lab, &Subject::new("lazy"))?;
+        moving.qmig(Side::Source).signal(Signal::SIGINT)?;
+        moving.wait_event(Side::Source, "warning")?;
+        end(lab, &started, moving)
+    })
+}
+
+/// Cuts at moments that differ from round to round, some of them long enough to lose the link.
+#[test]
+fn cuts_at_any_moment() -> Outcome {
+    if missing() {
+        return Ok(());
+    }
+    let round = std::cell::Cell::new(0_u64);
+    rounds_on(
+        || Ok(Lab::plan().link(SLOW.parse::<Link>()?).build()?),
+        |lab| {
+            let number = round.replace(round.get() + 1);
+            let (started, moving) = begin(lab, &Subject::new("lazy"))?;
+            // Weyl's sequence: moments that are spread evenly, and the same in every run.
+            std::thread::sleep(Duration::from_millis(number * 618 % 1000));
+            lab.cut()?;
+            if number % 8 == 7 {
+                moving.wait_event(Side::Source, "link_lost")?;
+            } else {
+                std::thread::sleep(Duration::from_millis(number * 377 % 700));
+            }
+            lab.heal()?;
+            end(lab, &started, moving)
+        },
+    )
+}
+
+fn gone(lab: &Lab, pid: i32) -> Outcome {
+    let end = Instant::now() + SOON;
+    while lab.dst().process(pid).is_some_and(|process| process.state != 'Z') {
+        if Instant::now() >= end {
+            return Err("the tree is still there".into());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}

@@ -1,0 +1,371 @@
+//! The memory of a tree whose pages come after it: who waits for which page, and what becomes of
+//! pages that arrive.
+//!
+//! One owner, one thread: events of the address spaces, arrivals and wishes meet here and nowhere
+//! else, so "asked for once, installed once" is kept in this file. The rules of the kernel that shape
+//! it are told in [`tracee::uffd`]. The two that bite:
+//!
+//! - No page can be copied into an address space while a change of its mappings waits to be read. So
+//!   a copy that gets nowhere reads the events first and then looks again *where* the page belongs.
+//! - A page that is not in the ledger is a page of zeros here: it never existed at the source, or the
+//!   program has dropped it since. It must be answered too, or its thread sleeps for ever.
+
+use std::collections::HashMap;
+use std::os::fd::{AsRawFd, RawFd};
+use std::time::Instant;
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use pages::{PAGE_SIZE, PageCount, PageIndex, PageRange, PageSet, SpaceId};
+use tracee::uffd::{Copied, Uffd, UffdEvent};
+use tracee::{Error, Keeper, Result};
+use transport::encode::Content;
+use transport::latency::Latencies;
+use transport::wire::Wanted;
+
+use crate::ledger::Ledger;
+
+/// Descriptors looked at in one go.
+const AT_ONCE: usize = 64;
+
+/// One address space with missing pages.
+struct Lazy {
+    /// Whose pages they are at the source: a child's are its parent's.
+    origin: SpaceId,
+    uffd: Uffd,
+    ledger: Ledger,
+    /// What is registered: every page of it that is touched first is told.
+    watched: PageSet,
+}
+
+/// An address space that is about to become lazy.
+pub(crate) struct Opening {
+    pub(crate) origin: SpaceId,
+    pub(crate) uffd: Uffd,
+    /// What is missing.
+    pub(crate) owed: PageSet,
+    /// What is registered.
+    pub(crate) watched: PageSet,
+}
+
+/// Every address space of the tree with missing pages.
+pub(crate) struct Faults {
+    spaces: HashMap<u64, Lazy>,
+    next_id: u64,
+    ready: Epoll,
+    /// Asked for and not here, by its number at the source.
+    wanted: HashMap<(SpaceId, PageIndex), Instant>,
+    latencies: Latencies,
+    arrived: u64,
+    /// Pages asked for at a time, where that many are missing in a row.
+    reach: PageCount,
+    keeper: Option<Keeper>,
+}
+
+impl Faults {
+    /// Watches over `spaces`, as `keeper` does.
+    pub(crate) fn watch(spaces: Vec<Opening>, keeper: Keeper) -> Result<Self> {
+        let ready = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(own("watch faults"))?;
+        let mut faults = Self {
+            spaces: HashMap::new(),
+            next_id: 0,
+            ready,
+            wanted: HashMap::new(),
+            latencies: Latencies::default(),
+            arrived: 0,
+            reach: PageCount(1),
+            keeper: Some(keeper),
+        };
+        for Opening { origin, uffd, owed, watched } in spaces {
+            faults.add(Lazy { origin, uffd, ledger: Ledger::new(&owed), watched })?;
+        }
+        Ok(faults)
+    }
+
+    fn add(&mut self, lazy: Lazy) -> Result<()> {
+        let id = self.next_id;
+        self.next_id += 1;
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, id);
+        self.ready.add(&lazy.uffd, event).map_err(own("watch faults"))?;
+        self.spaces.insert(id, lazy);
+        Ok(())
+    }
+
+    /// How many pages are missing, in all address spaces.
+    pub(crate) fn missing(&self) -> PageCount {
+        self.spaces.values().map(|lazy| lazy.ledger.missing()).sum()
+    }
+
+    /// How many pages came and were wanted.
+    pub(crate) fn arrived(&self) -> PageCount {
+        PageCount(self.arrived)
+    }
+
+    /// How long the program waited for pages.
+    pub(crate) fn latencies(&self) -> &Latencies {
+        &self.latencies
+    }
+
+    /// How many pages a wish is for, from the one that is waited for on.
+    pub(crate) fn set_reach(&mut self, reach: PageCount) {
+        self.reach = reach;
+    }
+
+    /// What the source calls the pages that are missing, space by space.
+    pub(crate) fn still_missing(&self) -> Vec<(SpaceId, PageSet)> {
+        let mut all: HashMap<SpaceId, PageSet> = HashMap::new();
+        for lazy in self.spaces.values() {
+            let sources = lazy.ledger.sources();
+            let sum = all.entry(lazy.origin).or_default();
+            sources.ranges().iter().for_each(|range| sum.insert(*range));
+        }
+        all.into_iter().collect()
+    }
+
+    /// Every wish that was not answered, to be said again over a new link.
+    pub(crate) fn unanswered(&self) -> Vec<Wanted> {
+        let one = |(space, page): &(SpaceId, PageIndex)| {
+            Wanted::new(*space, PageRange::new(*page, PageCount(1))?)
+        };
+        self.wanted.keys().filter_map(one).collect()
+    }
+
+    /// Forgets the address spaces that no process has any more: exit and execve(2) tell nothing.
+    pub(crate) fn bury(&mut self) -> Result<()> {
+        let dead = self.spaces.iter().filter(|(_, lazy)| !lazy.uffd.is_alive());
+        let dead: Vec<u64> = dead.map(|(id, _)| *id).collect();
+        dead.into_iter().for_each(|id| self.gone(id));
+        self.finish_if_all_done()
+    }
+
+    /// Reads everything the address spaces tell; answers what must be asked for.
+    pub(crate) fn poll(&mut self) -> Result<Vec<Wanted>> {
+        let mut wishes = Vec::new();
+        let mut told = [EpollEvent::empty(); AT_ONCE];
+        loop {
+            let count =
+                self.ready.wait(&mut told, EpollTimeout::ZERO).map_err(own("see faults"))?;
+            if count == 0 {
+                return Ok(wishes);
+            }
+            for event in &told[..count] {
+                self.read(event.data(), &mut wishes)?;
+            }
+        }
+    }
+
+    /// Installs pages that came, wherever they are missing; what is missing nowhere is dropped.
+    pub(crate) fn arrive(
+        &mut self,
+        origin: SpaceId,
+        sources: PageRange,
+        content: &Content,
+    ) -> Result<Vec<Wanted>> {
+        let mut wishes = Vec::new();
+        let ids: Vec<u64> = self.spaces.keys().copied().collect();
+        let mut came = 0;
+        for id in ids {
+            if self.spaces.get(&id).is_some_and(|lazy| lazy.origin == origin) {
+                let here = self.install(id, sources, content, &mut wishes)?;
+                came = came.max(here);
+            }
+        }
+        self.arrived += came;
+        if !self.wanted.is_empty() {
+            for page in sources.pieces(PageCount(1)) {
+                if let Some(since) = self.wanted.remove(&(origin, page.start())) {
+                    self.latencies.add(since.elapsed());
+                }
+            }
+        }
+        Ok(wishes)
+    }
+
+    /// Installs in one address space; tells how many pages were missing there.
+    fn install(
+        &mut self,
+        id: u64,
+        sources: PageRange,
+        content: &Content,
+        wishes: &mut Vec<Wanted>,
+    ) -> Result<u64> {
+        let mut came = 0;
+        let mut stuck = false;
+        let mut most = sources.count();
+        while let Some(lazy) = self.spaces.get_mut(&id) {
+            let Some(segment) = lazy.ledger.places_of(sources).into_iter().next() else { break };
+            let place = segment.place.split_at(most).0;
+            let first = place.split_at(PageCount(1)).0;
+            let copied = match content {
+                Content::Zero => lazy.uffd.zero(place)?,
+                Content::Bytes(bytes) => {
+                    let skipped = segment.source.0 - sources.start().0;
+                    let skipped = usize::try_from(skipped).unwrap_or(usize::MAX) * PAGE_SIZE;
+                    let length = usize::try_from(place.bytes().0).unwrap_or(usize::MAX);
+                    lazy.uffd.copy(place, &bytes[skipped..skipped + length])?
+                }
+            };
+            let settled = match copied {
+                Copied::Installed => place,
+                Copied::Again(PageCount(done)) if done > 0 => place.split_at(PageCount(done)).0,
+                // Somebody was faster, and may have been so before this one began to wait.
+                Copied::AlreadyThere => {
+                    let _ = lazy.uffd.wake(first);
+                    first
+                }
+                Copied::Again(_) => {
+                    self.read(id, wishes)?;
+                    continue;
+                }
+                // Not all of one mapping (mprotect(2) divides them and tells nobody): less at a time.
+                Copied::NotMapped if place.count().0 > 1 => {
+                    most = PageCount(place.count().0 / 2);
+                    continue;
+                }
+                // Moved or unmapped, which an event tells; if none does it is gone.
+                Copied::NotMapped if !stuck => {
+                    stuck = true;
+                    self.read(id, wishes)?;
+                    continue;
+                }
+                Copied::NotMapped => first,
+                Copied::TaskGone => {
+                    self.gone(id);
+                    break;
+                }
+            };
+            stuck = false;
+            most = sources.count();
+            came += settled.count().0;
+            lazy.ledger.settle(settled);
+        }
+        self.retire_if_complete(id)?;
+        Ok(came)
+    }
+
+    /// Reads and follows what one address space tells.
+    fn read(&mut self, id: u64, wishes: &mut Vec<Wanted>) -> Result<()> {
+        let mut events = Vec::new();
+        match self.spaces.get(&id) {
+            Some(lazy) => lazy.uffd.read_events(&mut events)?,
+            None => return Ok(()),
+        };
+        for event in events {
+            let Some(lazy) = self.spaces.get_mut(&id) else { break };
+            match event {
+                UffdEvent::Pagefault { page, .. } => self.fault(id, page, wishes)?,
+                UffdEvent::Fork { child } => {
+                    if let Some(keeper) = &self.keeper {
+                        keeper.hold(&[&child], &[])?;
+                    }
+                    let (ledger, watched) = (lazy.ledger.clone(), lazy.watched.clone());
+                    let child = Lazy { origin: lazy.origin, uffd: child, ledger, watched };
+                    self.add(child)?;
+                }
+                UffdEvent::Remap { from, to } => {
+                    lazy.ledger.moved(from, to);
+                    let watched: PageSet = [from].into_iter().collect();
+                    for part in watched.intersect(&lazy.watched).ranges() {
+                        let place = PageIndex(to.0 + (part.start().0 - from.start().0));
+                        let moved = PageRange::new(place, part.count());
+                        moved.into_iter().for_each(|moved| lazy.watched.insert(moved));
+                    }
+                    let _ = lazy.uffd.wake(from);
+                }
+                UffdEvent::Remove { range } => {
+                    lazy.ledger.settle(range);
+                    // Who waits for a page of it asks again, and is given zeros.
+                    let _ = lazy.uffd.wake(range);
+                }
+                UffdEvent::Unmap { range } => {
+                    lazy.ledger.settle(range);
+                    lazy.watched.remove(range);
+                    let _ = lazy.uffd.wake(range);
+                }
+            }
+        }
+        self.retire_if_complete(id)
+    }
+
+    /// A thread waits for a page.
+    fn fault(&mut self, id: u64, page: PageIndex, wishes: &mut Vec<Wanted>) -> Result<()> {
+        let Some(lazy) = self.spaces.get_mut(&id) else { return Ok(()) };
+        let Some(segment) = lazy.ledger.from(page, self.reach) else { return self.zero(id, page) };
+        let (origin, sources) = (lazy.origin, segment.sources());
+        if self.wanted.contains_key(&(origin, segment.source)) {
+            return Ok(()); // asked for; the copy will wake this one too
+        }
+        self.wanted.insert((origin, segment.source), Instant::now());
+        wishes.extend(Wanted::new(origin, sources));
+        Ok(())
+    }
+
+    /// Gives a page of zeros where nothing was.
+    fn zero(&mut self, id: u64, page: PageIndex) -> Result<()> {
+        let Some(lazy) = self.spaces.get(&id) else { return Ok(()) };
+        let range = PageRange::new(page, PageCount(1)).expect("the kernel told of it");
+        match lazy.uffd.zero(range)? {
+            Copied::Installed => {}
+            Copied::TaskGone => self.gone(id),
+            // There already, or no more, or about to change: whoever waits shall look again.
+            Copied::AlreadyThere | Copied::NotMapped | Copied::Again(_) => {
+                let _ = lazy.uffd.wake(range);
+            }
+        }
+        Ok(())
+    }
+
+    /// No process has this address space any more.
+    fn gone(&mut self, id: u64) {
+        if let Some(lazy) = self.spaces.remove(&id) {
+            let _ = self.ready.delete(&lazy.uffd);
+        }
+    }
+
+    /// Lets go of an address space in which nothing is missing: from here on it is the kernel's again.
+    fn retire_if_complete(&mut self, id: u64) -> Result<()> {
+        let complete = |lazy: &Lazy| lazy.ledger.missing().0 == 0;
+        if !self.spaces.get(&id).is_some_and(complete) {
+            return Ok(());
+        }
+        let Some(lazy) = self.spaces.remove(&id) else { return Ok(()) };
+        release(&lazy.uffd, &lazy.watched)?;
+        self.ready.delete(&lazy.uffd).map_err(own("stop watching faults"))?;
+        self.finish_if_all_done()
+    }
+
+    fn finish_if_all_done(&mut self) -> Result<()> {
+        match self.keeper.take_if(|_| self.spaces.is_empty()) {
+            Some(keeper) => keeper.done(),
+            None => Ok(()),
+        }
+    }
+}
+
+impl AsRawFd for Faults {
+    /// Readable when an address space has something to tell.
+    fn as_raw_fd(&self) -> RawFd {
+        self.ready.0.as_raw_fd()
+    }
+}
+
+/// No longer watches an address space, nor the children it had in the last moment. The keeper has a
+/// descriptor too: what stayed registered, or was told and not read, would wait for nobody.
+fn release(uffd: &Uffd, watched: &PageSet) -> Result<()> {
+    for range in watched.ranges() {
+        if let Err(error) = uffd.unregister(*range) {
+            tracing::debug!(?range, %error, "not watched any more");
+        }
+    }
+    let mut events = Vec::new();
+    uffd.read_events(&mut events)?;
+    for event in events {
+        if let UffdEvent::Fork { child } = event {
+            release(&child, watched)?;
+        }
+    }
+    Ok(())
+}
+
+fn own(act: &'static str) -> impl FnOnce(nix::errno::Errno) -> Error {
+    move |errno| Error::Own { act, errno }
+}

@@ -1,0 +1,491 @@
+//! Everything that arrives as pages, from the first stream to the last missing page.
+//!
+//! A task of its own beside the driver, on the same thread: it accepts the streams of pages, gives
+//! what cannot wait to the [`Fill`](crate::fill), and from [`Inflow::open`] on installs what can. Then
+//! it is the fault path: an address space tells of a fault, the wish goes out, the answer is
+//! installed. No queue and no other thread lies between: a hop to another thread costs more than
+//! everything else that is done here for a page.
+//!
+//! It outlives links. [`Inflow::relink`] tells the new one what is missing, and says every wish again
+//! that was not answered.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use pages::{ByteCount, PageCount, PageRange, PageSet, SpaceId};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, JoinSet};
+use transport::encode;
+use transport::quic::{DestinationLink, FaultSender, Incoming, LinkError, PageReceiver};
+use transport::wire::limits::{MAX_DESTINATION_BIDI_STREAMS, MAX_MISSING_RANGES};
+use transport::wire::{Control, FaultTotals, Missing, PageRun, Progress, Wanted};
+
+use crate::faults::Faults;
+use crate::fill::{FillDoor, FillError};
+use crate::rate::Rate;
+
+/// Runs that may wait to be installed.
+const WAITING: usize = 16;
+/// How often the source is told how far it is, when little comes.
+const TELL_EVERY: Duration = Duration::from_millis(100);
+/// And after so many bytes, for its credit.
+const TELL_AFTER: u64 = 64 << 10;
+/// A wish is for as many pages as take this long to come.
+const REACH: Duration = Duration::from_micros(100);
+/// And for no more than so many.
+const MOST_REACH: u64 = 16;
+/// How long after a failure to install pages it is tried again: memory may be short for a while.
+const TRY_AGAIN: Duration = Duration::from_millis(100);
+
+/// How far it is.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct State {
+    /// Pages that came after the others, and are in place.
+    pub(crate) arrived: PageCount,
+    /// Pages that have not come; `None` until pages may wait.
+    pub(crate) missing: Option<PageCount>,
+    /// How long the program waited for pages.
+    pub(crate) faults: FaultTotals,
+    /// How often the source sent what cannot be, and what it was last. The link is not listened to
+    /// any more then.
+    pub(crate) failures: u64,
+    pub(crate) failed: Option<Arc<FillError>>,
+}
+
+impl State {
+    /// True once nothing is missing any more.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.missing == Some(PageCount(0))
+    }
+}
+
+/// The driver's hold on the task; dropped, the task ends and whatever it held is let go.
+pub(crate) struct Inflow {
+    orders: mpsc::UnboundedSender<Order>,
+    state: watch::Receiver<State>,
+    task: AbortHandle,
+}
+
+enum Order {
+    /// Pages may wait now.
+    Open(Box<Faults>),
+    /// Over this link now.
+    Link(DestinationLink),
+    /// The link was lost.
+    Unlink,
+}
+
+impl Inflow {
+    /// Begins to accept pages over `link`; `bulk` is a stream that began before. Pages of `owed` wait
+    /// until [`Inflow::open`]; all others go through `door`, which `filled` counts behind.
+    pub(crate) fn start(
+        link: DestinationLink,
+        bulk: Option<PageReceiver>,
+        owed: HashMap<SpaceId, PageSet>,
+        door: FillDoor,
+        filled: Arc<AtomicU64>,
+    ) -> Self {
+        let (orders, heard) = mpsc::unbounded_channel();
+        let missing = owed.is_empty().then_some(PageCount(0));
+        let (tell, state) = watch::channel(State { missing, ..State::default() });
+        let (pour, runs) = mpsc::channel(WAITING);
+        let mut task = Task {
+            link: Some(link),
+            streams: JoinSet::new(),
+            pour,
+            owed,
+            door: Some(door),
+            filled,
+            faults: None,
+            askers: Vec::new(),
+            replies: mpsc::channel(WAITING),
+            consumed: 0,
+            told: 0,
+            rate: Rate::new(),
+            tell,
+        };
+        if let Some(bulk) = bulk {
+            task.accept(bulk);
+        }
+        let task = tokio::spawn(task.run(heard, runs)).abort_handle();
+        Self { orders, state, task }
+    }
+
+    /// From now on pages may be waited for.
+    pub(crate) fn open(&self, faults: Faults) {
+        let _ = self.orders.send(Order::Open(Box::new(faults)));
+    }
+
+    /// A new link to the same source.
+    pub(crate) fn relink(&self, link: DestinationLink) {
+        let _ = self.orders.send(Order::Link(link));
+    }
+
+    /// The link was lost.
+    pub(crate) fn unlink(&self) {
+        let _ = self.orders.send(Order::Unlink);
+    }
+
+    /// How far it is now.
+    pub(crate) fn state(&self) -> State {
+        self.state.borrow().clone()
+    }
+
+    /// Waits until something has changed. May be given up and taken up again.
+    pub(crate) async fn changed(&mut self) -> State {
+        if self.state.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        self.state.borrow_and_update().clone()
+    }
+}
+
+impl Drop for Inflow {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// A stream of wishes, and how many of its pages are still to come.
+struct Asker {
+    sender: FaultSender,
+    open: u64,
+}
+
+struct Task {
+    link: Option<DestinationLink>,
+    /// Readers of the streams of the newest link.
+    streams: JoinSet<()>,
+    pour: mpsc::Sender<(PageRun, Bytes)>,
+    owed: HashMap<SpaceId, PageSet>,
+    /// Until every page that cannot wait is there.
+    door: Option<FillDoor>,
+    filled: Arc<AtomicU64>,
+    faults: Option<AsyncFd<Faults>>,
+    askers: Vec<Asker>,
+    replies: Replies,
+    /// Bytes of page runs, headers included.
+    consumed: u64,
+    told: u64,
+    rate: Rate,
+    tell: watch::Sender<State>,
+}
+
+type Reply = (usize, PageRun, Bytes);
+type Replies = (mpsc::Sender<Reply>, mpsc::Receiver<Reply>);
+
+/// What wakes the task.
+enum Woken {
+    Order(Option<Order>),
+    Faults,
+    Reply(Reply),
+    Run((PageRun, Bytes)),
+    Lane(Result<Incoming, LinkError>),
+    Tick,
+}
+
+impl Task {
+    async fn run(
+        mut self,
+        mut orders: mpsc::UnboundedReceiver<Order>,
+        mut runs: mpsc::Receiver<(PageRun, Bytes)>,
+    ) {
+        let mut tick = tokio::time::interval(TELL_EVERY);
+        // A page that may wait, and came before anybody can.
+        let mut early: Option<(PageRun, Bytes)> = None;
+        loop {
+            let woken = tokio::select! {
+                biased;
+                order = orders.recv() => Woken::Order(order),
+                () = readable(self.faults.as_ref()) => Woken::Faults,
+                Some(reply) = self.replies.1.recv() => Woken::Reply(reply),
+                lane = next_lane(self.link.as_ref()) => Woken::Lane(lane),
+                _ = tick.tick() => Woken::Tick,
+                Some(run) = runs.recv(), if early.is_none() => Woken::Run(run),
+            };
+            let done = match woken {
+                Woken::Order(None) => return,
+                Woken::Order(Some(Order::Open(faults))) => {
+                    self.open(*faults);
+                    match early.take() {
+                        Some(run) => self.install(run).await,
+                        None => Ok(()),
+                    }
+                }
+                Woken::Order(Some(order)) => {
+                    self.obey(order).await;
+                    Ok(())
+                }
+                Woken::Faults => self.serve().await,
+                Woken::Reply((asker, run, bytes)) => {
+                    if let Some(asker) = self.askers.get_mut(asker) {
+                        asker.open = asker.open.saturating_sub(run.range().count().0);
+                    }
+                    self.install((run, bytes)).await
+                }
+                Woken::Lane(lane) => self.lane(lane),
+                Woken::Run(run) if self.may_wait(run.0) && self.faults.is_none() => {
+                    early = Some(run);
+                    Ok(())
+                }
+                Woken::Run(run) => {
+                    self.count(run.0);
+                    self.take(run).await
+                }
+                Woken::Tick => {
+                    self.report(true).await;
+                    Ok(())
+                }
+            };
+            if let Err(error) = done {
+                self.obey(Order::Unlink).await;
+                self.tell.send_modify(|state| {
+                    state.failures += 1;
+                    state.failed = Some(Arc::new(error));
+                });
+            }
+            if self.consumed - self.told >= TELL_AFTER {
+                self.report(false).await;
+            }
+        }
+    }
+
+    fn open(&mut self, faults: Faults) {
+        self.door = None;
+        // What was deprecated is a descriptor that might change under it: this one is owned, and stays.
+        #[allow(deprecated)]
+        let registered = AsyncFd::new(faults);
+        match registered {
+            Ok(faults) => self.faults = Some(faults),
+            Err(error) => tracing::error!(%error, "faults cannot be waited for"),
+        }
+        self.note();
+    }
+
+    async fn obey(&mut self, order: Order) {
+        self.streams = JoinSet::new();
+        self.askers.clear();
+        self.link = None;
+        if let Order::Link(link) = order {
+            // What was lost with the old link: the source begins again with what is missing.
+            if self.say_missing(&link).await.is_ok() {
+                self.link = Some(link);
+                let again = self.faults.as_ref().map(|faults| faults.get_ref().unanswered());
+                self.ask(again.unwrap_or_default()).await;
+            }
+        }
+    }
+
+    async fn say_missing(&self, link: &DestinationLink) -> Result<(), LinkError> {
+        let Some(faults) = &self.faults else { return Ok(()) };
+        let all = faults.get_ref().still_missing();
+        let messages: Vec<(SpaceId, Vec<PageRange>)> = all
+            .iter()
+            .flat_map(|(space, pages)| {
+                let chunks = pages.ranges().chunks(MAX_MISSING_RANGES);
+                chunks.map(|ranges| (*space, ranges.to_vec()))
+            })
+            .collect();
+        let count = messages.len();
+        for (at, (space, ranges)) in messages.into_iter().enumerate() {
+            let missing = Missing { space, ranges, last: at + 1 == count };
+            link.send(&Control::Missing(missing)).await?;
+        }
+        Ok(())
+    }
+
+    /// A stream that the source has opened.
+    fn lane(&mut self, lane: Result<Incoming, LinkError>) -> Result<(), FillError> {
+        match lane {
+            Ok(Incoming::Bulk(pages) | Incoming::Urgent(pages)) => {
+                self.accept(pages);
+                Ok(())
+            }
+            Ok(Incoming::Blob(_)) => Err(FillError::UnexpectedBlob),
+            // Whoever listens for messages notices too, and says what follows.
+            Err(_) => {
+                self.link = None;
+                Ok(())
+            }
+        }
+    }
+
+    fn accept(&mut self, mut pages: PageReceiver) {
+        let pour = self.pour.clone();
+        self.streams.spawn(async move {
+            while let Ok(Some(run)) = pages.next().await {
+                if pour.send(run).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+
+    fn may_wait(&self, run: PageRun) -> bool {
+        let Some(owed) = self.owed.get(&run.space()) else { return false };
+        let range = run.range();
+        let after = owed.ranges().partition_point(|have| have.end() <= range.start());
+        owed.ranges().get(after).is_some_and(|have| have.covers(range))
+    }
+
+    fn count(&mut self, run: PageRun) {
+        let bytes = (PageRun::HEADER_BYTES + run.byte_len()) as u64;
+        self.consumed += bytes;
+        self.rate.add(bytes);
+    }
+
+    async fn take(&mut self, (run, bytes): (PageRun, Bytes)) -> Result<(), FillError> {
+        if self.may_wait(run) {
+            return self.install((run, bytes)).await;
+        }
+        match &self.door {
+            // A door that nothing goes through any more: the fill says why.
+            Some(door) => drop(door.give(run, bytes).await),
+            None => return Err(FillError::UnknownSpace(run.space())),
+        }
+        Ok(())
+    }
+
+    /// Puts pages where they are missing.
+    async fn install(&mut self, (run, bytes): (PageRun, Bytes)) -> Result<(), FillError> {
+        if !self.may_wait(run) {
+            return Err(FillError::UnknownSpace(run.space()));
+        }
+        let content = encode::decode(run, bytes)?;
+        loop {
+            let Some(faults) = &mut self.faults else { return Ok(()) };
+            match faults.get_mut().arrive(run.space(), run.range(), &content) {
+                Ok(wishes) => {
+                    self.note();
+                    self.ask(wishes).await;
+                    return Ok(());
+                }
+                Err(error) => {
+                    tracing::warn!(%error, ?run, "trying again");
+                    tokio::time::sleep(TRY_AGAIN).await;
+                }
+            }
+        }
+    }
+
+    /// Reads what the address spaces tell, and asks for what they want.
+    async fn serve(&mut self) -> Result<(), FillError> {
+        let reach = self.rate.pages_in(REACH).clamp(1, MOST_REACH);
+        let Some(faults) = &mut self.faults else { return Ok(()) };
+        faults.get_mut().set_reach(PageCount(reach));
+        match faults.get_mut().poll() {
+            Ok(wishes) => {
+                self.note();
+                self.ask(wishes).await;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "trying again");
+                tokio::time::sleep(TRY_AGAIN).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks the source, on the stream with the fewest pages to come: a packet that is lost holds up
+    /// its own stream only.
+    async fn ask(&mut self, wishes: Vec<Wanted>) {
+        if wishes.is_empty() || self.link.is_none() || self.open_askers().await.is_err() {
+            return; // said again over the next link
+        }
+        for wanted in wishes {
+            let Some(asker) = self.askers.iter_mut().min_by_key(|asker| asker.open) else { return };
+            asker.open += wanted.range().count().0;
+            if asker.sender.ask(wanted).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Opens the streams of wishes of a new link.
+    async fn open_askers(&mut self) -> Result<(), LinkError> {
+        let Some(link) = self.link.as_ref().filter(|_| self.askers.is_empty()) else {
+            return Ok(());
+        };
+        for at in 0..MAX_DESTINATION_BIDI_STREAMS as usize {
+            let (sender, mut pages) = link.faults().await?;
+            self.askers.push(Asker { sender, open: 0 });
+            let replies = self.replies.0.clone();
+            self.streams.spawn(async move {
+                while let Ok(Some((run, bytes))) = pages.next().await {
+                    if replies.send((at, run, bytes)).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        Ok(())
+    }
+
+    /// Tells the source how far it is, and the driver.
+    async fn report(&mut self, tick: bool) {
+        if tick {
+            self.rate.turn();
+            if let Some(Err(error)) = self.faults.as_mut().map(|faults| faults.get_mut().bury()) {
+                tracing::warn!(%error, "looking after dead processes");
+            }
+            self.note_faults();
+        }
+        self.note();
+        let installed = self.filled.load(Ordering::Relaxed) + self.tell.borrow().arrived.0;
+        self.told = self.consumed;
+        if let Some(link) = &self.link {
+            let pages = PageCount(installed);
+            let progress = Progress { pages, bytes: ByteCount(self.consumed) };
+            let _ = link.send(&Control::Progress(progress)).await; // a lost link is noticed elsewhere
+        }
+    }
+
+    /// Keeps the state true; wakes the driver only for a beginning and an end.
+    fn note(&self) {
+        let Some(faults) = &self.faults else { return };
+        let faults = faults.get_ref();
+        let (missing, arrived) = (faults.missing(), faults.arrived());
+        let begun_or_done = self.tell.send_if_modified(|state| {
+            let news =
+                state.missing != Some(missing) && (missing.0 == 0 || state.missing.is_none());
+            (state.missing, state.arrived) = (Some(missing), arrived);
+            news
+        });
+        if begun_or_done {
+            self.note_faults();
+        }
+    }
+
+    fn note_faults(&self) {
+        let Some(faults) = &self.faults else { return };
+        let latencies = faults.get_ref().latencies();
+        self.tell.send_if_modified(|state| {
+            let news = state.faults.count != latencies.count();
+            if news {
+                state.faults = latencies.totals();
+            }
+            news
+        });
+    }
+}
+
+/// Waits for an address space that has something to tell.
+async fn readable(faults: Option<&AsyncFd<Faults>>) {
+    let Some(faults) = faults else { return std::future::pending().await };
+    match faults.readable().await {
+        // Before they are read: what comes meanwhile is told again.
+        Ok(mut ready) => ready.clear_ready(),
+        Err(_) => std::future::pending().await,
+    }
+}
+
+async fn next_lane(link: Option<&DestinationLink>) -> Result<Incoming, LinkError> {
+    match link {
+        Some(link) => link.next_lane().await,
+        None => std::future::pending().await,
+    }
+}
