@@ -78,17 +78,46 @@ impl Criu {
         let mut command = self.command("page-server", folder);
         command.args(["--address", &address, "--port", PORT]);
         keys.into_iter().for_each(|keys| keys.add_to(&mut command));
-        // One zero byte comes when it listens; od makes a line of it.
-        let words: Vec<_> = std::iter::once(command.get_program())
-            .chain(command.get_args())
-            .map(|word| word.to_string_lossy().into_owned())
-            .collect();
-        let mut shell = Command::new("bash");
-        let line = "exec 3> >(exec od -An -tx1 -N1 -w1) && exec \"$@\" --status-fd 3";
-        shell.args(["-c", line, "bash"]).args(words);
-        let server = lab.host(Side::Destination).spawn(shell)?;
-        server.wait_line("criu's page server", LISTEN, |line| line.contains("00").then_some(()))?;
-        Ok(server)
+        once_it_listens(lab.host(Side::Destination), folder, "criu's page server", command)
+    }
+
+    /// `criu dump --lazy-pages` of the tree of `pid` into `folder`, once its images are complete and
+    /// it serves pages. It ends when all are fetched.
+    pub fn dump_lazily(
+        &self,
+        host: &Host,
+        pid: i32,
+        folder: &Path,
+        keys: Option<&TlsKeys>,
+    ) -> Result<Running> {
+        let mut command = self.command("dump", folder);
+        command.arg("--tree").arg(pid.to_string()).arg("--lazy-pages");
+        command.args(["--address", &host.addr().to_string(), "--port", PORT]);
+        keys.into_iter().for_each(|keys| keys.add_to(&mut command));
+        once_it_listens(host, folder, "criu serve pages", command)
+    }
+
+    /// `criu lazy-pages` on `host`, once it waits for [`Criu::restore_lazily`]. It fetches from `from`
+    /// and ends when it has everything.
+    pub fn lazy_pages(
+        &self,
+        host: &Host,
+        from: &Host,
+        folder: &Path,
+        keys: Option<&TlsKeys>,
+    ) -> Result<Running> {
+        let mut command = self.command("lazy-pages", folder);
+        command.arg("--work-dir").arg(folder).arg("--page-server");
+        command.args(["--address", &from.addr().to_string(), "--port", PORT]);
+        keys.into_iter().for_each(|keys| keys.add_to(&mut command));
+        once_it_listens(host, folder, "criu lazy-pages", command)
+    }
+
+    /// `criu restore --lazy-pages` from `folder`; the tree is left to process 1 of the host.
+    pub fn restore_lazily(&self, host: &Host, folder: &Path) -> Result<()> {
+        let mut command = self.command("restore", folder);
+        command.args(["--restore-detached", "--lazy-pages", "--work-dir"]).arg(folder);
+        self.run(host, command, folder)
     }
 
     fn command(&self, verb: &str, folder: &Path) -> Command {
@@ -110,6 +139,22 @@ impl Criu {
             other => other,
         })
     }
+}
+
+/// Start it with `--status-fd`, and wait for the zero byte that comes when it listens: od makes a line
+/// of it. od is an orphan, for a dump would stumble over a child that it does not know.
+fn once_it_listens(host: &Host, folder: &Path, what: &str, command: Command) -> Result<Running> {
+    let words: Vec<_> = std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
+    let mut shell = Command::new("sh");
+    let line = "mkfifo \"$0\" && (exec od -An -tx1 -N1 -w1 <\"$0\" &) && exec 3>\"$0\" && \
+                rm \"$0\" && exec \"$@\" --status-fd 3";
+    shell.args(["-c", line]).arg(folder.join("status")).args(words);
+    let running = host.spawn(shell)?;
+    running.wait_line(what, LISTEN, |line| line.contains("00").then_some(()))?;
+    Ok(running)
 }
 
 impl TlsKeys {

@@ -24,6 +24,7 @@
 //! * [`Migration`] drives two real `qmig` processes, [`chaos`] breaks them at a named phase and
 //!   tells who runs afterwards.
 //! * [`Images`] does the same by way of a directory, and [`Criu`] is a stock CRIU beside it.
+//! * [`experiment`] moves a subject over a link, by qmig or by CRIU, and records what was seen.
 //! * [`programs`] are what people really run: redis-server, nginx, sqlite3, a shell pipeline.
 //! * [`rounds()`] runs a test again and again and sees that nothing is left each time.
 //! * A test that cannot run says why through [`requirements`]; it never passes in silence.
@@ -35,7 +36,9 @@
 pub mod chaos;
 mod criu;
 mod error;
+pub mod experiment;
 mod host;
+mod image_copy;
 mod images;
 mod inherited;
 mod init;
@@ -55,6 +58,7 @@ mod workshop;
 pub use criu::{Criu, TlsKeys};
 pub use error::{LabError, Result};
 pub use host::{Host, Process, in_session};
+pub use image_copy::{receive_images, send_images};
 pub use images::Images;
 pub use init::{InitCommand, init_main};
 pub use lab::{Footprint, Lab, LabPlan, Side};

@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::chaos::Fault;
 use crate::init::beside_current_exe;
 use crate::lab::{Lab, Side};
-use crate::running::Running;
+use crate::running::{GLANCE, Running};
 use crate::subject::{Started, Verdict};
 use crate::terminal::on_terminal;
 use crate::{LabError, Result};
@@ -228,6 +228,28 @@ impl Moving {
         })
     }
 
+    /// Wait until the tree runs on the destination, or `qmig dump` has ended without that: whether
+    /// it runs.
+    pub fn wait_running(&self) -> Result<bool> {
+        let end = Instant::now() + self.deadline;
+        let runs = || QmigEvent::all_of(&self.restore).iter().any(|it| it.name() == "running");
+        loop {
+            // Asked before the look: what the destination said before that end is then seen.
+            let ended = self.dump.ended().is_some() || self.restore.ended().is_some();
+            if runs() {
+                return Ok(true);
+            }
+            if ended {
+                return Ok(false);
+            }
+            if Instant::now() >= end {
+                let what = "the tree run on the destination".to_owned();
+                return Err(LabError::Deadline { what, within: self.deadline, logs: self.logs() });
+            }
+            std::thread::sleep(GLANCE);
+        }
+    }
+
     /// Wait for the end of `qmig dump`.
     pub fn finish(self) -> Result<Moved> {
         // Its end and everything it wrote: the last event may be a moment behind the end.
@@ -326,6 +348,11 @@ impl QmigEvent {
         let value: Value = serde_json::from_str(line).ok()?;
         value.get("event")?.as_str()?;
         Some(Self(value))
+    }
+
+    /// The whole line.
+    pub fn into_value(self) -> Value {
+        self.0
     }
 
     /// Which event.

@@ -6,25 +6,42 @@
 #![forbid(unsafe_code)]
 
 mod cost;
-mod image_copy;
 mod machine;
 mod memory;
+mod post_copy;
+mod pre_copy;
 mod quiet;
 mod report;
 mod statistics;
 mod whole;
 
 use std::error::Error;
+use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use netns_tests::experiment::Record;
 use netns_tests::{Criu, qmig_binary};
 
 /// Where the report goes.
 const FILE: &str = "BENCHMARKS.md";
-const USAGE: &str = "usage: qmig-bench            (root; takes about five minutes)
-       qmig-bench whole|cost|memory   one part only, and nothing is written";
+/// The variable that names a file for every record of a trial, a line of JSON each.
+const RECORDS: &str = "QMIG_BENCH_RECORDS";
+
+/// Every table, in the order of the report, and what it shows.
+const TABLES: [(&str, &str); 10] = [
+    ("whole", "a whole migration beside CRIU"),
+    ("cost", "what a small process costs"),
+    ("memory", "memory of qmig itself"),
+    ("post-copy", "waits for missing pages without emulated delay, beside CRIU"),
+    ("post-copy-100m", "the same over 100 Mbit/s, by round trip and queue"),
+    ("post-copy-1g", "the same over 1 Gbit/s"),
+    ("post-copy-rough", "the same with loss, jitter and reordering"),
+    ("post-copy-criu", "fill times beside CRIU's, by round trip"),
+    ("pre-copy", "standstill of a process that writes, beside CRIU"),
+    ("pre-copy-goal", "how often a goal for the standstill is met"),
+];
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
@@ -32,14 +49,18 @@ fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let outcome = match words.as_slice() {
-        [] => everything(),
-        [part @ ("whole" | "cost" | "memory")] => one(part).map(|text| println!("{text}")),
-        ["receive-images", folder] => image_copy::receive(Path::new(folder)),
-        ["send-images", folder, address] => image_copy::send(Path::new(folder), address),
-        _ => {
-            eprintln!("{USAGE}");
-            return ExitCode::from(2);
-        }
+        ["receive-images", folder] => netns_tests::receive_images(Path::new(folder)),
+        ["send-images", folder, address] => netns_tests::send_images(Path::new(folder), address),
+        words => match asked(words) {
+            Some((tables, quick)) => run(&tables, quick),
+            None => {
+                eprintln!("usage: qmig-bench [--quick] [TABLE…]   (root)\n");
+                eprintln!("All tables without a name; what is measured goes into {FILE}, except");
+                eprintln!("with --quick, which only shows that it runs.\n");
+                TABLES.iter().for_each(|(name, shows)| eprintln!("  {name:16} {shows}"));
+                return ExitCode::from(2);
+            }
+        },
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -50,28 +71,71 @@ fn main() -> ExitCode {
     }
 }
 
-fn everything() -> Outcome<()> {
-    let started = Instant::now();
-    let machine = machine::describe()?;
-    let parts = [one("whole")?, one("cost")?, one("memory")?];
-    let text = format!("{machine}\n{}\n{}", report::disturbance(), parts.join("\n"));
-    println!("{text}");
-    report::write(Path::new(FILE), &text)?;
-    eprintln!("written into {FILE} after {} s", started.elapsed().as_secs());
+/// Which tables, and whether quickly; `None` for a word that is neither.
+fn asked(words: &[&str]) -> Option<(Vec<&'static str>, bool)> {
+    let quick = words.contains(&"--quick");
+    let names = words.iter().filter(|word| **word != "--quick");
+    let find = |word: &&str| TABLES.iter().find(|(name, _)| name == word).map(|(name, _)| *name);
+    let asked: Vec<_> = names.map(find).collect::<Option<_>>()?;
+    let all = || TABLES.iter().map(|(name, _)| *name).collect();
+    Some((if asked.is_empty() { all() } else { asked }, quick))
+}
+
+fn run(tables: &[&'static str], quick: bool) -> Outcome<()> {
+    qmig_binary()?;
+    if Criu::installed().is_none() {
+        eprintln!("no CRIU to compare with: netns-tests/install-criu.sh /opt/qmig-criu");
+    }
+    if quick {
+        quiet::hurry();
+    }
+    for table in tables {
+        let (started, machine) = (Instant::now(), machine::describe()?);
+        let before = quiet::disturbed();
+        let text = one(table, quick)?;
+        let text = format!("{text}\n{machine}{}", report::disturbance(before));
+        println!("{text}");
+        if !quick {
+            report::write(Path::new(FILE), table, &text)?;
+        }
+        eprintln!("{table}: {} s", started.elapsed().as_secs());
+    }
     Ok(())
 }
 
-fn one(part: &str) -> Outcome<String> {
-    qmig_binary()?;
-    match part {
+fn one(table: &str, quick: bool) -> Outcome<String> {
+    match table {
         "whole" => {
             let criu = Criu::installed();
-            if criu.is_none() {
-                eprintln!("no CRIU to compare with: netns-tests/install-criu.sh /opt/qmig-criu");
-            }
-            Ok(report::whole(&whole::measure(criu.as_ref())?, criu.as_ref())?)
+            Ok(report::whole(&whole::measure(criu.is_some(), quick)?, criu.as_ref())?)
         }
         "cost" => Ok(report::cost(&cost::measure()?)),
-        _ => Ok(report::memory(&memory::measure()?)),
+        "memory" => Ok(report::memory(&memory::measure()?)),
+        "post-copy" => post_copy::near(quick),
+        "post-copy-100m" => post_copy::far("100Mbit", quick),
+        "post-copy-1g" => post_copy::far("1Gbit", quick),
+        "post-copy-rough" => post_copy::rough(quick),
+        "post-copy-criu" => post_copy::beside_criu(quick),
+        "pre-copy" => pre_copy::measure(quick),
+        _ => pre_copy::goal(quick),
+    }
+}
+
+/// Keep a record for whoever asked for records.
+fn keep(record: &Record) -> Outcome<()> {
+    let Some(path) = std::env::var_os(RECORDS) else { return Ok(()) };
+    let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path)?;
+    Ok(writeln!(file, "{}", serde_json::to_string(record)?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_are_asked_for_by_name() {
+        assert_eq!(asked(&["cost", "--quick"]), Some((vec!["cost"], true)));
+        assert_eq!(asked(&[]).map(|(tables, _)| tables.len()), Some(TABLES.len()));
+        assert_eq!(asked(&["everything"]), None);
     }
 }

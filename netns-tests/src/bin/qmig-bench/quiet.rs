@@ -1,6 +1,6 @@
 //! Waits until nobody else uses the machine, and counts when that was in vain.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::Outcome;
@@ -12,15 +12,21 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Of all processor time, in percent.
 const BUSY: u64 = 10;
 
+static HASTE: AtomicBool = AtomicBool::new(false);
 static RUNS: AtomicU32 = AtomicU32::new(0);
 static DISTURBED: AtomicU32 = AtomicU32::new(0);
+
+/// From now on nobody waits; what is measured is not to be believed.
+pub(crate) fn hurry() {
+    HASTE.store(true, Ordering::Relaxed);
+}
 
 /// Call before each measurement.
 pub(crate) fn wait() -> Outcome<()> {
     RUNS.fetch_add(1, Ordering::Relaxed);
     let end = Instant::now() + PATIENCE;
     while busy_percent()? > BUSY {
-        if Instant::now() >= end {
+        if HASTE.load(Ordering::Relaxed) || Instant::now() >= end {
             DISTURBED.fetch_add(1, Ordering::Relaxed);
             break;
         }

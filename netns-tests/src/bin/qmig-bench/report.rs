@@ -5,14 +5,16 @@ use std::path::Path;
 use std::time::Duration;
 
 use netns_tests::Criu;
+use netns_tests::experiment::Way;
 
 use crate::cost::{self, Cost};
 use crate::memory::{self, Peaks};
 use crate::statistics::{Sample, ratio};
-use crate::whole::{self, Way};
-use crate::{Outcome, quiet};
+use crate::whole;
+use crate::{Outcome, TABLES, quiet};
 
 /// Below this line of the file is ours.
+const ANY_TABLE: &str = "<!-- table ";
 const MARKER: &str = "<!-- Written by `make bench`; do not edit below. -->";
 
 fn seconds(time: Duration) -> String {
@@ -37,7 +39,7 @@ pub(crate) fn whole(times: &[(Way, Sample)], criu: Option<&Criu>) -> Outcome<Str
         whole::MIB,
         whole::ROUNDS,
     );
-    let qmig = times.iter().find(|(way, _)| *way == Way::Qmig).map(|(_, sample)| sample);
+    let qmig = times.iter().find(|(way, _)| *way == Way::STOP).map(|(_, sample)| sample);
     for (way, sample) in times {
         let factor = qmig.map_or(1.0, |qmig| ratio(sample, qmig));
         let [median, min, max] = [sample.median(), sample.min(), sample.max()].map(seconds);
@@ -46,12 +48,14 @@ pub(crate) fn whole(times: &[(Way, Sample)], criu: Option<&Criu>) -> Outcome<Str
     Ok(text)
 }
 
-/// Whether to believe the rest.
-pub(crate) fn disturbance() -> String {
+/// Whether to believe a table, given the counts before it.
+pub(crate) fn disturbance((disturbed_before, runs_before): (u32, u32)) -> String {
     let (disturbed, runs) = quiet::disturbed();
     format!(
-        "{disturbed} of {runs} measurements had to begin while something else used more than a tenth \
-         of the machine.\n"
+        "{} of {} measurements had to begin while something else used more than a tenth of the \
+         machine.\n",
+        disturbed - disturbed_before,
+        runs - runs_before,
     )
 }
 
@@ -89,10 +93,42 @@ pub(crate) fn memory(peaks: &Peaks) -> String {
     )
 }
 
-/// Replace what is below the marker in `file`.
-pub(crate) fn write(file: &Path, report: &str) -> Outcome<()> {
+/// Put a table into `file`, in the place of the one of that name; the others stay.
+pub(crate) fn write(file: &Path, table: &str, text: &str) -> Outcome<()> {
     let before = std::fs::read_to_string(file).unwrap_or_else(|_| "# Benchmarks\n\n".to_owned());
-    let head = before.split(MARKER).next().unwrap_or_default().trim_end();
-    std::fs::write(file, format!("{head}\n\n{MARKER}\n\n{report}"))?;
+    std::fs::write(file, replaced(&before, table, text))?;
     Ok(())
+}
+
+fn replaced(before: &str, table: &str, text: &str) -> String {
+    let (head, below) = before.split_once(MARKER).unwrap_or((before, ""));
+    let mut after = format!("{}\n\n{MARKER}\n", head.trim_end());
+    for (name, _) in TABLES {
+        let mark = format!("<!-- table {name} -->");
+        let old =
+            below.split_once(&mark).map(|(_, rest)| rest.split(ANY_TABLE).next().unwrap_or(""));
+        if let Some(text) = if name == table { Some(text) } else { old } {
+            after.push_str(&format!("\n{mark}\n\n{}\n", text.trim()));
+        }
+    }
+    after
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_takes_the_place_of_its_like() {
+        let one = replaced("# Head\n", "cost", "two ms");
+        let two = replaced(&one, "whole", "two s");
+        assert_eq!(
+            two,
+            format!(
+                "# Head\n\n{MARKER}\n\n<!-- table whole -->\n\ntwo s\n\n<!-- table cost -->\n\ntwo ms\n"
+            )
+        );
+        assert_eq!(replaced(&two, "cost", "two ms"), two);
+        assert!(replaced(&two, "cost", "1 ms").contains("two s\n\n<!-- table cost -->\n\n1 ms\n"));
+    }
 }

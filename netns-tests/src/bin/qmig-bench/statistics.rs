@@ -41,6 +41,20 @@ impl Sample {
     }
 }
 
+/// The middle one, or between the two in the middle; `None` of nothing.
+pub(crate) fn middle(mut numbers: Vec<f64>) -> Option<f64> {
+    numbers.sort_unstable_by(f64::total_cmp);
+    let half = numbers.len() / 2;
+    let high = *numbers.get(half)?;
+    Some(if numbers.len() % 2 == 1 { high } else { f64::midpoint(numbers[half - 1], high) })
+}
+
+/// The same of whole numbers; 0 of nothing.
+#[expect(clippy::cast_precision_loss, reason = "for people")]
+pub(crate) fn median(numbers: impl Iterator<Item = u64>) -> f64 {
+    middle(numbers.map(|number| number as f64).collect()).unwrap_or(0.0)
+}
+
 /// How often the median of `other` goes into the median of `one`.
 pub(crate) fn ratio(one: &Sample, other: &Sample) -> f64 {
     one.median().as_secs_f64() / other.median().as_secs_f64()
@@ -63,6 +77,7 @@ mod tests {
         );
         let ten = millis(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]).expect("ten");
         assert_eq!((ten.median(), ten.p90().as_millis()), (Duration::from_micros(5500), 9));
+        assert_eq!((median([4, 1, 3].into_iter()), middle(vec![1.0, 2.0])), (3.0, Some(1.5)));
         assert!((ratio(&ten, &odd) - 0.275).abs() < 1e-9);
     }
 }

@@ -2,18 +2,19 @@
 //!
 //! For each file: the length of its name (1 byte), the name, its length (8 bytes), its bytes.
 
+use std::error::Error;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read as _, Write as _, copy};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 
-use crate::Outcome;
+type Outcome = Result<(), Box<dyn Error>>;
 
 /// Where the receiver listens.
 const PORT: u16 = 9877;
 
 /// Take one sender's files into `folder`.
-pub(crate) fn receive(folder: &Path) -> Outcome<()> {
+pub fn receive_images(folder: &Path) -> Outcome {
     let listener = TcpListener::bind(("0.0.0.0", PORT))?;
     println!("listening");
     let mut stream = BufReader::new(listener.accept()?.0);
@@ -34,7 +35,7 @@ pub(crate) fn receive(folder: &Path) -> Outcome<()> {
 }
 
 /// Send every image in `folder`.
-pub(crate) fn send(folder: &Path, address: &str) -> Outcome<()> {
+pub fn send_images(folder: &Path, address: &str) -> Outcome {
     let mut stream = BufWriter::new(TcpStream::connect((address, PORT))?);
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();

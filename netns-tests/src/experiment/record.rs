@@ -1,0 +1,175 @@
+//! What one trial showed: one line of JSON, with everything that is needed to do it again.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::link::Tally;
+
+/// One trial. Times are in microseconds; those of phases since the first command.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// The word of the way.
+    pub way: String,
+    /// The link, as asked for: its words, or `veth`.
+    pub link: String,
+    /// The link's name in a table.
+    pub link_name: String,
+    /// The seed of the link's decisions.
+    pub seed: u64,
+    /// Which subject, with its arguments.
+    pub load: String,
+    /// The memory of the subject.
+    pub mib: u32,
+    /// Which repetition, from 0.
+    pub repetition: u32,
+    /// Why it failed, if it did; then nothing below is to be trusted.
+    pub error: Option<String>,
+    /// What the subject said of itself at the end.
+    pub verdict: String,
+    /// The longest time between two heartbeats of the process: the standstill it saw.
+    pub felt_us: u64,
+    /// When it ran on the destination, as seen from outside.
+    pub running_us: u64,
+    /// When every page was there and nothing was left on the source.
+    pub total_us: u64,
+    /// qmig's standstill and its parts.
+    pub downtime_us: u64,
+    /// The parts of that, by name.
+    pub parts: BTreeMap<String, u64>,
+    /// The pages the process waited for, by its own clock.
+    pub waits: Waits,
+    /// Pages written by the process in each tenth of a second: time in ms, count.
+    pub written: Vec<(i64, u64)>,
+    /// What qmig's destination said of faults.
+    pub faults: Value,
+    /// The rounds of a pre-copy, as qmig reported them.
+    pub rounds: Vec<Value>,
+    /// Bits per second that arrived while the process ran and pages were still missing.
+    pub fill_bps: f64,
+    /// The same as a share of the rate of the link, if it has one.
+    pub fill_share: Option<f64>,
+    /// What the link carried, to the destination and back.
+    pub up: LinkUse,
+    /// Back.
+    pub down: LinkUse,
+    /// The tool's process on the source.
+    pub source: Process,
+    /// The one on the destination.
+    pub destination: Process,
+    /// What it ran on.
+    pub machine: Machine,
+}
+
+/// How long the process waited for pages that were not there.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Waits {
+    /// How often.
+    pub count: u64,
+    /// Half are no longer.
+    pub p50_us: u64,
+    /// Nine of ten.
+    pub p90_us: u64,
+    /// 99 of 100.
+    pub p99_us: u64,
+    /// The longest.
+    pub max_us: u64,
+    /// For a plot: every percent from 0 to 100.
+    pub quantiles_us: Vec<u64>,
+    /// By log2 of their microseconds.
+    pub buckets: Vec<u64>,
+    /// When (ms) and how long, thinned out.
+    pub points: Vec<(i64, u64)>,
+}
+
+/// One direction of the link during a trial; all zero on a veth.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LinkUse {
+    /// Bytes of IP packets that arrived.
+    pub bytes: u64,
+    /// Packets.
+    pub packets: u64,
+    /// Lost on the way.
+    pub lost: u64,
+    /// Dropped at a full queue.
+    pub overflowed: u64,
+    /// Time in transit: at least, half, 99 of 100.
+    pub transit_us: [f64; 3],
+    /// 99 of 100 packets were handed over no later than this after they were due.
+    pub lateness_us: f64,
+}
+
+impl From<&Tally> for LinkUse {
+    fn from(tally: &Tally) -> Self {
+        Self {
+            bytes: tally.delivered_bytes,
+            packets: tally.delivered,
+            lost: tally.lost,
+            overflowed: tally.overflowed,
+            transit_us: [tally.transit.min_us, tally.transit.p50_us, tally.transit.p99_us],
+            lateness_us: tally.lateness.p99_us,
+        }
+    }
+}
+
+/// What a process of the tool used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Time on a processor, by its last clock tick.
+    pub cpu_us: u64,
+    /// Peak of resident memory.
+    pub peak_kib: u64,
+}
+
+/// What a trial ran on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    /// Processor and how many.
+    pub cpu: String,
+    /// Kernel release.
+    pub kernel: String,
+    /// The commit the measuring program was run in, if any.
+    pub commit: String,
+    /// The version of qmig.
+    pub qmig: String,
+    /// The version of CRIU, if one was there.
+    pub criu: Option<String>,
+    /// The MTU of the link.
+    pub mtu: u32,
+    /// What cuts and joins packets.
+    pub offloads: String,
+    /// The congestion control of TCP, which is CRIU's.
+    pub tcp: String,
+    /// Of the day.
+    pub date: String,
+}
+
+impl Machine {
+    /// This one.
+    pub fn here() -> Self {
+        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+        let cpus = read("/proc/cpuinfo");
+        let model = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let qmig = crate::qmig_binary().map(|path| said(&path.to_string_lossy(), &["--version"]));
+        Self {
+            cpu: format!("{cores} × {}", model.map_or("unknown", |(_, name)| name)),
+            kernel: read("/proc/sys/kernel/osrelease"),
+            commit: said("git", &["rev-parse", "--short", "HEAD"]),
+            qmig: qmig.unwrap_or_default(),
+            criu: crate::Criu::installed().and_then(|criu| criu.version().ok()),
+            mtu: 1500,
+            offloads: "none on an emulated link (the kernel segments); all on a veth".to_owned(),
+            tcp: read("/proc/sys/net/ipv4/tcp_congestion_control"),
+            date: said("date", &["-u", "+%Y-%m-%dT%H:%M:%SZ"]),
+        }
+    }
+}
+
+fn said(program: &str, args: &[&str]) -> String {
+    let output = Command::new(program).args(args).output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    text.unwrap_or_default()
+}

@@ -1,0 +1,281 @@
+//! One migration, watched.
+
+use std::time::{Duration, Instant};
+
+use super::meter::Meter;
+use super::record::{LinkUse, Machine, Record};
+use super::samples::Samples;
+use super::way::Way;
+use super::{criu, monotonic_us};
+use crate::lab::{Lab, Side};
+use crate::link::{Link, Tally};
+use crate::migration::{Migration, QmigEvent};
+use crate::subject::{Started, Subject, Verdict};
+use crate::{LabError, Result};
+
+/// What moves, and what it does meanwhile.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// The name of the subject.
+    pub subject: String,
+    /// MiB of memory.
+    pub mib: u32,
+    /// More arguments of the subject.
+    pub args: Vec<(String, u32)>,
+}
+
+impl Load {
+    /// Threads that look at random pages each millisecond, and one that writes.
+    pub fn toucher(mib: u32, threads: u32) -> Self {
+        let args = vec![("threads".to_owned(), threads), ("random".to_owned(), 100)];
+        Self { subject: "toucher".to_owned(), mib, args }
+    }
+
+    /// A thread that rewrites random pages at so many MiB a second.
+    pub fn writer(mib: u32, rate: u32) -> Self {
+        Self { subject: "writer".to_owned(), mib, args: vec![("rate".to_owned(), rate)] }
+    }
+
+    /// Memory that nobody touches.
+    pub fn idle(mib: u32) -> Self {
+        Self { subject: "filler".to_owned(), mib, args: Vec::new() }
+    }
+
+    /// With one more argument of the subject, or another value of one.
+    #[must_use]
+    pub fn arg(mut self, name: &str, value: u32) -> Self {
+        self.args.retain(|(known, _)| known != name);
+        self.args.push((name.to_owned(), value));
+        self
+    }
+
+    /// `toucher mib 64 threads 2`.
+    pub fn words(&self) -> String {
+        let args = self.args.iter().map(|(name, value)| format!(" {name} {value}"));
+        format!("{} mib {}{}", self.subject, self.mib, args.collect::<String>())
+    }
+
+    fn subject(&self) -> Subject {
+        let subject = Subject::new(&self.subject).arg("mib").arg(self.mib);
+        self.args.iter().fold(subject, |subject, (name, value)| subject.arg(name).arg(value))
+    }
+}
+
+/// A migration to be measured.
+#[derive(Clone, Debug)]
+pub struct Trial {
+    /// How.
+    pub way: Way,
+    /// Over what; a veth pair without one.
+    pub link: Option<Link>,
+    /// The name of that in tables.
+    pub link_name: String,
+    /// What.
+    pub load: Load,
+    /// More arguments for `qmig dump`.
+    pub dump_args: Vec<String>,
+    /// How often before.
+    pub repetition: u32,
+    /// How long it may take.
+    pub deadline: Duration,
+}
+
+impl Trial {
+    /// Over a veth pair, in two minutes.
+    pub fn new(way: Way, load: Load) -> Self {
+        Self {
+            way,
+            link: None,
+            link_name: "veth".to_owned(),
+            load,
+            dump_args: Vec::new(),
+            repetition: 0,
+            deadline: Duration::from_secs(120),
+        }
+    }
+
+    /// Over this link.
+    #[must_use]
+    pub fn over(mut self, name: &str, link: Link) -> Self {
+        (self.link, self.link_name) = (Some(link), name.to_owned());
+        self
+    }
+
+    /// The repetition, which also seeds the link.
+    #[must_use]
+    pub fn repetition(mut self, number: u32) -> Self {
+        self.repetition = number;
+        self.link = self.link.map(|link| {
+            let seed = link.seed + u64::from(number);
+            link.seed(seed)
+        });
+        self
+    }
+
+    /// Do it. Whatever goes wrong is in the record.
+    pub fn run(&self) -> Record {
+        let mut record = Record {
+            way: self.way.word().to_owned(),
+            link: self.link.as_ref().map_or_else(|| "veth".to_owned(), Link::to_string),
+            link_name: self.link_name.clone(),
+            seed: self.link.as_ref().map_or(0, |link| link.seed),
+            load: self.load.words(),
+            mib: self.load.mib,
+            repetition: self.repetition,
+            machine: Machine::here(),
+            ..Record::default()
+        };
+        if let Err(error) = self.measure(&mut record) {
+            record.error = Some(error.to_string());
+        }
+        record
+    }
+
+    fn measure(&self, record: &mut Record) -> Result<()> {
+        let mut plan = Lab::plan();
+        if let Some(link) = &self.link {
+            plan = plan.link(link.clone());
+        }
+        let lab = plan.build()?;
+        let subject = self.load.subject().start(&lab, lab.src())?;
+        // It shall be as it always is, not as it was when it began.
+        std::thread::sleep(Duration::from_millis(300));
+        lab.emulator().map_or(Ok(()), |link| link.reset())?;
+        let mut clock = Clock::start(&lab);
+        let verdict = match self.way {
+            Way::Qmig { mode } => self.by_qmig(&lab, &subject, mode, &mut clock, record)?,
+            Way::CriuStop { tls } => criu::stop(&lab, &subject, tls, &mut clock)?,
+            Way::CriuLazy { tls } => criu::lazy(&lab, &subject, tls, self.deadline, &mut clock)?,
+        };
+        clock.fill_in(record, self.link.as_ref());
+        record.felt_us = verdict.longest_gap().map_or(0, micros);
+        record.verdict = verdict.to_string();
+        let samples = lab.dst().path(format!("{}.samples", subject.result().display()));
+        let samples = Samples::parse(&std::fs::read_to_string(samples).unwrap_or_default());
+        record.waits = samples.waits(clock.began_us);
+        record.written =
+            samples.written.iter().map(|(at, n)| ((at - clock.began_us) / 1000, *n)).collect();
+        if verdict.passed() {
+            return Ok(());
+        }
+        let what = "the subject find everything as it was";
+        Err(super::failed(what, verdict, String::new()))
+    }
+
+    fn by_qmig(
+        &self,
+        lab: &Lab,
+        subject: &Started,
+        mode: &str,
+        clock: &mut Clock<'_>,
+        record: &mut Record,
+    ) -> Result<Verdict> {
+        let mut migration = Migration::new(lab)?.deadline(self.deadline);
+        if mode != "stop" {
+            migration = migration.dump_arg("--mode").dump_arg(mode);
+        }
+        for arg in &self.dump_args {
+            migration = migration.dump_arg(arg);
+        }
+        let listening = migration.listen()?;
+        clock.began();
+        let moving = listening.dump(subject.pid())?;
+        let on = |side: Side| Meter::on(lab.host(side), moving.qmig(side).pid());
+        let (source, destination) = (on(Side::Source), on(Side::Destination));
+        if moving.wait_running()? {
+            clock.running()?;
+        }
+        let moved = moving.finish()?;
+        clock.complete()?;
+        moved.succeeded()?;
+        (record.source, record.destination) = (source.read(), destination.read());
+        let report = moved.event(Side::Source, "report");
+        let field = |event: &Option<QmigEvent>, name: &str| {
+            event.as_ref().map(|event| event.field(name).clone()).unwrap_or_default()
+        };
+        record.downtime_us = field(&report, "downtime_us").as_u64().unwrap_or(0);
+        let parts = field(&report, "parts");
+        record.parts = parts
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(name, value)| (name.clone(), value.as_u64().unwrap_or(0)))
+            .collect();
+        record.faults = field(&moved.event(Side::Destination, "report"), "faults");
+        if record.faults.is_null() {
+            record.faults = field(&report, "faults");
+        }
+        let rounds = moved.events(Side::Source).into_iter().filter(|event| event.name() == "round");
+        record.rounds = rounds.map(QmigEvent::into_value).collect();
+        let verdict = moved.ask(lab, subject)?;
+        Ok(verdict)
+    }
+}
+
+/// The phases of a trial, and what the link had carried at each.
+pub(crate) struct Clock<'lab> {
+    lab: &'lab Lab,
+    began: Instant,
+    /// The same, as programs on the hosts call it.
+    began_us: i64,
+    running: Option<Mark>,
+    complete: Option<Mark>,
+}
+
+#[derive(Clone, Debug)]
+struct Mark {
+    after: Duration,
+    up: Option<Tally>,
+    down: Option<Tally>,
+}
+
+impl<'lab> Clock<'lab> {
+    fn start(lab: &'lab Lab) -> Self {
+        let (began, began_us) = (Instant::now(), monotonic_us());
+        Self { lab, began, began_us, running: None, complete: None }
+    }
+
+    /// The first command is about to be given.
+    pub(crate) fn began(&mut self) {
+        (self.began, self.began_us) = (Instant::now(), monotonic_us());
+    }
+
+    /// The process runs on the destination.
+    pub(crate) fn running(&mut self) -> Result<()> {
+        self.running = Some(self.mark()?);
+        Ok(())
+    }
+
+    /// Every page is there.
+    pub(crate) fn complete(&mut self) -> Result<()> {
+        self.complete = Some(self.mark()?);
+        Ok(())
+    }
+
+    fn mark(&self) -> Result<Mark, LabError> {
+        let after = self.began.elapsed();
+        let tally = |side| self.lab.emulator().map(|link| link.tally(side)).transpose();
+        Ok(Mark { after, up: tally(Side::Source)?, down: tally(Side::Destination)? })
+    }
+
+    fn fill_in(&self, record: &mut Record, link: Option<&Link>) {
+        let (Some(running), Some(complete)) = (&self.running, &self.complete) else { return };
+        record.running_us = micros(running.after);
+        record.total_us = micros(complete.after);
+        let (Some(before), Some(after)) = (&running.up, &complete.up) else { return };
+        record.up = after.into();
+        record.down = complete.down.as_ref().map(LinkUse::from).unwrap_or_default();
+        let seconds = (complete.after.saturating_sub(running.after)).as_secs_f64();
+        let bytes = after.delivered_bytes.saturating_sub(before.delivered_bytes);
+        #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+        if seconds > 0.05 {
+            record.fill_bps = bytes as f64 * 8.0 / seconds;
+            let rate = link.and_then(|link| link.up.rate);
+            record.fill_share = rate.map(|rate| record.fill_bps / rate.as_bits() as f64);
+        }
+    }
+}
+
+pub(crate) fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}

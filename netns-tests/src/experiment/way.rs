@@ -1,0 +1,93 @@
+//! By which tool, and how, a process moves.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// How a process moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Way {
+    /// `qmig dump --mode …`.
+    Qmig {
+        /// The mode.
+        mode: &'static str,
+    },
+    /// `criu dump --page-server`, the images copied over TCP, `criu restore`.
+    CriuStop {
+        /// Pages are encrypted. (Images never are.)
+        tls: bool,
+    },
+    /// `criu dump --lazy-pages`, the images copied over TCP, `criu lazy-pages`, `criu restore`.
+    CriuLazy {
+        /// Pages are encrypted. (Images never are.)
+        tls: bool,
+    },
+}
+
+/// Every way: its word and what it is, for people.
+pub const WAYS: [(&str, Way, &str); 9] = [
+    ("stop", qmig("stop"), "qmig, stop and copy"),
+    ("pre-copy", qmig("pre-copy"), "qmig, pre-copy"),
+    ("post-copy", qmig("post-copy"), "qmig, post-copy"),
+    ("hybrid", qmig("hybrid"), "qmig, hybrid"),
+    ("auto", qmig("auto"), "qmig, auto"),
+    ("criu-stop", Way::CriuStop { tls: false }, "CRIU, page server, in the clear"),
+    ("criu-stop-tls", Way::CriuStop { tls: true }, "CRIU, page server, `--tls`"),
+    ("criu-lazy", Way::CriuLazy { tls: false }, "CRIU, lazy-pages, in the clear"),
+    ("criu-lazy-tls", Way::CriuLazy { tls: true }, "CRIU, lazy-pages, `--tls`"),
+];
+
+const fn qmig(mode: &'static str) -> Way {
+    Way::Qmig { mode }
+}
+
+impl Way {
+    /// Post-copy as it is meant.
+    pub const POST_COPY: Self = qmig("post-copy");
+    /// Pre-copy as it is meant.
+    pub const PRE_COPY: Self = qmig("pre-copy");
+    /// Stop and copy.
+    pub const STOP: Self = qmig("stop");
+
+    /// The word for it.
+    pub fn word(self) -> &'static str {
+        WAYS.iter().find(|(_, way, _)| *way == self).map_or("?", |(word, ..)| word)
+    }
+
+    /// Whether the process runs before all of its pages are there.
+    pub fn is_lazy(self) -> bool {
+        matches!(self, Self::CriuLazy { .. } | Self::Qmig { mode: "post-copy" | "hybrid" })
+    }
+}
+
+impl FromStr for Way {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        let known = WAYS.iter().find(|(known, ..)| *known == word);
+        known.map(|(_, way, _)| *way).ok_or_else(|| {
+            let words: Vec<_> = WAYS.iter().map(|(word, ..)| *word).collect();
+            format!("understand the way {word:?}: one of {}", words.join(" "))
+        })
+    }
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let told = WAYS.iter().find(|(_, way, _)| way == self).map_or("?", |(.., told)| told);
+        f.write_str(told)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_and_back() {
+        for (word, way, _) in WAYS {
+            assert_eq!((word.parse(), way.word()), (Ok(way), word));
+        }
+        assert!("teleport".parse::<Way>().is_err());
+        assert!(Way::POST_COPY.is_lazy() && !Way::STOP.is_lazy());
+    }
+}

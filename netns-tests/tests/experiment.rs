@@ -1,0 +1,63 @@
+//! A trial measures what it says, whatever the tool.
+
+use std::error::Error;
+
+use netns_tests::experiment::{Load, Record, Trial, Way};
+use netns_tests::{Criu, Link, qmig_binary, requirements};
+
+type Outcome = Result<(), Box<dyn Error>>;
+
+fn missing() -> bool {
+    requirements::missing(&[])
+        || qmig_binary().err().is_some_and(|error| requirements::skip(&error.to_string()))
+}
+
+fn moved(trial: &Trial) -> Record {
+    let record = trial.run();
+    assert_eq!(record.error, None, "{record:?}");
+    assert!(record.verdict.starts_with("PASS"), "{record:?}");
+    assert!(0 < record.running_us && record.running_us <= record.total_us, "{record:?}");
+    assert!(record.felt_us > 0, "{record:?}");
+    record
+}
+
+#[test]
+fn stop_and_copy_over_a_link() -> Outcome {
+    if missing() {
+        return Ok(());
+    }
+    let link: Link = "rate=200Mbit rtt=10ms seed=3".parse()?;
+    let trial = Trial::new(Way::STOP, Load::writer(4, 10)).over("slow", link).repetition(2);
+    let record = moved(&trial);
+    assert_eq!((record.way.as_str(), record.link_name.as_str(), record.seed), ("stop", "slow", 5));
+    assert!(record.up.bytes > 1 << 20 && record.up.transit_us[0] >= 5000.0, "{record:?}");
+    assert!(record.downtime_us > 0 && record.parts.contains_key("pages"), "{record:?}");
+    assert!(record.source.peak_kib > 0 && record.destination.peak_kib > 0, "{record:?}");
+    assert!(record.written.iter().any(|(_, pages)| *pages > 0), "{record:?}");
+    let line = serde_json::to_string(&record)?;
+    assert_eq!(serde_json::from_str::<Record>(&line)?, record);
+    Ok(())
+}
+
+#[test]
+fn a_failure_is_recorded() {
+    if missing() {
+        return;
+    }
+    let mut trial = Trial::new(Way::STOP, Load::idle(1));
+    trial.dump_args = vec!["--no-such-option".to_owned()];
+    let record = trial.run();
+    assert!(record.error.is_some_and(|error| error.contains("no-such-option")));
+}
+
+#[test]
+fn criu_fetches_lazily() -> Outcome {
+    if missing() || Criu::installed().is_none() && requirements::skip("no CRIU is installed") {
+        return Ok(());
+    }
+    let trial = Trial::new(Way::CriuLazy { tls: false }, Load::toucher(4, 2));
+    let record = moved(&trial.over("slow", "rate=100Mbit rtt=10ms".parse()?));
+    assert!(record.waits.count > 0 && record.waits.p50_us <= record.waits.p99_us, "{record:?}");
+    assert!(record.waits.max_us >= 10_000, "a page came sooner than it can: {record:?}");
+    Ok(())
+}
