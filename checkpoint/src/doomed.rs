@@ -5,13 +5,14 @@ use tracee::Held;
 use tracee::lock::Change;
 use tracee::net::HostAddress;
 
-use crate::collect::{Connections, Doors, Locks};
+use crate::collect::{Connections, Doors, Locks, Segments};
 
 /// What a held tree has here that whoever takes its place must have instead. Dropped, everything is
 /// as it was.
 #[derive(Debug, Default)]
 pub(crate) struct Ties {
     pub(crate) locks: Locks,
+    pub(crate) segments: Segments,
     pub(crate) connections: Connections,
     /// New connections to it.
     pub(crate) doors: Doors,
@@ -85,7 +86,9 @@ impl Doomed {
 
     /// Ends it.
     pub(crate) fn kill(mut self) -> tracee::Result<()> {
-        self.held.take().expect("held until taken").kill()
+        let killed = self.held.take().expect("held until taken").kill();
+        self.ties.segments.remove();
+        killed
     }
 }
 
@@ -93,6 +96,7 @@ impl Drop for Doomed {
     fn drop(&mut self) {
         if let Some(held) = self.held.take() {
             let _ = held.kill();
+            self.ties.segments.remove();
         }
     }
 }

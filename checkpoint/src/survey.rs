@@ -19,6 +19,7 @@ mod open;
 pub(crate) mod outside;
 mod process;
 pub(crate) mod refusals;
+pub(crate) mod sysv;
 pub(crate) mod task;
 pub(crate) mod tree;
 pub(crate) mod watches;
@@ -93,6 +94,7 @@ fn look_at(root: HostPid, options: &SurveyOptions) -> Result<Plan, SurveyError> 
     look.session(root, &root_stat);
     let pids = tree::processes(root);
     look.all(&pids);
+    look.segments(&pids);
     outside::judge(&mut look);
     look.connections_can_be_held();
     if !pids.contains(&root) || Stat::read(root).is_err() {

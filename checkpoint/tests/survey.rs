@@ -78,7 +78,6 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("hard-link", "fd 4 of", "other names"),
     ("deleted-folder", "fd 4 of", "deleted directory"),
     ("big-ghost", "fd 4 of", "the limit is 1048576"),
-    ("sysv", "mapping", "System V"),
     ("aio", "mapping", "io_setup"),
     ("guard", "mapping", "guard pages"),
     ("mseal", "mapping", "sealed"),

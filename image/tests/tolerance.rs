@@ -5,8 +5,8 @@ mod common;
 use common::rich;
 use image::frame::{FrameReader, FrameWriter};
 use image::messages::{
-    CoreEntry, FdType, FdinfoEntry, FileEntry, FileLockEntry, InventoryEntry, MmEntry, PstreeEntry,
-    RemapFilePathEntry, SkPacketEntry, TaskKobjIdsEntry, TimensEntry, VmaEntry,
+    CoreEntry, FdType, FdinfoEntry, FileEntry, FileLockEntry, InventoryEntry, IpcShmEntry, MmEntry,
+    PstreeEntry, RemapFilePathEntry, SkPacketEntry, TaskKobjIdsEntry, TimensEntry, VmaEntry,
 };
 use image::state::{Body, Checkpoint, FileKind, Living, VmaKind};
 use image::{BadImage, ImageKind, ImageSet, ImageSetBuilder, Limits, NamespaceIds};
@@ -231,7 +231,11 @@ fn what_we_cannot_carry_is_refused_by_name() {
         }),
         ("huge pages", |i| vma(i, |vma| vma.flags |= 0x4_0000)),
         ("guard pages", |i| vma(i, |vma| vma.status = 1 << 16)),
-        ("System V", |i| vma(i, |vma| vma.status = 0x501)),
+        ("no pagemap", |i| {
+            i.edit("ipcns-shm-3.img", |segments: &mut Vec<IpcShmEntry>| {
+                segments[0].in_pagemaps = None;
+            });
+        }),
         ("asynchronous I/O", |i| vma(i, |vma| vma.status = 0x2000)),
         ("network namespace", |i| {
             i.one("ids-110.img", |ids: &mut TaskKobjIdsEntry| ids.net_ns_id = Some(77));

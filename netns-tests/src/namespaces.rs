@@ -12,21 +12,23 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::{LabError, Result};
 
-/// The four namespaces that make a host. Holding them keeps them alive.
+/// The five namespaces that make a host. Holding them keeps them alive.
 #[derive(Debug)]
 pub(crate) struct Namespaces {
     net: File,
     mnt: File,
     uts: File,
+    ipc: File,
     pid: File,
 }
 
-/// Start `command` as process 1 of new network, mount, host-name and pid namespaces.
+/// Start `command` as process 1 of new network, mount, host-name, IPC and pid namespaces.
 pub(crate) fn spawn_in_new(command: &mut Command) -> Result<Child> {
     let new = CloneFlags::CLONE_FS
         | CloneFlags::CLONE_NEWNET
         | CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWUTS
+        | CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWPID;
     on_own_thread(command, || {
         unshare(new).map_err(LabError::namespace("make namespaces (root is needed)"))
@@ -41,10 +43,16 @@ impl Namespaces {
             File::open(&path).map_err(LabError::file("open", path))
         };
         // Process 1 of a pid namespace is in the namespace it was born into.
-        Ok(Self { net: open("net")?, mnt: open("mnt")?, uts: open("uts")?, pid: open("pid")? })
+        Ok(Self {
+            net: open("net")?,
+            mnt: open("mnt")?,
+            uts: open("uts")?,
+            ipc: open("ipc")?,
+            pid: open("pid")?,
+        })
     }
 
-    /// Start `command` inside all four.
+    /// Start `command` inside all five.
     pub(crate) fn spawn(&self, command: &mut Command) -> Result<Child> {
         on_own_thread(command, || {
             // A thread that shares its root and working directory may not change mounts.
@@ -53,6 +61,7 @@ impl Namespaces {
                 |file: &File, kind, act| setns(file, kind).map_err(LabError::namespace(act));
             enter(&self.net, CloneFlags::CLONE_NEWNET, "enter the host's network")?;
             enter(&self.uts, CloneFlags::CLONE_NEWUTS, "enter the host's name")?;
+            enter(&self.ipc, CloneFlags::CLONE_NEWIPC, "enter the host's IPC")?;
             enter(&self.pid, CloneFlags::CLONE_NEWPID, "enter the host's pids")?;
             enter(&self.mnt, CloneFlags::CLONE_NEWNS, "enter the host's mounts")
         })

@@ -51,7 +51,7 @@ enum Language {
 
 impl Subject {
     /// Every subject in C: the file names in `subjects/`.
-    pub const ALL: [&str; 25] = [
+    pub const ALL: [&str; 26] = [
         "churn",
         "creds",
         "events",
@@ -70,6 +70,7 @@ impl Subject {
         "signals",
         "sockets",
         "streams",
+        "sysv",
         "threads",
         "timers",
         "toucher",

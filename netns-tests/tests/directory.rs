@@ -66,7 +66,7 @@ macro_rules! round_trips {
 
 round_trips! {
     creds events fifos files filler forks heartbeat memory pipes places registers rseq signals
-    sockets threads timers watches zombie
+    sockets sysv threads timers watches zombie
 }
 
 /// The tree runs on, and its checkpoint is a copy that runs too. (One that writes no files: both

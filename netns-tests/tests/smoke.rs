@@ -56,7 +56,7 @@ macro_rules! smoke {
 
 smoke! {
     churn creds events fifos files filler forks heartbeat locks memory pipes places registers rseq
-    signals sockets threads timers toucher waits watches writer zombie
+    signals sockets sysv threads timers toucher waits watches writer zombie
 }
 
 #[test]

@@ -121,7 +121,7 @@ macro_rules! honest {
 
 honest! {
     churn creds events fifos files filler forks heartbeat locks memory pipes places registers rseq
-    server signals sockets streams threads timers toucher waits watches writer zombie
+    server signals sockets streams sysv threads timers toucher waits watches writer zombie
 }
 
 #[test]

@@ -173,6 +173,19 @@ pub enum Error {
         errno: Errno,
     },
 
+    /// The number or key of a segment of System V shared memory is taken.
+    #[error(
+        "failed to make System V shared memory {id} (key {key:#x}): {errno}; see `ipcs -m` here"
+    )]
+    Segment {
+        /// Its id.
+        id: i32,
+        /// Its key.
+        key: u32,
+        /// What the kernel said.
+        errno: Errno,
+    },
+
     /// `--shell-job` needs a terminal and qmig has none.
     #[error("the program needs a terminal, but qmig restore was not started on one")]
     NoTerminal,

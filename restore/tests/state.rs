@@ -102,6 +102,7 @@ fn descriptors_are_what_and_where_they_were() {
         uid: 0,
         gid: 0,
         mode: 0o600,
+        sysv: None,
     }];
     world.checkpoint.shared.push(SharedMemory {
         id: SharedId(2),
@@ -111,6 +112,7 @@ fn descriptors_are_what_and_where_they_were() {
         uid: 0,
         gid: 0,
         mode: 0o777,
+        sysv: None,
     });
     world.checkpoint.files.push(file(24, rw, FileKind::Memfd { shared: SharedId(2), position: 0 }));
     let mut anonymous = b"anonymous".to_vec();

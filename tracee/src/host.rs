@@ -54,6 +54,11 @@ pub fn open_handle(place: BorrowedFd<'_>, kind: i32, handle: &[u8]) -> io::Resul
     sys::process::open_handle(place, kind, handle).map_err(io::Error::from)
 }
 
+/// Removes a segment of System V shared memory: now, or with its last mapping (shmctl(2), IPC_RMID).
+pub fn remove_segment(id: i32) -> nix::Result<()> {
+    sys::process::remove_segment(id)
+}
+
 /// Resources whole tasks may share (kcmp(2)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kcmp {

@@ -2,7 +2,7 @@
 //! (dup, fork) show it.
 
 use std::cmp::Ordering;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, Metadata};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -29,6 +29,7 @@ use crate::error::CollectError;
 use crate::survey::descriptor::{Allowed, OpenOn, open_on, plain_memory};
 use crate::survey::outside::stranger;
 use crate::survey::refusals::{Trouble, Whose};
+use crate::survey::sysv::{self, Segment};
 use crate::survey::{inotify, locks, watches};
 
 /// All files of a tree, as they are found.
@@ -36,7 +37,7 @@ pub(super) struct Files<'o> {
     options: &'o CollectOptions<'o>,
     shell_job: bool,
     /// Every process of the tree, zombies too.
-    members: HashSet<u32>,
+    pub(super) members: HashSet<u32>,
     sockets: Option<SocketTables>,
     pub(super) files: Vec<File>,
     tables: Vec<FdTable>,
@@ -50,7 +51,10 @@ pub(super) struct Files<'o> {
     pub(super) ghosts: HashMap<(u64, u64), GhostId>,
     pub(super) bodies: Vec<Ghost>,
     shared: HashMap<(u64, u64), SharedId>,
-    objects: Vec<SharedMemory>,
+    pub(super) objects: Vec<SharedMemory>,
+    /// Every segment of System V shared memory, and how many mappings of the tree show which.
+    pub(super) segments: Vec<Segment>,
+    pub(super) attached: BTreeMap<i32, u64>,
     locks: Finder,
     streams: Vec<streams::Found>,
     /// Content of shared memory.
@@ -119,6 +123,8 @@ impl<'o> Files<'o> {
             bodies: Vec::new(),
             shared: HashMap::new(),
             objects: Vec::new(),
+            segments: sysv::segments(),
+            attached: BTreeMap::new(),
             locks: Finder::default(),
             streams: Vec::new(),
             contents: Vec::new(),
@@ -374,7 +380,7 @@ impl<'o> Files<'o> {
         if let Some(id) = self.shared.get(&(stat.dev(), stat.ino())) {
             return Ok(*id);
         }
-        let id = SharedId(number(self.objects.len()) + 1);
+        let id = SharedId(NAMELESS | number(self.objects.len()));
         let (object, pages, file) =
             shared::read(id, name, way).map_err(CollectError::io("read shared memory", pid))?;
         self.objects.push(object);
@@ -397,6 +403,9 @@ fn search(known: &[Known], holder: (HostPid, i32)) -> Result<Result<usize, usize
     }
     Ok(Err(from))
 }
+
+/// Where the numbers of memfds begin: those of System V segments are below.
+const NAMELESS: u32 = 1 << 31;
 
 fn position(info: &FdInfo) -> u64 {
     u64::try_from(info.pos).unwrap_or(0)

@@ -42,12 +42,19 @@ impl Layout {
                     Some(Ok(file)) => {
                         let (offset, shared) = (mapping.offset, mapping.shared);
                         let access = access(&mapping);
-                        let memfd = matches!(file.shows, Shows::Memfd(_));
-                        let file = files.mapped(pid, file)?;
-                        if memfd {
-                            VmaKind::Memfd { file, offset, shared, access }
-                        } else {
-                            VmaKind::File { file, offset, shared, access }
+                        match file.shows {
+                            Shows::SysV(id) => {
+                                let shared = files.segment(pid, id, file)?;
+                                VmaKind::SysV { shared, offset, access }
+                            }
+                            Shows::Memfd(_) => {
+                                let file = files.mapped(pid, file)?;
+                                VmaKind::Memfd { file, offset, shared, access }
+                            }
+                            _ => {
+                                let file = files.mapped(pid, file)?;
+                                VmaKind::File { file, offset, shared, access }
+                            }
                         }
                     }
                     Some(Err(trouble)) => {

@@ -17,6 +17,7 @@ mod ghosts;
 mod locks;
 mod mm;
 mod pipes;
+mod segments;
 mod shared;
 mod signals;
 pub(crate) mod sockets;
@@ -50,6 +51,7 @@ use crate::survey::refusals::{Trouble, Whose};
 use crate::survey::task::{self, Judge};
 use files::Files;
 pub(crate) use locks::Locks;
+pub(crate) use segments::Segments;
 pub(crate) use streams::{Connections, Doors};
 
 /// What the state of a held tree is, and where its pages are.
@@ -170,6 +172,7 @@ pub fn collect(
             checkpoint.tasks.push(task);
         }
     }
+    let segments = files.settle_segments(&mut refusals);
     if !refusals.0.is_empty() {
         return Err(CollectError::Refused(refusals.0));
     }
@@ -186,7 +189,7 @@ pub fn collect(
         pages,
         source: PageSource::Shared { file },
     }));
-    let ties = Ties { locks: found.locks, connections, ..Ties::default() };
+    let ties = Ties { locks: found.locks, segments, connections, ..Ties::default() };
     Ok(Collected { checkpoint, spaces, ties })
 }
 

@@ -35,6 +35,7 @@ pub(super) fn read(
         uid: stat.uid(),
         gid: stat.gid(),
         mode: stat.mode() & 0o7777,
+        sysv: None,
     };
     Ok((object, pages, file.into()))
 }

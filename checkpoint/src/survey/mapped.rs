@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, Metadata};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use tracee::HostPid;
@@ -28,6 +28,8 @@ pub(crate) enum Shows {
     File(Named),
     /// A memfd, or anonymous shared memory; with its name.
     Memfd(String),
+    /// System V shared memory, with its id.
+    SysV(i32),
 }
 
 /// The name CRIU's format gives to anonymous shared memory, which is how the kernel shows it.
@@ -76,8 +78,9 @@ fn look(pid: HostPid, mapping: &Mapping, limit: u64) -> Option<Result<MappedFile
     let refuse = |reason: &str| Some(Err(Trouble::new(shown.clone(), reason)));
     let shows = if shown.starts_with("/[aio]") {
         return Some(Err(Trouble::new(shown, "requests of io_setup(2)").but(BY_CRIU)));
-    } else if shown.starts_with("/SYSV") {
-        return Some(Err(Trouble::new(shown, "System V shared memory").but(BY_CRIU)));
+    } else if is_segment(&shown, &stat) {
+        // The kernel numbers the file like the segment.
+        Shows::SysV(i32::try_from(stat.ino()).ok()?)
     } else if shown == "/dev/zero (deleted)" && kind.is_file() {
         Shows::Memfd(DEV_ZERO.to_owned())
     } else if let Some(name) = memfd_name(&link, &stat) {
@@ -96,6 +99,13 @@ fn look(pid: HostPid, mapping: &Mapping, limit: u64) -> Option<Result<MappedFile
         }
     };
     Some(Ok(MappedFile { shows, stat, way }))
+}
+
+/// `/SYSV` and its key, and never had any other name.
+fn is_segment(shown: &str, stat: &Metadata) -> bool {
+    let key = shown.strip_prefix("/SYSV").and_then(|rest| rest.strip_suffix(" (deleted)"));
+    let hex = |key: &str| key.len() == 8 && key.bytes().all(|byte| byte.is_ascii_hexdigit());
+    key.is_some_and(hex) && stat.nlink() == 0
 }
 
 /// The kinds of mappings that are the kernel's own; `None` for all others.
@@ -135,7 +145,8 @@ pub(crate) fn shows(mapping: &Mapping) -> Result<Option<Shows>, Trouble> {
             return Err(if *criu { trouble.but(BY_CRIU) } else { trouble });
         }
     }
-    Ok((mapping.inode == 0).then_some(Shows::Anon))
+    // The first segment of System V shared memory has the number 0, and so has its file.
+    Ok((mapping.inode == 0 && !place.starts_with("/SYSV")).then_some(Shows::Anon))
 }
 
 /// VmFlags of /proc/PID/smaps (Documentation/filesystems/proc.rst), what each means, and whether

@@ -1,6 +1,6 @@
 //! Looks at the processes of a tree one by one, and gathers what the plan says of them all.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -20,6 +20,7 @@ use super::named::named;
 use super::needed::{Needed, Use};
 use super::outside::Ends;
 use super::refusals::{SHELL_JOB, TCP_CLOSE, Trouble, Whose};
+use super::sysv;
 use super::task::{self, Judge};
 use super::{SurveyError, SurveyOptions, planned};
 use crate::collect::sockets::SocketTables;
@@ -45,6 +46,8 @@ pub(crate) struct Look<'o> {
     pub(crate) vdso: Vec<u8>,
     /// Pipes and unix sockets whose other ends must be in the tree.
     pub(crate) ends: Ends,
+    /// Segments of System V shared memory, and how many mappings of the tree show each.
+    attached: BTreeMap<i32, u64>,
     guards: Guards,
 }
 
@@ -69,6 +72,7 @@ impl<'o> Look<'o> {
             terminal: false,
             vdso: Vec::new(),
             ends: Ends::default(),
+            attached: BTreeMap::new(),
             guards: Guards::default(),
         })
     }
@@ -134,6 +138,17 @@ impl<'o> Look<'o> {
                 // It has ended meanwhile, or it is about to.
                 continue;
             }
+        }
+    }
+
+    /// Looks at the segments of System V shared memory that the tree has or made.
+    pub(crate) fn segments(&mut self, pids: &[HostPid]) {
+        let member = |pid: i32| pids.contains(&HostPid(pid));
+        for (trouble, maker) in sysv::troubles(&sysv::segments(), &self.attached, member) {
+            let whose = pids.iter().find(|pid| pid.0 == maker).or_else(|| pids.first());
+            let comm = whose.and_then(|pid| crate::collect::comm(*pid).ok()).unwrap_or_default();
+            let whose = Whose { pid: whose.copied().unwrap_or(HostPid(0)), comm };
+            self.refuse(trouble, whose.process());
         }
     }
 
@@ -224,10 +239,12 @@ impl<'o> Look<'o> {
             Ok(None) => match files.behind(whose.pid, mapping, self.options.ghost_limit.0)? {
                 Err(trouble) => return Some(trouble.clone()),
                 Ok(file) => {
-                    if let Shows::File(named) = &file.shows {
-                        let how = if mapping.prot & EXECUTE != 0 { Use::Code } else { Use::Data };
-                        let used_as = || format!("mapped by {} ({})", whose.pid, whose.comm);
-                        self.needed.add(named, &file.stat, how, used_as);
+                    let how = if mapping.prot & EXECUTE != 0 { Use::Code } else { Use::Data };
+                    let used_as = || format!("mapped by {} ({})", whose.pid, whose.comm);
+                    match &file.shows {
+                        Shows::File(named) => self.needed.add(named, &file.stat, how, used_as),
+                        Shows::SysV(id) => *self.attached.entry(*id).or_default() += 1,
+                        _ => {}
                     }
                 }
             },

@@ -22,7 +22,6 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/shm.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -96,10 +95,6 @@ static void make(const char *what) {
         memset(mb, 7, sizeof mb);
         for (int i = 0; i < 3; i++) must(write(f, mb, sizeof mb) == sizeof mb, what);
         must(!fsync(f) && !unlink(in_folder("big")), what);
-    } else if (!strcmp(what, "sysv")) {
-        int id = shmget(IPC_PRIVATE, 4096, IPC_CREAT | 0600);
-        must(id >= 0 && shmat(id, 0, 0) != (void *)-1, what);
-        shmctl(id, IPC_RMID, 0);
     } else if (!strcmp(what, "aio")) {
         aio_context_t ctx = 0;
         must(!syscall(SYS_io_setup, 8, &ctx), what);

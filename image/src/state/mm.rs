@@ -75,6 +75,15 @@ pub enum VmaKind {
         /// Access mode the memfd was opened with.
         access: u32,
     },
+    /// A piece of a segment of System V shared memory (shmat(2)).
+    SysV {
+        /// Which segment: an object with [`SharedMemory::sysv`].
+        shared: SharedId,
+        /// Byte offset, page aligned.
+        offset: u64,
+        /// O_RDONLY 0 (SHM_RDONLY) or O_RDWR 2.
+        access: u32,
+    },
     /// The kernel's code page(s), whose content travels too.
     Vdso,
     /// The kernel's data pages (with `[vvar_vclock]` since Linux 6.13); no content.
@@ -134,6 +143,17 @@ pub struct SharedMemory {
     pub uid: u32,
     /// Group.
     pub gid: u32,
-    /// Permission bits.
+    /// Permission bits; of a System V segment also SHM_DEST 0o1000 (gone with its last mapping).
     pub mode: u32,
+    /// It is a segment of System V shared memory, whose id is [`Self::id`].
+    pub sysv: Option<SysV>,
+}
+
+/// What only a segment of System V shared memory has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SysV {
+    /// Its key; zero is IPC_PRIVATE.
+    pub key: u32,
+    /// Who made it.
+    pub creator: (u32, u32),
 }

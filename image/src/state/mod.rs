@@ -22,7 +22,7 @@ pub use files::{
     EpollTarget, Fd, FdTable, FdTableId, Fifo, File, FileId, FileKind, FileLock, Ghost, GhostBody,
     GhostId, LockKind, Owner, PipeBuffer, PipeId, Regular, Tty, Watch,
 };
-pub use mm::{Advice, Mm, SharedMemory, Vma, VmaFlags, VmaKind};
+pub use mm::{Advice, Mm, SharedMemory, SysV, Vma, VmaFlags, VmaKind};
 pub use signals::{AltStack, SigAction, SigInfo, SigSet};
 pub use sockets::{InetSocket, SocketOptions, SocketState, UnixSocket};
 pub use streams::{TcpStream, TcpWindow};

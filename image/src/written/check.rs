@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use pages::{TaskId, VirtAddr};
+use pages::{ByteCount, PageCount, SharedId, TaskId, VirtAddr};
 
 use crate::error::{BadField, BadImage};
 use crate::kind::ImageKind;
@@ -96,6 +96,8 @@ fn check_tree(checkpoint: &Checkpoint) -> Result<(), BadImage> {
 struct Index<'a> {
     files: HashMap<FileId, &'a File>,
     tables: HashSet<FdTableId>,
+    /// Segments of System V shared memory, and their bytes.
+    segments: HashMap<SharedId, u64>,
 }
 
 impl<'a> Index<'a> {
@@ -117,7 +119,9 @@ impl<'a> Index<'a> {
                 return Err(lie.at(ImageKind::FdInfo.name(table.id.0), 1));
             }
         }
-        Ok(Self { files, tables })
+        let segments = checkpoint.shared.iter().filter(|object| object.sysv.is_some());
+        let segments = segments.map(|object| (object.id, object.size)).collect();
+        Ok(Self { files, tables, segments })
     }
 
     fn regular(&self, field: &'static str, id: FileId) -> Result<(), BadField> {
@@ -295,6 +299,16 @@ fn check_mm(living: &Living, index: &Index<'_>) -> Result<(), BadField> {
             }
             VmaKind::File { file, .. } => index.regular("vmas.shmid", file)?,
             VmaKind::Memfd { file, .. } => index.memfd("vmas.shmid", file)?,
+            VmaKind::SysV { shared, offset, .. } => {
+                let size = index.segments.get(&shared);
+                let size =
+                    size.ok_or_else(|| BadField::unresolved("vmas.shmid", "segment", shared.0))?;
+                let end = offset.checked_add(vma.range.bytes().0);
+                let whole = PageCount::covering(ByteCount(*size)).bytes().0;
+                if end.is_none_or(|end| end > whole) || offset > start.0 {
+                    return Err(BadField::value("vmas.pgoff", offset, "a place in the segment"));
+                }
+            }
             VmaKind::Anon | VmaKind::Vdso | VmaKind::Vvar => {}
         }
     }

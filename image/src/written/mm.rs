@@ -1,6 +1,6 @@
 //! Address spaces: `mm-N.img`.
 
-use pages::{PageRange, TaskId, VirtAddr};
+use pages::{PageRange, SharedId, TaskId, VirtAddr};
 use prost::encoding::{DecodeContext, decode_key, skip_field};
 
 use super::Reader;
@@ -84,6 +84,10 @@ fn to_entry(vma: &Vma, heap: std::ops::Range<VirtAddr>) -> VmaEntry {
         }
         VmaKind::Memfd { file: id, offset, shared, access } => {
             (file(shared, status::MEMFD), Some((id, offset, access)))
+        }
+        VmaKind::SysV { shared, offset, access } => {
+            let status = status::REGULAR | status::ANON_SHARED | status::SYSV_IPC;
+            ((status, MAP_SHARED | MAP_ANONYMOUS), Some((FileId(shared.0), offset, access)))
         }
         VmaKind::Vdso => ((status::REGULAR | status::VDSO | status::ANON_PRIVATE, anonymous), None),
         VmaKind::Vvar => ((status::REGULAR | status::VVAR | status::ANON_PRIVATE, anonymous), None),
@@ -228,6 +232,13 @@ fn kind_from(
     }
     if has(status::ANON_SHARED) {
         let offset = page_offset(entry.pgoff, range)?;
+        if has(status::SYSV_IPC) {
+            let shared = SharedId(file_id(entry.shmid)?.0);
+            // CRIU does not say: it asks for what the protection needs.
+            let guess = entry.prot & 2;
+            let access = if entry.fdflags.unwrap_or(guess) & 2 != 0 { 2 } else { 0 };
+            return Ok(VmaKind::SysV { shared, offset, access });
+        }
         let file = reader.old_shared.file_of(entry.shmid, offset + range.bytes().0)?;
         return Ok(VmaKind::Memfd { file, offset, shared: true, access: 2 });
     }
@@ -239,7 +250,6 @@ fn kind_from(
 
 fn refuse_special(entry: &VmaEntry) -> Result<(), BadField> {
     let what = [
-        (status::SYSV_IPC, "System V shared memory"),
         (status::SOCKET, "a mapped ring of a packet socket"),
         (status::AIO_RING, "an asynchronous I/O context, io_setup(2)"),
         (status::SHADOW_STACK, "a shadow stack"),

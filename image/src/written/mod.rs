@@ -19,6 +19,7 @@ mod shared;
 mod signals;
 mod sockets;
 mod streams;
+mod sysv;
 mod threads;
 mod timers;
 mod tree;
@@ -49,6 +50,7 @@ impl Checkpoint {
         locks::write(&mut writer);
         pipes::write(&mut writer);
         shared::write(&mut writer);
+        sysv::write(&mut writer);
         ghosts::write(&mut writer);
         namespaces::write(&mut writer);
         ImageSet::from_own(writer.images)
@@ -70,6 +72,7 @@ impl Checkpoint {
         let tasks = tree::read(&mut reader)?;
         let clocks = namespaces::read_clocks(&reader, tasks[0].id)?;
         let (mut shared, memfds) = shared::read(&reader)?;
+        shared.extend(sysv::read(&reader)?);
         let (remaps, ghosts) = ghosts::read(&reader)?;
         let fd_tables = descriptors::read(&reader, &tasks)?;
         let mut files = files::read(&reader, &memfds, remaps, &fd_tables)?;

@@ -1,4 +1,4 @@
-//! Shared memory: `memfd.img`.
+//! Shared memory: `memfd.img`. Segments of System V are elsewhere ([`super::sysv`]).
 
 use std::collections::HashMap;
 
@@ -52,6 +52,7 @@ impl OldShared {
                 uid: 0,
                 gid: 0,
                 mode: 0o777,
+                sysv: None,
             };
             (*file, object)
         };
@@ -76,9 +77,10 @@ pub(super) fn write(writer: &mut Writer<'_>) {
         hugetlb_flag: None,
         mode: Some(REGULAR_FILE | object.mode),
     };
-    let checkpoint = writer.checkpoint;
-    if !checkpoint.shared.is_empty() {
-        writer.many(ImageKind::Memfd, 0, checkpoint.shared.iter().map(entry));
+    let memfds = || writer.checkpoint.shared.iter().filter(|object| object.sysv.is_none());
+    if memfds().next().is_some() {
+        let entries: Vec<MemfdInodeEntry> = memfds().map(entry).collect();
+        writer.many(ImageKind::Memfd, 0, entries.into_iter());
     }
 }
 
@@ -120,6 +122,7 @@ impl TryFrom<&MemfdInodeEntry> for SharedMemory {
             uid: entry.uid,
             gid: entry.gid,
             mode: entry.mode.unwrap_or(0o777) & 0o7777,
+            sysv: None,
         })
     }
 }

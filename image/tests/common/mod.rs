@@ -49,6 +49,7 @@ pub(crate) fn rich() -> Checkpoint {
                 uid: 0,
                 gid: 0,
                 mode: 0o777,
+                sysv: None,
             },
             SharedMemory {
                 id: SharedId(1030),
@@ -58,6 +59,17 @@ pub(crate) fn rich() -> Checkpoint {
                 uid: 1000,
                 gid: 100,
                 mode: 0o600,
+                sysv: None,
+            },
+            SharedMemory {
+                id: SharedId(98_304),
+                name: "SYSV00001267".into(),
+                size: 9000,
+                seals: 0,
+                uid: 1000,
+                gid: 100,
+                mode: 0o1640,
+                sysv: Some(SysV { key: 0x1267, creator: (0, 7) }),
             },
         ],
         locks: vec![
@@ -246,6 +258,12 @@ fn mm() -> Mm {
             vma(0x7f00_0000_0000, 0x7f00_0000_1000, 1, file(true, 2)),
             vma(0x7f00_0000_1000, 0x7f00_0000_9000, 3, memfd(23, true)),
             vma(0x7f00_0000_9000, 0x7f00_0000_a000, 3, memfd(10, false)),
+            vma(
+                0x7ffd_0000_0000,
+                0x7ffd_0000_2000,
+                1,
+                VmaKind::SysV { shared: SharedId(98_304), offset: 4096, access: 2 },
+            ),
             stack,
             vma(0x7fff_0000_0000, 0x7fff_0000_2000, 1, VmaKind::Vvar),
             vma(0x7fff_0000_2000, 0x7fff_0000_4000, 5, VmaKind::Vdso),

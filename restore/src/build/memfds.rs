@@ -19,6 +19,7 @@ use pages::{ByteCount, PageCount, SharedId};
 
 use super::files::reopen;
 use super::process::Process;
+use super::sysv::Segments;
 use crate::error::{BadCheckpoint, During, Error, Result, errno_of};
 
 /// The name CRIU's format gives to anonymous shared memory.
@@ -28,19 +29,27 @@ const ANONYMOUS: &str = "/dev/zero";
 #[derive(Default)]
 pub(crate) struct Memfds {
     objects: HashMap<SharedId, (OwnedFd, SharedMemory)>,
+    pub(crate) segments: Segments,
 }
 
 impl Memfds {
     pub(crate) fn create(shared: &[SharedMemory], maker: &mut Process) -> Result<Self> {
-        let mut objects = HashMap::new();
+        let mut all = Self::default();
         for object in shared {
-            let made = match object.name.as_str() {
-                ANONYMOUS => anonymous(object, maker)?,
-                _ => create(object).during("make shared memory")?,
+            let made = match (object.sysv, object.name.as_str()) {
+                (Some(sysv), _) => all.segments.make(object, sysv, maker)?,
+                (None, ANONYMOUS) => anonymous(object, maker)?,
+                (None, _) => create(object).during("make shared memory")?,
             };
-            objects.insert(object.id, (made, object.clone()));
+            all.objects.insert(object.id, (made, object.clone()));
         }
-        Ok(Self { objects })
+        Ok(all)
+    }
+
+    /// Bytes of object `id`.
+    pub(crate) fn size(&self, id: SharedId) -> Result<u64> {
+        let (_, object) = self.objects.get(&id).ok_or(BadCheckpoint::Shared(id))?;
+        Ok(object.size)
     }
 
     /// A new open description of object `id`.
@@ -120,9 +129,11 @@ mod tests {
             uid: 0,
             gid: 0,
             mode: 0o600,
+            sysv: None,
         };
         let made = create(&object).expect("a memfd");
-        let memfds = Memfds { objects: HashMap::from([(object.id, (made, object))]) };
+        let objects = HashMap::from([(object.id, (made, object))]);
+        let memfds = Memfds { objects, ..Memfds::default() };
         let (writer, size) = memfds.writer(SharedId(3)).expect("there");
         assert_eq!(size, 5000);
         writer.write_all_at(b"x", 4999).expect("written");

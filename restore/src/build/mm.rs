@@ -12,7 +12,9 @@ use tracee::{Memory, find_gate};
 use super::channel::{Channel, words};
 use super::files::Files;
 use super::layout::Hole;
+use super::memfds::Memfds;
 use super::process::{Batch, Process};
+use super::sysv;
 use super::vdso::Parked;
 use crate::error::{BadCheckpoint, Error, Result};
 
@@ -36,7 +38,7 @@ pub(crate) fn map(
     (hole, parked): (&Hole, &Parked),
 ) -> Result<()> {
     let borrowed = Borrowed::fetch(process, mm, fs, files, channel)?;
-    map_all(process, mm, kept, &borrowed)?;
+    map_all(process, mm, kept, &files.memfds, &borrowed)?;
     place_vdso(process, mm, hole, parked)?;
     describe(process, mm, borrowed.exe)?;
     stand(process, fs, &borrowed)?;
@@ -54,7 +56,7 @@ pub(crate) fn content(mm: &Mm) -> (PageSet, PageSet) {
             | VmaKind::File { shared: false, .. }
             | VmaKind::Memfd { shared: false, .. } => own.insert(vma.range),
             VmaKind::Vdso | VmaKind::Vvar | VmaKind::Vsyscall => kernels.insert(vma.range),
-            VmaKind::File { .. } | VmaKind::Memfd { .. } => {}
+            VmaKind::File { .. } | VmaKind::Memfd { .. } | VmaKind::SysV { .. } => {}
         }
     }
     (own, kernels)
@@ -128,10 +130,17 @@ fn mapped_file(vma: &Vma) -> Option<(FileId, u32)> {
     }
 }
 
-fn map_all(process: &mut Process, mm: &Mm, kept: &PageSet, borrowed: &Borrowed) -> Result<()> {
+fn map_all(
+    process: &mut Process,
+    mm: &Mm,
+    kept: &PageSet,
+    memfds: &Memfds,
+    borrowed: &Borrowed,
+) -> Result<()> {
     let mut batch = Batch::default();
+    // First, because a segment is attached whole, also over what belongs to others later.
+    sysv::attach(&mut batch, mm, memfds)?;
     for vma in &mm.vmas {
-        let (at, len) = (vma.range.start_addr().0, vma.range.bytes().0);
         let lasting = (vma.flags & LASTING).bits();
         let fixed = libc::MAP_FIXED_NOREPLACE.cast_unsigned() | lasting;
         let (flags, fd, offset) = match vma.kind {
@@ -142,6 +151,10 @@ fn map_all(process: &mut Process, mm: &Mm, kept: &PageSet, borrowed: &Borrowed) 
             | VmaKind::Memfd { file, offset, shared, access } => {
                 let how = if shared { libc::MAP_SHARED } else { libc::MAP_PRIVATE };
                 (how.cast_unsigned(), borrowed.mapped[&(file, access)], offset)
+            }
+            VmaKind::SysV { .. } => {
+                advise(&mut batch, vma);
+                continue;
             }
             VmaKind::Vdso | VmaKind::Vvar | VmaKind::Vsyscall => continue,
         };
@@ -157,12 +170,7 @@ fn map_all(process: &mut Process, mm: &Mm, kept: &PageSet, borrowed: &Borrowed) 
             let args = [start, size, prot, u64::from(flags | fixed), fd, offset];
             batch.must("map its memory", libc::SYS_mmap, &args);
         }
-        for advice in vma.advice.iter() {
-            let number = u64::from(advice.bits().trailing_zeros());
-            if Advice::all().contains(advice) {
-                batch.may("advise on its memory", libc::SYS_madvise, &[at, len, number]);
-            }
-        }
+        advise(&mut batch, vma);
     }
     process.run(0, batch)?;
     Ok(())
@@ -177,6 +185,14 @@ fn parts(vma: &Vma, kept: &PageSet) -> (PageSet, PageSet) {
     let there = missing.intersect(kept);
     missing.remove_all(&there);
     (there, missing)
+}
+
+fn advise(batch: &mut Batch, vma: &Vma) {
+    for advice in vma.advice.iter().filter(|advice| Advice::all().contains(*advice)) {
+        let number = u64::from(advice.bits().trailing_zeros());
+        let args = [vma.range.start_addr().0, vma.range.bytes().0, number];
+        batch.may("advise on its memory", libc::SYS_madvise, &args);
+    }
 }
 
 /// Moves the parked vdso to where the program looks for it, and leaves the seed behind.

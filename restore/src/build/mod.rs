@@ -19,6 +19,7 @@ pub(crate) mod process;
 pub(crate) mod signals;
 mod sink;
 pub(crate) mod sockets;
+mod sysv;
 mod table;
 mod terminal;
 mod threads;
@@ -46,6 +47,7 @@ use memfds::Memfds;
 use process::{Batch, Process};
 pub use sink::Sink;
 use sockets::Sockets;
+use sysv::Segments;
 use terminal::Terminal;
 
 /// A tree whose address spaces exist, and whose descriptors are in place: pages can arrive.
@@ -184,6 +186,7 @@ impl Built {
     /// `from` is the checkpoint it was built from. On error nothing of the tree is left.
     pub fn finish(mut self, from: &Checkpoint) -> Result<Ready> {
         self.memfds.seal()?;
+        self.memfds.segments.settle();
         let me = baseline()?;
         let mut regs = HashMap::new();
         let mut owed = Vec::new();
@@ -217,8 +220,9 @@ impl Built {
         }
         let stopped = living(from).filter(|(living, _)| living.stopped_by.is_some());
         let stopped = stopped.map(|(_, id)| id.0).collect();
+        let segments = std::mem::take(&mut self.memfds.segments);
         let Self { tree, order, sockets, terminal, .. } = self;
-        Ok(Ready { tree, order, stopped, sockets, terminal, owed })
+        Ok(Ready { tree, order, stopped, sockets, terminal, segments, owed })
     }
 
     /// The namespace's pid 1 begins to do what pid 1 must: reap, and end with the root.
@@ -358,6 +362,7 @@ pub struct Ready {
     stopped: Vec<u32>,
     sockets: Sockets,
     terminal: Option<Terminal>,
+    segments: Segments,
     /// Locks on files that somebody else has.
     owed: Vec<FileLock>,
 }
@@ -406,6 +411,7 @@ impl Ready {
         }
         self.tree.zombies.clear();
         self.sockets.keep();
+        self.segments.keep();
         if let Some(terminal) = &mut self.terminal {
             terminal.keep();
         }

@@ -50,6 +50,13 @@ pub(crate) fn open_handle(place: BorrowedFd<'_>, kind: i32, handle: &[u8]) -> ni
     })
 }
 
+/// shmctl(2) IPC_RMID.
+pub(crate) fn remove_segment(id: i32) -> nix::Result<()> {
+    // SAFETY: IPC_RMID looks at no buffer.
+    let result = unsafe { libc::shmctl(id, libc::IPC_RMID, std::ptr::null_mut()) };
+    Errno::result(result).map(drop)
+}
+
 /// kcmp(2): 0 equal, 1 less, 2 greater, 3 different but unordered.
 pub(crate) fn kcmp(a: i32, b: i32, kind: i32, first: u64, second: u64) -> nix::Result<c_long> {
     // SAFETY: KCMP_EPOLL_TFD alone takes an address (see `kcmp_epoll`); the other kinds take numbers.
