@@ -21,6 +21,7 @@ const LISTEN: Duration = Duration::from_secs(20);
 #[derive(Clone, Debug)]
 pub struct Criu {
     program: PathBuf,
+    args: Vec<String>,
 }
 
 /// An authority, and one certificate of it that both hosts use.
@@ -33,7 +34,14 @@ impl Criu {
     /// The one that is installed, if any.
     pub fn installed() -> Option<Self> {
         let program = std::env::var_os("QMIG_CRIU").map_or_else(|| INSTALLED.into(), PathBuf::from);
-        program.is_file().then_some(Self { program })
+        program.is_file().then_some(Self { program, args: Vec::new() })
+    }
+
+    /// One more argument for each dump and restore.
+    #[must_use]
+    pub fn arg(mut self, arg: &str) -> Self {
+        self.args.push(arg.to_owned());
+        self
     }
 
     /// What it calls itself: `4.1.1`.
@@ -56,7 +64,7 @@ impl Criu {
         server: Option<(&str, Option<&TlsKeys>)>,
     ) -> Result<()> {
         let mut command = self.command("dump", folder);
-        command.arg("--tree").arg(pid.to_string());
+        command.arg("--tree").arg(pid.to_string()).args(&self.args);
         if let Some((address, keys)) = server {
             command.args(["--page-server", "--address", address, "--port", PORT]);
             keys.into_iter().for_each(|keys| keys.add_to(&mut command));
@@ -67,7 +75,7 @@ impl Criu {
     /// `criu restore` from `folder`; the tree is left to process 1 of the host.
     pub fn restore(&self, host: &Host, folder: &Path) -> Result<()> {
         let mut command = self.command("restore", folder);
-        command.arg("--restore-detached");
+        command.arg("--restore-detached").args(&self.args);
         self.run(host, command, folder)
     }
 

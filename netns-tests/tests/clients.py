@@ -1,9 +1,10 @@
-"""Clients of subjects/server.c that notice every byte that is lost, repeated or changed.
+"""Clients that notice every byte that is lost, repeated or changed.
 
-    clients.py ADDRESS COUNT
+    clients.py ADDRESS COUNT KIND...
 
-COUNT connections of each kind: one that asks and waits, one that writes as fast as it can what it
-reads back, and one that reads without end. Says READY when all have been answered, works until
+COUNT connections of each kind. Of subjects/server.c: `ask` asks and waits, `echo` writes as fast as
+it can what it reads back, `download` reads without end. `redis` counts in a redis-server, `http` gets
+a page of nginx again and again. Says READY when all have been answered, works until
 SIGTERM, and then tells as JSON what went wrong and how long the longest silence was.
 """
 import json
@@ -14,7 +15,7 @@ import sys
 import threading
 import time
 
-PORT = 7000
+PORTS = {"redis": 6379, "http": 8080}
 stop = threading.Event()
 lock = threading.Lock()
 wrong, silences, moved = [], [], 0
@@ -24,17 +25,22 @@ class Client(threading.Thread):
     def __init__(self, address, mode):
         super().__init__()
         self.mode, self.answered, self.count, self.longest = mode, threading.Event(), 0, 0.0
-        self.socket = socket.create_connection((address, PORT))
-        self.socket.sendall(b"d" if mode == "download" else b"e")
+        self.address = (address, PORTS.get(mode, 7000))
+        self.socket = socket.create_connection(self.address)
+        if mode not in PORTS:
+            self.socket.sendall(b"d" if mode == "download" else b"e")
         self.last = None
 
-    def receive(self):
-        """Numbers that came, checked to be the next ones; false at the end."""
-        data = self.socket.recv(65536)
+    def heard(self):
         now = time.monotonic()
         if self.last is not None:
             self.longest = max(self.longest, now - self.last)
         self.last = now
+
+    def receive(self):
+        """Numbers that came, checked to be the next ones; false at the end."""
+        data = self.socket.recv(65536)
+        self.heard()
         while data and len(data) % 8:
             more = self.socket.recv(8 - len(data) % 8)
             if not more:
@@ -46,6 +52,42 @@ class Client(threading.Thread):
             self.count += 1
         self.answered.set()
         return bool(data)
+
+    def redis(self):
+        replies = self.socket.makefile("rb")
+        name = f"count-{self.socket.getsockname()[1]}"
+        while not stop.is_set():
+            self.socket.sendall(f"INCR {name}\r\n".encode() * 16)
+            for _ in range(16):
+                self.count += 1
+                reply = replies.readline()
+                if reply != b":%d\r\n" % self.count:
+                    raise ValueError(f"{reply} came instead of {self.count}")
+            self.heard()
+            self.answered.set()
+
+    def http(self):
+        replies = self.socket.makefile("rb")
+        page = None
+        while not stop.is_set():
+            self.socket.sendall(b"GET / HTTP/1.1\r\nHost: it\r\n\r\n")
+            head = []
+            while not head or head[-1] not in (b"\r\n", b""):
+                head.append(replies.readline().lower())
+            if b" 200 " not in head[0]:
+                raise ValueError(f"{head} came")
+            length = next(int(line.split(b":")[1]) for line in head if line.startswith(b"content-length"))
+            body = replies.read(length)
+            page = page or body
+            if len(body) != length or body != page:
+                raise ValueError(f"{body} came instead of {page}")
+            self.heard()
+            self.count += 1
+            self.answered.set()
+            if b"connection: close\r\n" in head:
+                # nginx does so after a thousand requests: that is no loss.
+                self.socket = socket.create_connection(self.address)
+                replies, self.last = self.socket.makefile("rb"), None
 
     def ask(self):
         while not stop.is_set():
@@ -93,7 +135,7 @@ class Client(threading.Thread):
 def main():
     address, count = sys.argv[1], int(sys.argv[2])
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    clients = [Client(address, mode) for mode in ["ask", "echo", "download"] for _ in range(count)]
+    clients = [Client(address, mode) for mode in sys.argv[3:] for _ in range(count)]
     for client in clients:
         client.start()
     for client in clients:

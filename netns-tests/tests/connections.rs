@@ -5,7 +5,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use netns_tests::chaos::{Action, Fault, Runs, who_runs};
-use netns_tests::{Host, Lab, Migration, Moved, Running, Side, Subject, qmig_binary, requirements};
+use netns_tests::programs::{Nginx, Redis};
+use netns_tests::{
+    Criu, Host, Images, Lab, Migration, Moved, REPEAT_VARIABLE, Running, Side, Subject,
+    qmig_binary, requirements,
+};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -16,6 +20,9 @@ const SOON: Duration = Duration::from_secs(30);
 const SERVICE: [(&str, &str); 2] =
     [("10.77.0.100", "10.77.0.100/32@eth0"), ("fd77::100", "fd77::100/128@eth0")];
 
+/// The kinds of clients of the subject `server`.
+const OURS: [&str; 3] = ["ask", "echo", "download"];
+
 fn missing(programs: &[&str]) -> bool {
     requirements::missing(programs)
         || qmig_binary().err().is_some_and(|error| requirements::skip(&error.to_string()))
@@ -25,10 +32,16 @@ fn missing(programs: &[&str]) -> bool {
 struct Clients(Running);
 
 impl Clients {
-    fn start(host: &Host, address: &str, count: u32) -> Result<Self, Box<dyn Error>> {
+    /// `count` of each kind.
+    fn start(
+        host: &Host,
+        address: &str,
+        count: u32,
+        kinds: &[&str],
+    ) -> Result<Self, Box<dyn Error>> {
         let mut command = Command::new("/usr/bin/python3");
         command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients.py"));
-        command.arg(address).arg(count.to_string());
+        command.arg(address).arg(count.to_string()).args(kinds);
         let clients = host.spawn(command)?;
         clients
             .wait_line("the clients to be served", SOON, |line| (line == "READY").then_some(()))?;
@@ -95,6 +108,54 @@ fn connections_within_a_tree() -> Outcome {
     Ok(())
 }
 
+/// Through a directory; from it to a stock CRIU, and back from one.
+#[test]
+fn connections_in_a_directory() -> Outcome {
+    if missing(&[]) {
+        return Ok(());
+    }
+    let criu = Criu::installed();
+    let criu = criu.map(|criu| criu.arg("--tcp-established").arg("--network-lock=skip"));
+    let (one, other) = (Some(None), criu.as_ref().map(Some));
+    for (dumps, restores) in [(one, one), (one, other), (other, one)] {
+        let (Some(dumps), Some(restores)) = (dumps, restores) else { continue };
+        let lab = Lab::two_hosts()?;
+        // CRIU sends what was unsent while it restores, to an end that it has not restored yet.
+        let full = u8::from(dumps.is_none() && restores.is_none());
+        let subject = Subject::new("streams").arg("full").arg(full);
+        let started = subject.start(&lab, lab.src())?;
+        let images = Images::new(&lab, "images")?;
+        match dumps {
+            Some(criu) => match criu.dump(lab.src(), started.pid(), images.folder(), None) {
+                // SO_PASSCRED of such a socket, since Linux 6.16; CRIU 4.2 does not know.
+                Err(error) if error.to_string().contains("1:16 opt: Operation not supported") => {
+                    eprintln!("this CRIU cannot dump an IP socket on this kernel");
+                    continue;
+                }
+                other => other?,
+            },
+            None => {
+                let dump = images.dump(lab.src(), started.pid(), &["--tcp-established"])?;
+                assert!(dump.ended().is_some_and(|status| status.success()), "{}", dump.logs());
+            }
+        }
+        started.running().wait(SOON)?;
+        let (verdict, logs) = match restores {
+            Some(criu) => {
+                criu.restore(lab.dst(), images.folder())?;
+                (started.ask_orphan(lab.dst(), started.pid())?, String::new())
+            }
+            None => {
+                let restore = images.restore(lab.dst(), &[])?;
+                (started.ask_at(lab.dst(), &restore)?, restore.logs())
+            }
+        };
+        assert!(verdict.passed(), "{verdict}\n{logs}");
+        assert_eq!(lab.wait_empty(SOON), [], "{logs}");
+    }
+    Ok(())
+}
+
 /// Clients on a third host notice a pause and nothing else, over both protocols.
 #[test]
 fn clients_on_a_third_host() -> Outcome {
@@ -106,11 +167,11 @@ fn clients_on_a_third_host() -> Outcome {
         let client = lab.client().ok_or("a third host")?;
         add(lab.src(), at)?;
         let server = Subject::new("server").arg("clients").arg(6).start(&lab, lab.src())?;
-        let clients = Clients::start(client, address, 2)?;
+        let clients = Clients::start(client, address, 2, &OURS)?;
         let moved = with_service(&lab, at)?.run(server.pid())?;
         moved.succeeded()?;
         assert_eq!(who_runs(&lab, server.pid(), SOON), Runs::Destination, "{}", moved.logs());
-        let more = Clients::start(client, address, 1)?;
+        let more = Clients::start(client, address, 1, &OURS)?;
         for said in [clients.end()?, more.end()?] {
             assert_eq!(said["wrong"], serde_json::json!([]), "{said}\n{}", moved.logs());
             println!("{address}: {said}");
@@ -119,6 +180,38 @@ fn clients_on_a_third_host() -> Outcome {
         let verdict = moved.ask(&lab, &server)?;
         assert!(verdict.passed(), "{verdict}\n{}", moved.logs());
         println!("{address}: {verdict}, {}", stood_still(&moved));
+    }
+    Ok(())
+}
+
+/// Real servers under load: no client sees an error.
+#[test]
+fn redis_and_nginx_with_clients_on_a_third_host() -> Outcome {
+    if missing(&["/usr/bin/python3", "redis-server", "redis-cli", "nginx", "bash"]) {
+        return Ok(());
+    }
+    let (address, at) = SERVICE[0];
+    let times = std::env::var(REPEAT_VARIABLE).map_or(Ok(1), |times| times.parse::<u32>())?;
+    for kind in (0..times).flat_map(|_| ["redis", "http"]) {
+        let lab = Lab::plan().client().build()?;
+        let client = lab.client().ok_or("a third host")?;
+        add(lab.src(), at)?;
+        let redis = (kind == "redis").then(|| Redis::start(&lab, lab.src(), 10_000)).transpose()?;
+        let nginx = (kind == "http").then(|| Nginx::start(&lab, lab.src(), 10_000, "a page"));
+        let nginx = nginx.transpose()?;
+        let pid = 10_000;
+        let clients = Clients::start(client, address, 4, &[kind])?;
+        let moved = with_service(&lab, at)?.run(pid)?;
+        moved.succeeded()?;
+        let more = Clients::start(client, address, 1, &[kind])?;
+        for said in [clients.end()?, more.end()?] {
+            assert_eq!(said["wrong"], serde_json::json!([]), "{said}\n{}", moved.logs());
+            println!("{kind}: {said}, {}", stood_still(&moved));
+        }
+        lab.dst().signal(pid, Signal::SIGTERM)?;
+        moved.restore().wait(SOON)?;
+        drop((redis, nginx));
+        assert_eq!(lab.wait_empty(SOON), [], "{}", moved.logs());
     }
     Ok(())
 }
@@ -134,7 +227,7 @@ fn a_move_that_fails_costs_clients_nothing() -> Outcome {
     let client = lab.client().ok_or("a third host")?;
     add(lab.src(), at)?;
     let server = Subject::new("server").arg("clients").arg(3).start(&lab, lab.src())?;
-    let clients = Clients::start(client, address, 1)?;
+    let clients = Clients::start(client, address, 1, &OURS)?;
     for (side, phase, action) in [
         (Side::Source, "staged", Action::Fail),
         (Side::Source, "staged", Action::Kill),
@@ -146,7 +239,7 @@ fn a_move_that_fails_costs_clients_nothing() -> Outcome {
         moved.restore().wait(SOON)?;
         assert_eq!(who_runs(&lab, server.pid(), SOON), Runs::Source, "{}", moved.logs());
         // New connections are let in again, and old ones go on.
-        let said = Clients::start(client, address, 1)?.end()?;
+        let said = Clients::start(client, address, 1, &OURS)?.end()?;
         assert_eq!(said["wrong"], serde_json::json!([]), "{said}\n{}", moved.logs());
     }
     // Entrusted with the tree, the destination finds that it cannot run it, and gives it back.
@@ -181,7 +274,7 @@ fn an_address_that_stays_behind_is_refused() -> Outcome {
     let client = lab.client().ok_or("a third host")?;
     add(lab.src(), at)?;
     let server = Subject::new("server").arg("clients").arg(3).start(&lab, lab.src())?;
-    let clients = Clients::start(client, address, 1)?;
+    let clients = Clients::start(client, address, 1, &OURS)?;
     let kept = Migration::new(&lab)?.dump_arg("--tcp-established");
     for (migration, wanted) in [
         (Migration::new(&lab)?, "use `--tcp-established` to keep it"),
@@ -202,7 +295,7 @@ fn an_address_that_stays_behind_is_refused() -> Outcome {
 }
 
 fn stood_still(moved: &Moved) -> String {
-    moved
-        .event(Side::Source, "report")
-        .map_or_else(String::new, |event| format!("stood still {} us", event.field("downtime_us")))
+    moved.event(Side::Source, "report").map_or_else(String::new, |event| {
+        format!("stood still {} us: {}", event.field("downtime_us"), event.field("parts"))
+    })
 }

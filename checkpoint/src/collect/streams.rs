@@ -93,7 +93,9 @@ impl Connections {
     /// They are the tree's again, and tell the other ends so; their packets pass.
     pub(crate) fn give_back(mut self) {
         // What they say about themselves must not be held back.
-        self.lock = None;
+        if let Some(lock) = self.lock.take() {
+            lock.lift();
+        }
         let sockets: Vec<BorrowedFd> = self.sockets.iter().map(AsFd::as_fd).collect();
         speak(&sockets);
     }

@@ -79,7 +79,9 @@ impl Streams {
         if !ended.is_empty() {
             forged::send_ends(ended.iter().map(|one| (&one.state, &one.stream)));
         }
-        self.lock = None;
+        if let Some(lock) = self.lock.take() {
+            lock.lift();
+        }
         for one in self.waiting.drain(..) {
             if let Err(error) = one.go_on() {
                 let (local, remote) = (one.state.source, one.state.destination);
