@@ -64,6 +64,7 @@ impl Server {
 
     /// Answers wishes over `link`, and over no other any more.
     pub(crate) fn answer(&mut self, link: &SourceLink) {
+        link.yield_bulk();
         self.tasks = JoinSet::new();
         self.link = Some(link.clone());
         self.tasks.spawn(accept(link.clone(), Arc::clone(&self.store)));

@@ -131,6 +131,23 @@ pub(crate) struct Dump {
     /// An inherited, already bound UDP socket to use.
     #[arg(long, value_name = "FD")]
     pub(crate) socket_fd: Option<i32>,
+
+    /// For measurements: what the link does without.
+    #[arg(long, hide = true, value_enum, value_delimiter = ',')]
+    pub(crate) link_without: Vec<Without>,
+}
+
+/// Something that the link does without, to see what it is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Without {
+    /// Cubic in the place of delay-based congestion control.
+    DelayControl,
+    /// Bulk on its way has no bound.
+    Credit,
+    /// No lane goes before another.
+    Priorities,
+    /// All pages over one stream.
+    Streams,
 }
 
 /// How the source proves itself, and how it knows the destination.
@@ -229,6 +246,10 @@ pub(crate) struct Restore {
     /// An inherited, already bound UDP socket to use.
     #[arg(long, value_name = "FD", conflicts_with = "listen")]
     pub(crate) socket_fd: Option<i32>,
+
+    /// For measurements: what the link does without.
+    #[arg(long, hide = true, value_enum, value_delimiter = ',')]
+    pub(crate) link_without: Vec<Without>,
 }
 
 #[derive(Debug, Args)]

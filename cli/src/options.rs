@@ -6,9 +6,9 @@ use std::str::FromStr as _;
 use std::time::Duration;
 
 use checkpoint::TcpPolicy;
-use transport::quic;
+use transport::quic::{self, Congestion, LinkOptions, Remedies};
 
-use crate::args::CaFiles;
+use crate::args::{CaFiles, Without};
 use crate::progress::Failure;
 
 /// `300ms`, `10s`, `2min`: a number with its unit.
@@ -78,8 +78,22 @@ pub(crate) fn ca_files(args: &CaFiles) -> Result<Option<quic::CaFiles>, Failure>
     Ok(Some(files))
 }
 
+/// How the link is made.
+pub(crate) fn link(socket_fd: Option<i32>, without: &[Without]) -> Result<LinkOptions, Failure> {
+    let with = |what| !without.contains(&what);
+    let congestion =
+        if with(Without::DelayControl) { Congestion::Delay } else { Congestion::Cubic };
+    let remedies = Remedies {
+        priorities: with(Without::Priorities),
+        credit: with(Without::Credit),
+        streams: with(Without::Streams),
+    };
+    let socket = inherited_socket(socket_fd)?;
+    Ok(LinkOptions { socket, congestion, remedies, ..LinkOptions::default() })
+}
+
 /// The UDP socket behind `--socket-fd`.
-pub(crate) fn inherited_socket(number: Option<i32>) -> Result<Option<UdpSocket>, Failure> {
+fn inherited_socket(number: Option<i32>) -> Result<Option<UdpSocket>, Failure> {
     let Some(number) = number else { return Ok(None) };
     let socket = tracee::host::inherited_udp_socket(number).map_err(|error| {
         Failure::usage(

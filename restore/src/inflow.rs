@@ -20,6 +20,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use transport::encode;
+use transport::quic::credit::TELL_AFTER;
 use transport::quic::{DestinationLink, FaultSender, Incoming, LinkError, PageReceiver};
 use transport::wire::limits::{MAX_DESTINATION_BIDI_STREAMS, MAX_MISSING_RANGES};
 use transport::wire::{Control, FaultTotals, Missing, PageRun, Progress, Wanted};
@@ -32,8 +33,6 @@ use crate::rate::Rate;
 const WAITING: usize = 16;
 /// How often the source is told how far it is, when little comes.
 const TELL_EVERY: Duration = Duration::from_millis(100);
-/// And after so many bytes, for its credit.
-const TELL_AFTER: u64 = 64 << 10;
 /// A wish is for as many pages as take this long to come.
 const REACH: Duration = Duration::from_micros(100);
 /// And for no more than so many.
@@ -103,8 +102,7 @@ impl Inflow {
             faults: None,
             askers: Vec::new(),
             replies: mpsc::channel(WAITING),
-            consumed: 0,
-            told: 0,
+            told: ByteCount(0),
             rate: Rate::new(),
             tell,
         };
@@ -168,9 +166,8 @@ struct Task {
     faults: Option<AsyncFd<Faults>>,
     askers: Vec<Asker>,
     replies: Replies,
-    /// Bytes of page runs, headers included.
-    consumed: u64,
-    told: u64,
+    /// What the source was told, over this link, to be consumed.
+    told: ByteCount,
     rate: Rate,
     tell: watch::Sender<State>,
 }
@@ -248,7 +245,8 @@ impl Task {
                     state.failed = Some(Arc::new(error));
                 });
             }
-            if self.consumed - self.told >= TELL_AFTER {
+            // The source sends what is owed against credit.
+            if !self.owed.is_empty() && self.consumed().0 >= self.told.0 + TELL_AFTER.0 {
                 self.report(false).await;
             }
         }
@@ -269,7 +267,7 @@ impl Task {
     async fn obey(&mut self, order: Order) {
         self.streams = JoinSet::new();
         self.askers.clear();
-        self.link = None;
+        (self.link, self.told) = (None, ByteCount(0));
         if let Order::Link(link) = order {
             // What was lost with the old link: the source begins again with what is missing.
             if self.say_missing(&link).await.is_ok() {
@@ -332,9 +330,13 @@ impl Task {
         owed.ranges().get(after).is_some_and(|have| have.covers(range))
     }
 
+    /// What was taken from the bulk lane of this link.
+    fn consumed(&self) -> ByteCount {
+        self.link.as_ref().map_or(ByteCount(0), DestinationLink::consumed)
+    }
+
     fn count(&mut self, run: PageRun) {
         let bytes = (PageRun::HEADER_BYTES + run.byte_len()) as u64;
-        self.consumed += bytes;
         self.rate.add(bytes);
     }
 
@@ -436,10 +438,10 @@ impl Task {
         }
         self.note();
         let installed = self.filled.load(Ordering::Relaxed) + self.tell.borrow().arrived.0;
-        self.told = self.consumed;
+        self.told = self.consumed();
         if let Some(link) = &self.link {
             let pages = PageCount(installed);
-            let progress = Progress { pages, bytes: ByteCount(self.consumed) };
+            let progress = Progress { pages, bytes: self.told };
             let _ = link.send(&Control::Progress(progress)).await; // a lost link is noticed elsewhere
         }
     }

@@ -22,4 +22,4 @@ pub mod stop;
 pub mod wire;
 
 pub use error::{Kinds, PeerMisbehaved};
-pub use stats::LinkStats;
+pub use stats::{LaneStats, LinkStats};

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use pages::ByteCount;
 
+use crate::quic::Lane;
+
 /// Counters of one link, since it was dialled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LinkStats {
     /// Bytes of UDP payload that left, retransmissions and headers included.
     pub sent: ByteCount,
@@ -27,4 +29,17 @@ pub struct LinkStats {
     pub congestion_window: ByteCount,
     /// The largest datagram the path is known to carry.
     pub mtu: u16,
+    /// What each lane has carried, in the order of [`Lane::ALL`].
+    pub lanes: [LaneStats; Lane::ALL.len()],
+}
+
+/// Bytes of the streams of one lane, without QUIC's own; what was sent again counts once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LaneStats {
+    /// Which.
+    pub lane: Lane,
+    /// Handed to QUIC.
+    pub sent: ByteCount,
+    /// Taken from QUIC.
+    pub received: ByteCount,
 }

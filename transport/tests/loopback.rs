@@ -2,6 +2,8 @@
 
 #[path = "loopback/conversation.rs"]
 mod conversation;
+#[path = "loopback/credit.rs"]
+mod credit;
 #[path = "loopback/hostile.rs"]
 mod hostile;
 #[path = "loopback/support.rs"]

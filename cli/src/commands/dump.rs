@@ -6,7 +6,7 @@ use checkpoint::{Afterwards, Checkpointing, Failure as Ended, Job, SurveyOptions
 use pages::ByteCount;
 use tracee::HostPid;
 use transport::event::{Event, Watch as _};
-use transport::quic::{FirstUse, Identity, KeyFingerprint, LinkOptions, Pins, SourceTrust, Ticket};
+use transport::quic::{FirstUse, Identity, KeyFingerprint, Pins, SourceTrust, Ticket};
 use transport::session::{Outcome, Report};
 
 use super::{chain, runtime, wishes};
@@ -48,11 +48,8 @@ fn migrate(
     survey: SurveyOptions,
     progress: &mut Progress,
 ) -> Result<Report, Failure> {
-    let link = LinkOptions {
-        socket: options::inherited_socket(args.socket_fd)?,
-        connect_timeout: args.connect_timeout,
-        ..LinkOptions::default()
-    };
+    let mut link = options::link(args.socket_fd, &args.link_without)?;
+    link.connect_timeout = args.connect_timeout;
     let job = Job {
         root: HostPid(args.tree),
         trust: trust(&args.trust, &to)?,

@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use restore::{BuildOptions, Failure as Ended, Farewell, Host, Offspring};
 use tokio::signal::unix::SignalKind;
 use transport::event::{Event, Watch as _};
-use transport::quic::{AuthorizedPeers, DestinationTrust, Identity, LinkOptions, Listener};
+use transport::quic::{AuthorizedPeers, DestinationTrust, Identity, Listener};
 use transport::session::Outcome;
 
 use super::{chain, runtime, wishes};
@@ -69,10 +69,7 @@ async fn next(
 
 /// Binds, makes the ticket, and says what to type on the source.
 async fn listen(args: &Restore, progress: &mut Progress) -> Result<Listener, Failure> {
-    let link = LinkOptions {
-        socket: options::inherited_socket(args.socket_fd)?,
-        ..LinkOptions::default()
-    };
+    let link = options::link(args.socket_fd, &args.link_without)?;
     let address = args.listen.map_or_else(|| "[::]:0".to_owned(), |addr| addr.to_string());
     let listener = Listener::bind(&address, trust(args)?, &link)
         .await

@@ -3,11 +3,15 @@
 //! Each piece handed to a QUIC stream is a segment of its send buffer, which is searched linearly
 //! for every packet: thousands of small segments would cost more than copying them once.
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
 use quinn::SendStream;
 
 use super::lanes::Lane;
 use super::link::{LinkError, write_error};
+use super::wires::Wires;
+use crate::wire::PageRun;
 
 /// Pieces up to this size are copied.
 const SMALL: usize = 16 << 10;
@@ -21,21 +25,22 @@ pub(super) struct Batch {
     stream: SendStream,
     waiting: BytesMut,
     lane: Lane,
+    wires: Arc<Wires>,
     finished: bool,
 }
 
 impl Batch {
-    pub(super) fn new(stream: SendStream, lane: Lane) -> Self {
-        lane.prioritise(&stream);
-        let mut waiting = BytesMut::new();
-        waiting.extend_from_slice(&[lane.tag()]);
-        Self { stream, waiting, lane, finished: false }
+    pub(super) fn new(stream: SendStream, lane: Lane, wires: &Arc<Wires>) -> Self {
+        let mut batch = Self::answering(stream, lane, wires);
+        batch.waiting.extend_from_slice(&[lane.tag()]);
+        batch
     }
 
     /// For a stream whose lane was said by the peer.
-    pub(super) fn answering(stream: SendStream, lane: Lane) -> Self {
-        lane.prioritise(&stream);
-        Self { stream, waiting: BytesMut::new(), lane, finished: false }
+    pub(super) fn answering(stream: SendStream, lane: Lane, wires: &Arc<Wires>) -> Self {
+        wires.prioritise(lane, &stream);
+        let wires = Arc::clone(wires);
+        Self { stream, waiting: BytesMut::new(), lane, wires, finished: false }
     }
 
     pub(super) async fn head_and_body(
@@ -45,6 +50,17 @@ impl Batch {
     ) -> Result<(), LinkError> {
         self.waiting.extend_from_slice(head);
         self.body(body).await
+    }
+
+    /// One run of pages; at once, or when enough is collected.
+    pub(super) async fn run(
+        &mut self,
+        run: PageRun,
+        bytes: Bytes,
+        at_once: bool,
+    ) -> Result<(), LinkError> {
+        self.head_and_body(&run.encode(), bytes).await?;
+        if at_once { self.flush().await } else { Ok(()) }
     }
 
     pub(super) async fn body(&mut self, body: Bytes) -> Result<(), LinkError> {
@@ -68,12 +84,18 @@ impl Batch {
     }
 
     pub(super) async fn finish(mut self) -> Result<(), LinkError> {
+        self.end().await
+    }
+
+    /// The same, for one that is shared.
+    pub(super) async fn end(&mut self) -> Result<(), LinkError> {
         self.flush().await?;
         self.finished = true;
         self.stream.finish().map_err(|_| LinkError::ClosedHere)
     }
 
     async fn write(&mut self, pieces: &mut [Bytes]) -> Result<(), LinkError> {
+        self.wires.sent(self.lane, pieces.iter().map(Bytes::len).sum());
         let written = self.stream.write_all_chunks(pieces).await;
         written.map_err(|error| write_error(error, self.lane))
     }

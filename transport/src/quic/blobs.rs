@@ -1,5 +1,7 @@
 //! Named blobs on their streams.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use pages::ByteCount;
 use quinn::{Connection, RecvStream};
@@ -7,6 +9,7 @@ use quinn::{Connection, RecvStream};
 use super::batch::Batch;
 use super::lanes::Lane;
 use super::link::{LinkError, misbehaved, read_error};
+use super::wires::Wires;
 use crate::PeerMisbehaved;
 use crate::wire::BlobName;
 use crate::wire::limits::MAX_BLOB_BYTES;
@@ -47,13 +50,20 @@ pub struct BlobReceiver {
     name: BlobName,
     connection: Connection,
     stream: RecvStream,
+    wires: Arc<Wires>,
     most: ByteCount,
     read: u64,
 }
 
 impl BlobReceiver {
-    pub(super) const fn new(name: BlobName, connection: Connection, stream: RecvStream) -> Self {
-        Self { name, connection, stream, most: ByteCount(MAX_BLOB_BYTES), read: 0 }
+    pub(super) fn new(
+        name: BlobName,
+        connection: Connection,
+        stream: RecvStream,
+        wires: &Arc<Wires>,
+    ) -> Self {
+        let (most, wires) = (ByteCount(MAX_BLOB_BYTES), Arc::clone(wires));
+        Self { name, connection, stream, wires, most, read: 0 }
     }
 
     /// Which blob.
@@ -80,6 +90,7 @@ impl BlobReceiver {
             return Ok(None);
         };
         self.read += chunk.bytes.len() as u64;
+        self.wires.received(Lane::Blob, chunk.bytes.len());
         if self.read > self.most.0 {
             let error = PeerMisbehaved::BlobTooLong { name: self.name.clone(), most: self.most };
             return Err(misbehaved(&self.connection, error));

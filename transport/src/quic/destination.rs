@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use pages::ByteCount;
 use quinn::{ReadError, RecvStream};
 use tokio::sync::Mutex;
 
@@ -87,24 +88,40 @@ impl DestinationLink {
             let Some(Opening { stream, .. }) = opening.take() else {
                 continue;
             };
-            let connection = connection.clone();
+            let (connection, wires) = (connection.clone(), &self.core.wires);
             return Ok(match head {
-                Head::Blob(name) => Incoming::Blob(BlobReceiver::new(name, connection, stream)),
-                Head::Urgent => {
-                    Incoming::Urgent(PageReceiver::new(connection, stream, Lane::Urgent))
+                Head::Blob(name) => {
+                    Incoming::Blob(BlobReceiver::new(name, connection, stream, wires))
                 }
-                Head::Bulk => Incoming::Bulk(PageReceiver::new(connection, stream, Lane::Bulk)),
+                Head::Urgent => {
+                    Incoming::Urgent(PageReceiver::new(connection, stream, Lane::Urgent, wires))
+                }
+                Head::Bulk => {
+                    Incoming::Bulk(PageReceiver::new(connection, stream, Lane::Bulk, wires))
+                }
             });
         }
+    }
+
+    /// Bytes of page runs that were taken from the bulk lane of this link, for
+    /// [`Progress`](crate::wire::Progress).
+    pub fn consumed(&self) -> ByteCount {
+        self.core.wires.consumed()
+    }
+
+    /// Waits until so much was consumed: then it should be told, or the source waits for credit.
+    pub async fn consumed_as_much(&self, as_much: ByteCount) {
+        self.core.wires.consumed_as_much(as_much).await;
     }
 
     /// Opens a stream for wishes, and the way back for the pages.
     pub async fn faults(&self) -> Result<(FaultSender, PageReceiver), LinkError> {
         let connection = &self.core.connection;
         let (sender, receiver) = connection.open_bi().await?;
-        let mut batch = Batch::new(sender, Lane::Faults);
+        let wires = &self.core.wires;
+        let mut batch = Batch::new(sender, Lane::Faults, wires);
         batch.flush().await?;
-        let pages = PageReceiver::new(connection.clone(), receiver, Lane::Faults);
+        let pages = PageReceiver::new(connection.clone(), receiver, Lane::Faults, wires);
         Ok((FaultSender::new(batch), pages))
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use quinn::{ClientConfig, Connection, ConnectionError, Endpoint};
 use rustls::pki_types::CertificateDer;
+use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use super::batch::Batch;
@@ -20,6 +21,7 @@ use super::link::{
 use super::pages::{FaultReceiver, PageSender};
 use super::trust::{FirstUse, SourceTls, SourceTrust, TrustError};
 use super::tuning::{LinkOptions, Side};
+use super::wires::Remedies;
 use crate::PeerMisbehaved;
 use crate::stats::LinkStats;
 use crate::wire::{BlobName, Control};
@@ -174,11 +176,13 @@ async fn dial_address(
     let connected = async {
         let connection =
             connecting.await.map_err(|error| judge(error, address, trust, &tls, options))?;
-        open(connection, endpoint, address, trust).await.map_err(|error| match error {
-            LinkError::ClosedByPeer { code, reason } => {
-                DialError::Refused { address, code, reason }
+        open(connection, endpoint, address, trust, options.remedies).await.map_err(|error| {
+            match error {
+                LinkError::ClosedByPeer { code, reason } => {
+                    DialError::Refused { address, code, reason }
+                }
+                source => DialError::Link { address, source },
             }
-            source => DialError::Link { address, source },
         })
     };
     match timeout(options.connect_timeout, connected).await {
@@ -222,6 +226,7 @@ async fn open(
     endpoint: Endpoint,
     address: SocketAddr,
     trust: &SourceTrust,
+    remedies: Remedies,
 ) -> Result<SourceLink, LinkError> {
     let key = peer_key(&connection).ok_or(LinkError::ClosedHere)?;
     let known = match trust {
@@ -250,7 +255,8 @@ async fn open(
         }
     }
     let receiver = ControlReceiver::new(connection.clone(), receiver);
-    Ok(SourceLink { core: Arc::new(Core::new(connection, endpoint, peer, sender, receiver)) })
+    let core = Core::new(connection, endpoint, peer, sender, receiver, remedies);
+    Ok(SourceLink { core: Arc::new(core) })
 }
 
 /// The fingerprint of the key that the peer has proven.
@@ -279,7 +285,22 @@ impl SourceLink {
 
     /// The next control message. May be given up and taken up again.
     pub async fn recv(&self) -> Result<Control, LinkError> {
-        self.core.recv().await
+        let message = self.core.recv().await?;
+        if let (Control::Progress(progress), Some(credit)) = (&message, self.core.wires.credit()) {
+            credit.acknowledged(progress.bytes, || {
+                let stats = self.core.stats();
+                (stats.min_rtt, stats.congestion_window.0)
+            });
+        }
+        Ok(message)
+    }
+
+    /// From now on somebody may wait for pages: bulk keeps the link full and no more. To be said when
+    /// pages are owed, before the hand-off.
+    pub fn yield_bulk(&self) {
+        if let Some(credit) = self.core.wires.credit() {
+            credit.urgent();
+        }
     }
 
     /// Opens a stream for one blob.
@@ -289,12 +310,12 @@ impl SourceLink {
 
     /// Opens a stream for pages in bulk. One is enough: more bring nothing.
     pub async fn bulk(&self) -> Result<PageSender, LinkError> {
-        Ok(PageSender::new(self.lane(Lane::Bulk).await?, Lane::Bulk))
+        self.pages(Lane::Bulk).await
     }
 
     /// Opens a stream for pages that are likely to be wanted soon.
     pub async fn urgent(&self) -> Result<PageSender, LinkError> {
-        Ok(PageSender::new(self.lane(Lane::Urgent).await?, Lane::Urgent))
+        self.pages(Lane::Urgent).await
     }
 
     /// The next stream of wishes that the destination opens, and the way back for the pages.
@@ -315,8 +336,13 @@ impl SourceLink {
                 return Err(misbehaved(connection, error));
             }
         }
-        let pages = PageSender::new(Batch::answering(sender, Lane::Faults), Lane::Faults);
-        Ok((FaultReceiver::new(connection.clone(), receiver), pages))
+        let wires = &self.core.wires;
+        let wishes = FaultReceiver::new(connection.clone(), receiver, wires);
+        if let Some(only) = self.only().await? {
+            return Ok((wishes, PageSender::shared(only, Lane::Faults, wires)));
+        }
+        let answers = Batch::answering(sender, Lane::Faults, wires);
+        Ok((wishes, PageSender::new(answers, Lane::Faults, wires)))
     }
 
     /// Says goodbye: waits, for a short while, until the peer has taken the last message, then
@@ -337,6 +363,21 @@ impl SourceLink {
     }
 
     async fn lane(&self, lane: Lane) -> Result<Batch, LinkError> {
-        Ok(Batch::new(self.core.connection.open_uni().await?, lane))
+        Ok(Batch::new(self.core.connection.open_uni().await?, lane, &self.core.wires))
+    }
+
+    async fn pages(&self, lane: Lane) -> Result<PageSender, LinkError> {
+        let wires = &self.core.wires;
+        Ok(match self.only().await? {
+            Some(only) => PageSender::shared(only, lane, wires),
+            None => PageSender::new(self.lane(lane).await?, lane, wires),
+        })
+    }
+
+    /// The one stream of all pages, if there is to be only one.
+    async fn only(&self) -> Result<Option<Arc<Mutex<Batch>>>, LinkError> {
+        let Some(only) = self.core.wires.only() else { return Ok(None) };
+        let open = async { Ok(Arc::new(Mutex::new(self.lane(Lane::Bulk).await?))) };
+        only.get_or_try_init(|| open).await.map(|only| Some(Arc::clone(only)))
     }
 }

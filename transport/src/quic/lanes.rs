@@ -19,6 +19,14 @@ pub enum Lane {
 }
 
 impl Lane {
+    /// All of them, the first to go first.
+    pub const ALL: [Self; 5] = [Self::Control, Self::Faults, Self::Blob, Self::Urgent, Self::Bulk];
+
+    /// Its place in [`Lane::ALL`].
+    pub(super) const fn index(self) -> usize {
+        self as usize - 1
+    }
+
     /// The first byte of its streams.
     pub const fn tag(self) -> u8 {
         self as u8
@@ -70,8 +78,9 @@ mod tests {
 
     #[test]
     fn tags_are_distinct_and_control_goes_first() {
-        let lanes = [Lane::Control, Lane::Faults, Lane::Blob, Lane::Urgent, Lane::Bulk];
+        let lanes = Lane::ALL;
         for lane in lanes {
+            assert_eq!(Lane::ALL[lane.index()], lane);
             assert_eq!(Lane::from_tag(lane.tag()), Some(lane));
         }
         assert!(lanes.windows(2).all(|pair| pair[0].priority() > pair[1].priority()));

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -16,6 +17,7 @@ use super::close::CloseCode;
 use super::congestion::path_seen;
 use super::identity::KeyFingerprint;
 use super::lanes::Lane;
+use super::wires::{Remedies, Wires};
 use crate::PeerMisbehaved;
 use crate::stats::LinkStats;
 use crate::wire::{Control, limits, take_frame};
@@ -175,6 +177,7 @@ pub(super) struct Core {
     pub(super) connection: Connection,
     pub(super) endpoint: Endpoint,
     pub(super) peer: Peer,
+    pub(super) wires: Arc<Wires>,
     sender: Mutex<SendStream>,
     receiver: Mutex<ControlReceiver>,
 }
@@ -186,22 +189,31 @@ impl Core {
         peer: Peer,
         sender: SendStream,
         receiver: ControlReceiver,
+        remedies: Remedies,
     ) -> Self {
-        Lane::Control.prioritise(&sender);
+        let wires = Wires::new(remedies);
+        wires.prioritise(Lane::Control, &sender);
         let (sender, receiver) = (Mutex::new(sender), Mutex::new(receiver));
-        Self { connection, endpoint, peer, sender, receiver }
+        Self { connection, endpoint, peer, wires, sender, receiver }
     }
 
     pub(super) async fn send(&self, message: &Control) -> Result<(), LinkError> {
         let frame = message.encode();
+        self.wires.sent(Lane::Control, frame.len());
         let mut sender = self.sender.lock().await;
         sender.write_chunk(frame).await.map_err(|error| write_error(error, Lane::Control))
     }
 
     pub(super) async fn recv(&self) -> Result<Control, LinkError> {
-        let received = self.receiver.lock().await.next().await?;
+        let (received, taken) = {
+            let mut receiver = self.receiver.lock().await;
+            (receiver.next().await?, std::mem::take(&mut receiver.taken))
+        };
         match received {
-            Some(message) => Ok(message),
+            Some(message) => {
+                self.wires.received(Lane::Control, taken);
+                Ok(message)
+            }
             None => {
                 // The peer closes after its last message; why is a moment behind.
                 match timeout(CLOSE_GRACE, self.connection.closed()).await {
@@ -242,6 +254,7 @@ impl Core {
             congestion_events: stats.path.congestion_events,
             congestion_window: ByteCount(stats.path.cwnd),
             mtu: stats.path.current_mtu,
+            lanes: self.wires.stats(),
         }
     }
 }
@@ -252,13 +265,15 @@ pub(super) struct ControlReceiver {
     connection: Connection,
     stream: RecvStream,
     buffer: BytesMut,
+    /// Bytes that came, and were not counted yet.
+    taken: usize,
     /// A message that was looked at and put back.
     first: Option<Control>,
 }
 
 impl ControlReceiver {
     pub(super) fn new(connection: Connection, stream: RecvStream) -> Self {
-        Self { connection, stream, buffer: BytesMut::new(), first: None }
+        Self { connection, stream, buffer: BytesMut::new(), taken: 0, first: None }
     }
 
     pub(super) fn put_back(&mut self, message: Control) {
@@ -278,7 +293,10 @@ impl ControlReceiver {
             }
             let chunk = self.stream.read_chunk(CONTROL_CHUNK, true).await;
             match chunk.map_err(|error| read_error(error, Lane::Control))? {
-                Some(chunk) => self.buffer.extend_from_slice(&chunk.bytes),
+                Some(chunk) => {
+                    self.taken += chunk.bytes.len();
+                    self.buffer.extend_from_slice(&chunk.bytes);
+                }
                 None if self.buffer.is_empty() => return Ok(None),
                 None => {
                     let error =

@@ -23,6 +23,7 @@ use super::peers::AuthorizedPeers;
 use super::ticket::{Ticket, TicketBook};
 use super::trust::{DestinationTrust, TrustError};
 use super::tuning::{LinkOptions, Side};
+use super::wires::Remedies;
 use crate::PeerMisbehaved;
 use crate::wire::{Control, SessionId, Version};
 
@@ -128,6 +129,7 @@ impl Listener {
             has_authority: tls.has_authority,
             sessions: StdMutex::default(),
             hello_timeout: options.hello_timeout,
+            remedies: options.remedies,
         });
         let (sender, receiver) = mpsc::channel(MAX_WAITING);
         let pump = tokio::spawn(pump(endpoint.clone(), Arc::clone(&door), sender)).abort_handle();
@@ -196,6 +198,7 @@ struct Door {
     /// Which key said the hello of which session, oldest first.
     sessions: StdMutex<VecDeque<(SessionId, KeyFingerprint)>>,
     hello_timeout: Duration,
+    remedies: Remedies,
 }
 
 /// Runs handshakes, many at a time, so that a slow peer keeps nobody waiting.
@@ -288,7 +291,8 @@ impl Door {
             return Err(RejectReason::NotAllowed(code));
         }
         control.put_back(first);
-        let core = Core::new(connection.clone(), endpoint, peer, sender, control);
+        let remedies = self.remedies;
+        let core = Core::new(connection.clone(), endpoint, peer, sender, control, remedies);
         Ok(DestinationLink::new(core))
     }
 

@@ -1,53 +1,109 @@
 //! Page runs on their streams, and the wishes for them.
 
+use std::sync::Arc;
+
 use bytes::{Buf, Bytes, BytesMut};
+use pages::PageCount;
 use quinn::{Connection, RecvStream};
+use tokio::sync::Mutex;
 
 use super::batch::Batch;
+use super::credit::Credit;
 use super::lanes::Lane;
 use super::link::{LinkError, misbehaved, read_error};
+use super::wires::Wires;
 use crate::PeerMisbehaved;
-use crate::wire::{PageRun, Wanted};
+use crate::wire::{Encoding, PageRun, Wanted};
 
 /// Packets' worth of bytes taken from a stream at a time.
 const CHUNKS: usize = 64;
 /// Runs shorter than this share an allocation.
 const SHARED_BUFFER: usize = 64 << 10;
+/// Bulk runs are no longer than this while somebody may wait for pages: 64 KiB.
+const URGENT_PIECE: PageCount = PageCount(16);
 
 /// Writes page runs. Dropped before [`PageSender::finish`], the stream breaks off.
 #[derive(Debug)]
 pub struct PageSender {
-    batch: Batch,
-    /// Whether each run is worth a packet of its own.
-    at_once: bool,
+    out: Out,
+    lane: Lane,
+    wires: Arc<Wires>,
+}
+
+#[derive(Debug)]
+enum Out {
+    Own(Batch),
+    /// All pages over one stream.
+    Shared(Arc<Mutex<Batch>>),
 }
 
 impl PageSender {
-    pub(super) fn new(batch: Batch, lane: Lane) -> Self {
-        Self { batch, at_once: matches!(lane, Lane::Faults | Lane::Urgent) }
+    pub(super) fn new(batch: Batch, lane: Lane, wires: &Arc<Wires>) -> Self {
+        Self { out: Out::Own(batch), lane, wires: Arc::clone(wires) }
+    }
+
+    pub(super) fn shared(batch: Arc<Mutex<Batch>>, lane: Lane, wires: &Arc<Wires>) -> Self {
+        Self { out: Out::Shared(batch), lane, wires: Arc::clone(wires) }
     }
 
     /// One run and its bytes, which are taken without a copy if they are many. On the bulk lane
     /// short runs are collected: what was written is on its way for sure only after
-    /// [`PageSender::flush`] or [`PageSender::finish`].
+    /// [`PageSender::flush`] or [`PageSender::finish`]. And there it waits until the destination has
+    /// taken enough of what was sent before: its [`Progress`](crate::wire::Progress) must be heard
+    /// meanwhile, with [`SourceLink::recv`](super::SourceLink::recv).
     ///
     /// # Panics
     ///
     /// If `bytes` is not as long as the run says.
-    pub async fn run(&mut self, run: PageRun, bytes: Bytes) -> Result<(), LinkError> {
+    pub async fn run(&mut self, run: PageRun, mut bytes: Bytes) -> Result<(), LinkError> {
         assert_eq!(bytes.len(), run.byte_len(), "the bytes of {run:?}");
-        self.batch.head_and_body(&run.encode(), bytes).await?;
-        if self.at_once { self.batch.flush().await } else { Ok(()) }
+        let credit = self.wires.credit().filter(|_| self.lane == Lane::Bulk).cloned();
+        let Some(credit) = credit else { return self.write(run, bytes).await };
+        if run.encoding() != Encoding::Raw || !credit.is_urgent() {
+            self.pay(&credit, run).await?;
+            return self.write(run, bytes).await;
+        }
+        for piece in run.range().pieces(URGENT_PIECE) {
+            let run = PageRun::raw(run.space(), piece).expect("a part of a run is a run");
+            self.pay(&credit, run).await?;
+            self.write(run, bytes.split_to(run.byte_len())).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for credit; what was collected must be under way before, or it would never come back.
+    async fn pay(&mut self, credit: &Credit, run: PageRun) -> Result<(), LinkError> {
+        let bytes = (PageRun::HEADER_BYTES + run.byte_len()) as u64;
+        if !credit.try_take(bytes) {
+            self.flush().await?;
+            credit.take(bytes).await;
+        }
+        Ok(())
+    }
+
+    async fn write(&mut self, run: PageRun, bytes: Bytes) -> Result<(), LinkError> {
+        let at_once = matches!(self.lane, Lane::Faults | Lane::Urgent);
+        match &mut self.out {
+            Out::Own(batch) => batch.run(run, bytes, at_once).await,
+            Out::Shared(batch) => batch.lock().await.run(run, bytes, at_once).await,
+        }
     }
 
     /// Sends what was collected.
     pub async fn flush(&mut self) -> Result<(), LinkError> {
-        self.batch.flush().await
+        match &mut self.out {
+            Out::Own(batch) => batch.flush().await,
+            Out::Shared(batch) => batch.lock().await.flush().await,
+        }
     }
 
     /// Ends the stream.
     pub async fn finish(self) -> Result<(), LinkError> {
-        self.batch.finish().await
+        match self.out {
+            Out::Own(batch) => batch.finish().await,
+            // The others may still have something to say.
+            Out::Shared(batch) => batch.lock().await.flush().await,
+        }
     }
 }
 
@@ -60,8 +116,13 @@ pub struct PageReceiver {
 }
 
 impl PageReceiver {
-    pub(super) fn new(connection: Connection, stream: RecvStream, lane: Lane) -> Self {
-        Self { reader: Reader::new(connection, stream, lane), run: None }
+    pub(super) fn new(
+        connection: Connection,
+        stream: RecvStream,
+        lane: Lane,
+        wires: &Arc<Wires>,
+    ) -> Self {
+        Self { reader: Reader::new(connection, stream, lane, wires), run: None }
     }
 
     /// The next run and its bytes, `None` at the end. The bytes are exactly as long as the run
@@ -85,6 +146,9 @@ impl PageReceiver {
         };
         let bytes = self.reader.bytes(run.byte_len()).await?;
         self.run = None;
+        if self.reader.lane == Lane::Bulk {
+            self.reader.wires.consume(PageRun::HEADER_BYTES + run.byte_len());
+        }
         Ok(Some((run, bytes)))
     }
 }
@@ -115,8 +179,8 @@ impl FaultSender {
 pub struct FaultReceiver(Reader);
 
 impl FaultReceiver {
-    pub(super) fn new(connection: Connection, stream: RecvStream) -> Self {
-        Self(Reader::new(connection, stream, Lane::Faults))
+    pub(super) fn new(connection: Connection, stream: RecvStream, wires: &Arc<Wires>) -> Self {
+        Self(Reader::new(connection, stream, Lane::Faults, wires))
     }
 
     /// The next wish, `None` at the end. May be given up and taken up again.
@@ -134,6 +198,7 @@ struct Reader {
     connection: Connection,
     stream: RecvStream,
     lane: Lane,
+    wires: Arc<Wires>,
     /// Packets' contents not used yet: those from `next` on.
     chunks: Vec<Bytes>,
     next: usize,
@@ -141,9 +206,9 @@ struct Reader {
 }
 
 impl Reader {
-    fn new(connection: Connection, stream: RecvStream, lane: Lane) -> Self {
-        let chunks = vec![Bytes::new(); CHUNKS];
-        Self { connection, stream, lane, chunks, next: CHUNKS, buffer: BytesMut::new() }
+    fn new(connection: Connection, stream: RecvStream, lane: Lane, wires: &Arc<Wires>) -> Self {
+        let (chunks, wires) = (vec![Bytes::new(); CHUNKS], Arc::clone(wires));
+        Self { connection, stream, lane, wires, chunks, next: CHUNKS, buffer: BytesMut::new() }
     }
 
     /// Fills the buffer to exactly `length`; false if the stream ends before.
@@ -171,6 +236,7 @@ impl Reader {
             match read.map_err(|error| read_error(error, self.lane))? {
                 Some(count) => {
                     self.chunks.truncate(count);
+                    self.wires.received(self.lane, self.chunks.iter().map(Bytes::len).sum());
                     self.next = 0;
                 }
                 None => return Ok(false),

@@ -13,6 +13,7 @@ use quinn::{
 };
 
 use super::congestion::DelayConfig;
+use super::wires::Remedies;
 use crate::wire::limits::{MAX_DESTINATION_BIDI_STREAMS, MAX_SOURCE_BIDI_STREAMS, MAX_UNI_STREAMS};
 
 /// What one stream may have on its way: twice the product of 1 Gbit/s and 100 ms, and some.
@@ -51,6 +52,8 @@ pub struct LinkOptions {
     pub mtu: MtuBound,
     /// What decides how much may be in flight.
     pub congestion: Congestion,
+    /// What makes pages that somebody waits for overtake the others.
+    pub remedies: Remedies,
 }
 
 /// What decides how much may be in flight.
@@ -85,6 +88,7 @@ impl Default for LinkOptions {
             keep_alive: Some(Duration::from_secs(3)),
             mtu: MtuBound::Ethernet,
             congestion: Congestion::Delay,
+            remedies: Remedies::default(),
         }
     }
 }

@@ -66,8 +66,9 @@ fn links_are_full_and_queues_are_short() {
                     }
                     let mut world = World::new(path);
                     world.add(ours());
-                    world.run(secs(3));
-                    let time = if mbit == 1000 { secs(1) } else { secs(6) };
+                    let fast = mbit == 1000;
+                    world.run(if fast { secs(2) } else { secs(3) });
+                    let time = if fast { ms(600) } else { secs(6) };
                     let got = &world.run(time)[0];
                     let row = format!("{rtt:?}, {mbit} Mbit/s, deep: {deep}, loss {loss}");
                     let used = share(got, &path, time);

@@ -1,0 +1,113 @@
+//! What all streams of a link share: how they are ordered, what they have carried, and the credit of
+//! bulk.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use pages::ByteCount;
+use quinn::SendStream;
+use tokio::sync::{Mutex, Notify, OnceCell};
+
+use super::batch::Batch;
+use super::credit::Credit;
+use super::lanes::Lane;
+use crate::stats::LaneStats;
+
+/// What makes pages that somebody waits for overtake the others. All of it, unless it is to be seen
+/// what each is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Remedies {
+    /// Lanes have priorities.
+    pub priorities: bool,
+    /// Bulk on its way is bounded.
+    pub credit: bool,
+    /// Each lane has streams of its own; else all pages share one.
+    pub streams: bool,
+}
+
+impl Default for Remedies {
+    fn default() -> Self {
+        Self { priorities: true, credit: true, streams: true }
+    }
+}
+
+/// Shared by the streams of one link.
+#[derive(Debug)]
+pub(super) struct Wires {
+    remedies: Remedies,
+    sent: [AtomicU64; Lane::ALL.len()],
+    received: [AtomicU64; Lane::ALL.len()],
+    credit: Credit,
+    /// Bytes of runs that were taken from the bulk lane.
+    consumed: AtomicU64,
+    consumed_more: Notify,
+    /// The one stream of all pages, if there is only one.
+    only: OnceCell<Arc<Mutex<Batch>>>,
+}
+
+impl Wires {
+    pub(super) fn new(remedies: Remedies) -> Arc<Self> {
+        Arc::new(Self {
+            remedies,
+            sent: Default::default(),
+            received: Default::default(),
+            credit: Credit::default(),
+            consumed: AtomicU64::new(0),
+            consumed_more: Notify::new(),
+            only: OnceCell::new(),
+        })
+    }
+
+    pub(super) fn prioritise(&self, lane: Lane, stream: &SendStream) {
+        if self.remedies.priorities {
+            lane.prioritise(stream);
+        }
+    }
+
+    /// The account of bulk, if it is kept.
+    pub(super) fn credit(&self) -> Option<&Credit> {
+        self.remedies.credit.then_some(&self.credit)
+    }
+
+    /// Where the only stream of pages is kept, if there is to be only one.
+    pub(super) fn only(&self) -> Option<&OnceCell<Arc<Mutex<Batch>>>> {
+        (!self.remedies.streams).then_some(&self.only)
+    }
+
+    pub(super) fn consume(&self, bytes: usize) {
+        self.consumed.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.consumed_more.notify_waiters();
+    }
+
+    pub(super) fn consumed(&self) -> ByteCount {
+        ByteCount(self.consumed.load(Ordering::Relaxed))
+    }
+
+    /// Waits until so much was consumed.
+    pub(super) async fn consumed_as_much(&self, as_much: ByteCount) {
+        loop {
+            let more = self.consumed_more.notified();
+            if self.consumed() >= as_much {
+                return;
+            }
+            more.await;
+        }
+    }
+
+    pub(super) fn sent(&self, lane: Lane, bytes: usize) {
+        self.sent[lane.index()].fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn received(&self, lane: Lane, bytes: usize) {
+        self.received[lane.index()].fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn stats(&self) -> [LaneStats; Lane::ALL.len()] {
+        let load = |count: &AtomicU64| ByteCount(count.load(Ordering::Relaxed));
+        Lane::ALL.map(|lane| LaneStats {
+            lane,
+            sent: load(&self.sent[lane.index()]),
+            received: load(&self.received[lane.index()]),
+        })
+    }
+}
