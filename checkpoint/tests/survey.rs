@@ -73,6 +73,13 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("fanotify", "fd 4 of", "fanotify"),
     ("pidfd", "fd 4 of", "outside the tree"),
     ("packet-pipe", "fd 5 of", "packet mode"),
+    ("io-uring", "fd 4 of", "requests in flight belong to this kernel"),
+    ("userfaultfd", "fd 4 of", "its memory is served by its holder"),
+    ("perf", "fd 4 of", "perf events count on this CPU"),
+    ("bpf", "fd 4 of", "a BPF object of this kernel"),
+    ("huge-memfd", "fd 4 of", "memory of huge pages"),
+    ("namespace", "fd 4 of", "a namespace"),
+    ("device", "fd 4 of", "the device 10:2"),
     ("deleted-fifo", "fd 4 of", "a deleted FIFO"),
     ("lease", "fd 4 of", "a lease"),
     ("hard-link", "fd 4 of", "other names"),
@@ -112,6 +119,7 @@ fn each_thing_that_cannot_be_carried_is_refused_by_name_and_alone() {
         let [refusal] = &refusals[..] else { panic!("{what}: one refusal: {refusals:#?}") };
         assert!(refusal.object.contains(object), "{what}: {refusal:?}");
         assert!(refusal.reason.contains(reason), "{what}: {refusal:?}");
+        assert!(!object.starts_with("fd") || !refusal.place.is_empty(), "{what}: {refusal:?}");
         let whole = format!("{} {}", refusal.object, refusal.place);
         assert!(whole.contains(&subject.pid().to_string()), "{what}: {refusal:?}");
         assert!(refusal.object.contains("subject"), "{what}: {refusal:?}");

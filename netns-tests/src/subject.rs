@@ -47,6 +47,7 @@ enum Language {
     C,
     Python,
     Java,
+    Node,
 }
 
 impl Subject {
@@ -93,6 +94,11 @@ impl Subject {
     /// The subject `subjects/NAME.java`; needs `java` and `javac`.
     pub fn java(name: &str) -> Self {
         Self::of(name, Language::Java)
+    }
+
+    /// The subject `subjects/NAME.js`; needs `node`.
+    pub fn node(name: &str) -> Self {
+        Self::of(name, Language::Node)
     }
 
     fn of(name: &str, language: Language) -> Self {
@@ -159,6 +165,9 @@ impl Subject {
             Language::C => vec![workshop::subject(&self.name)?.into()],
             Language::Python => {
                 vec!["setsid".into(), PYTHON.into(), workshop::source(&self.name, "py").into()]
+            }
+            Language::Node => {
+                vec!["setsid".into(), "node".into(), workshop::source(&self.name, "js").into()]
             }
             Language::Java => {
                 let classes = workshop::java_classes(&self.name)?.into();

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use netns_tests::programs::{Nginx, Pipeline, Redis, Transaction, counted};
+use netns_tests::programs::{Nginx, Pipeline, Postgres, Redis, Transaction, counted};
 use netns_tests::{
     Lab, Migration, Moved, Side, Subject, in_session, qmig_binary, requirements, rounds,
 };
@@ -201,6 +201,46 @@ fn sqlite_in_a_transaction() -> Outcome {
         assert!(!transaction.keeps_others_out(lab.dst())?, "a lock is left\n{}", moved.logs());
         ended_well(&moved)
     })
+}
+
+/// Its segment of System V shared memory, its anonymous and POSIX shared memory, its backends and the
+/// sockets between them, a transaction that nobody else sees before it is committed.
+#[test]
+fn postgres_in_a_transaction() -> Outcome {
+    let programs = Postgres::programs();
+    if missing(&["setpriv", "psql"])
+        || programs.is_none() && requirements::skip("no PostgreSQL server is installed")
+    {
+        return Ok(());
+    }
+    let programs = programs.unwrap_or_default();
+    rounds(|lab| {
+        let postgres = Postgres::start(lab, lab.src(), PID, programs.clone())?;
+        let backends =
+            "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'";
+        assert_eq!(postgres.ask(lab.src(), backends)?, "3", "two clients and this one");
+        let before = postgres.log().len();
+        let moved = Migration::new(lab)?.run(postgres.pid())?;
+        moved.succeeded()?;
+        postgres.running().wait(SOON)?;
+        assert_eq!(postgres.ask(lab.dst(), "SELECT count(*) FROM t")?, "0", "not committed");
+        let write = "CREATE TABLE u AS SELECT generate_series(1, 100) AS number; CHECKPOINT";
+        postgres.ask(lab.dst(), write)?;
+        postgres.commit(moved.restore())?;
+        let log = postgres.log();
+        assert!(log.contains("database system is shut down"), "{log}");
+        let since = &log[before..];
+        assert!(!["ERROR", "FATAL", "PANIC"].iter().any(|word| since.contains(word)), "{since}");
+        ended_well(&moved)
+    })
+}
+
+#[test]
+fn node_with_timers_workers_and_children() -> Outcome {
+    if missing(&["node"]) {
+        return Ok(());
+    }
+    rounds(|lab| judged(lab, &Subject::node("loop")))
 }
 
 /// A lease cannot travel: the tree is refused, by the name of the file, and not harmed.

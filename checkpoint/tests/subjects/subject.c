@@ -75,6 +75,23 @@ static void make(const char *what) {
     } else if (!strcmp(what, "packet-pipe")) {
         int p[2];
         must(!pipe2(p, O_DIRECT), what);
+    } else if (!strcmp(what, "io-uring")) {
+        char params[120] = {0};
+        must(syscall(425, 8, params) >= 0, what);
+    } else if (!strcmp(what, "userfaultfd")) {
+        must(syscall(SYS_userfaultfd, O_CLOEXEC) >= 0, what);
+    } else if (!strcmp(what, "perf")) {
+        struct { uint32_t type, size; uint64_t config, rest[12]; } clock = {1, 112, 0, {0}};
+        must(syscall(SYS_perf_event_open, &clock, 0, -1, -1, 0) >= 0, what);
+    } else if (!strcmp(what, "bpf")) {
+        uint32_t array[16] = {2, 4, 8, 1};
+        must(syscall(SYS_bpf, 0, array, sizeof array) >= 0, what);
+    } else if (!strcmp(what, "huge-memfd")) {
+        must(memfd_create("huge", MFD_HUGETLB) >= 0, what);
+    } else if (!strcmp(what, "namespace")) {
+        must(open("/proc/self/ns/net", O_RDONLY) >= 0, what);
+    } else if (!strcmp(what, "device")) {
+        must(open("/dev/net/tun", O_RDWR) >= 0 || open("/dev/fuse", O_RDWR) >= 0, what);
     } else if (!strcmp(what, "deleted-fifo")) {
         must(!mkfifo(in_folder("fifo"), 0600), what);
         must(open(in_folder("fifo"), O_RDWR) >= 0 && !unlink(in_folder("fifo")), what);

@@ -2,11 +2,13 @@
 
 mod nginx;
 mod pipeline;
+mod postgres;
 mod redis;
 mod sqlite;
 
 pub use nginx::Nginx;
 pub use pipeline::{Pipeline, counted};
+pub use postgres::Postgres;
 pub use redis::{Busy, Redis};
 pub use sqlite::Transaction;
 
