@@ -1,5 +1,6 @@
 //! What was typed. No logic: what it means is worked out in [`crate::options`].
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -55,12 +56,23 @@ pub(crate) enum Command {
     Inspect(Inspect),
     /// Make two hosts on this machine and move a busy key-value server from one to the other.
     Demo(Demo),
+    /// Migrations over emulated networks, as experiments with a report (`qmig lab` says how).
+    #[command(disable_help_flag = true)]
+    Lab(Lab),
     /// Write man pages or shell completions.
     #[command(hide = true)]
     Generate(Generate),
     /// What the demo runs inside its hosts.
     #[command(hide = true, name = "demo-part")]
     DemoPart(DemoPart),
+}
+
+/// All of it is for `qmig-lab`, which is a program of its own.
+#[derive(Debug, Args)]
+pub(crate) struct Lab {
+    /// quick, run, page, compare or example, and what each of them needs.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) words: Vec<OsString>,
 }
 
 #[derive(Debug, Args)]

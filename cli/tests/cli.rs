@@ -34,6 +34,15 @@ fn words_that_make_no_sense_are_a_usage_error() {
     assert!(stderr(&mistyped).contains("hint: copy the whole line"), "{}", stderr(&mistyped));
 }
 
+/// `qmig-lab` is another program: built beside qmig, or the message tells how.
+#[test]
+fn the_lab_is_a_program_of_its_own() {
+    let output = qmig(&["lab", "--help"]);
+    let said = stderr(&output);
+    assert!(said.contains("usage: qmig lab") || said.contains("start qmig-lab"), "{said}");
+    assert_ne!(output.status.code(), Some(0));
+}
+
 #[test]
 fn errors_name_whose_fault_it_is_and_who_runs() {
     let output = qmig(&["dump", "--json", "--tree", "999999999", "--images-dir", "/nonexistent/x"]);

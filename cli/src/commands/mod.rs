@@ -7,6 +7,7 @@ mod dump;
 mod generate;
 mod identity;
 mod inspect;
+mod lab;
 mod restore;
 mod wishes;
 
@@ -22,6 +23,7 @@ pub(crate) fn run(command: Command, progress: &mut Progress) -> Result<Exit, Fai
         Command::Check(args) => check::run(&args, progress),
         Command::Identity(args) => identity::run(&args, progress),
         Command::Inspect(args) => inspect::run(&args, progress),
+        Command::Lab(args) => lab::run(args),
         Command::Demo(args) => demo::run(&args, progress),
         Command::Generate(args) => generate::run(&args, progress),
         Command::DemoPart(args) => Ok(Exit::Tree(demo::part(args))),

@@ -171,9 +171,7 @@ impl Trial {
         record: &mut Record,
     ) -> Result<Verdict> {
         let mut migration = Migration::new(lab)?.deadline(self.deadline);
-        if mode != "stop" {
-            migration = migration.dump_arg("--mode").dump_arg(mode);
-        }
+        migration = migration.dump_arg("--mode").dump_arg(mode);
         for arg in &self.dump_args {
             migration = migration.dump_arg(arg);
         }

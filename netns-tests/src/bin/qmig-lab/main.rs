@@ -1,0 +1,140 @@
+//! `qmig lab`: migrations over emulated networks, as experiments that anyone can repeat.
+
+#![forbid(unsafe_code)]
+
+mod compare;
+mod page;
+mod plan;
+mod run;
+mod table;
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use plan::{Plan, QUICK};
+use run::Results;
+
+const USAGE: &str = "usage: qmig lab quick --out DIR [ONLY…]
+       qmig lab run EXPERIMENT.toml --out DIR [ONLY…]
+       qmig lab page DIR
+       qmig lab compare DIR DIR
+       qmig lab example
+
+Builds two hosts out of namespaces and a link between them (root), moves a process over it by each way
+of the experiment, again and again, and writes into DIR: records.ndjson (each trial, with everything
+that is needed to repeat it), records.csv, and index.html, one page that needs no network. A run that
+was interrupted goes on where it stopped. ONLY keeps the trials that hold this text in their way, load
+or link. `example` prints the experiment that quick runs.
+";
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+/// What was asked for.
+enum Command {
+    Run { experiment: Option<PathBuf>, out: PathBuf, only: Vec<String> },
+    Page(PathBuf),
+    Compare(PathBuf, PathBuf),
+    Example,
+}
+
+impl Command {
+    fn parse(args: impl IntoIterator<Item = String>) -> Option<Self> {
+        let mut words: Vec<String> = args.into_iter().collect();
+        let out = words.iter().position(|word| word == "--out").map(|at| {
+            let out = words.get(at + 1).map(PathBuf::from);
+            words.drain(at..words.len().min(at + 2));
+            out
+        });
+        match (words.first()?.as_str(), out) {
+            ("quick", Some(Some(out))) => {
+                Some(Self::Run { experiment: None, out, only: words.split_off(1) })
+            }
+            ("run", Some(Some(out))) => {
+                let experiment = Some(words.get(1)?.into());
+                Some(Self::Run { experiment, out, only: words.split_off(2) })
+            }
+            ("page", None) if words.len() == 2 => Some(Self::Page(words.get(1)?.into())),
+            ("compare", None) if words.len() == 3 => {
+                Some(Self::Compare(words.get(1)?.into(), words.get(2)?.into()))
+            }
+            ("example", None) => Some(Self::Example),
+            _ => None,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let Some(command) = Command::parse(std::env::args().skip(1)) else {
+        eprint!("{USAGE}");
+        return ExitCode::from(2);
+    };
+    match obey(command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("qmig lab: failed to {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn obey(command: Command) -> Outcome<()> {
+    match command {
+        Command::Run { experiment, out, only } => {
+            if !nix::unistd::geteuid().is_root() {
+                return Err("build hosts out of namespaces without root".into());
+            }
+            netns_tests::qmig_binary()?;
+            let mut plan = match experiment {
+                Some(file) => Plan::read(&file)?,
+                None => Plan::parse(QUICK)?,
+            };
+            plan.keep(&only);
+            let results = Results::in_folder(&out)?;
+            run::run(&plan, &results)?;
+            show(&plan.name, &results)
+        }
+        Command::Page(folder) => {
+            let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            show(&name, &Results::in_folder(&folder)?)
+        }
+        Command::Compare(one, other) => {
+            let records = |folder: &Path| Results::in_folder(folder)?.records();
+            print!("{}", compare::compare(&records(&one)?, &records(&other)?));
+            Ok(())
+        }
+        Command::Example => {
+            print!("{QUICK}");
+            Ok(())
+        }
+    }
+}
+
+/// Write everything that is made of the records.
+fn show(name: &str, results: &Results) -> Outcome<()> {
+    let records = results.records()?;
+    std::fs::write(results.path("records.csv"), table::csv(&records))?;
+    let page = results.path("index.html");
+    std::fs::write(&page, page::page(name, &records))?;
+    eprintln!("{} records; open {}", records.len(), page.display());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments() {
+        let parse = |line: &str| Command::parse(line.split(' ').map(str::to_owned));
+        let run = parse("run a.toml --out /tmp/x stop lan");
+        assert!(
+            matches!(run, Some(Command::Run { experiment: Some(_), only, .. }) if only == ["stop", "lan"])
+        );
+        assert!(matches!(parse("quick --out d"), Some(Command::Run { experiment: None, .. })));
+        assert!(matches!(parse("compare a b"), Some(Command::Compare(..))));
+        for wrong in ["", "quick", "quick --out", "run --out d", "page", "compare a", "dance"] {
+            assert!(parse(wrong).is_none(), "{wrong}");
+        }
+    }
+}

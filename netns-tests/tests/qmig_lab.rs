@@ -1,0 +1,66 @@
+//! `qmig-lab`: an experiment is run, goes on where it stopped, and yields all of its files.
+
+use std::error::Error;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use netns_tests::{qmig_binary, requirements};
+
+type Outcome = Result<(), Box<dyn Error>>;
+
+const EXPERIMENT: &str = "
+name = 'tiny'
+repetitions = 2
+ways = ['stop']
+loads = ['writer mib 2 rate 5']
+[[links]]
+name = 'near, \"by\"'
+words = 'lan'
+[matrix]
+rtt = ['2ms', '8ms']
+loss = ['0%']
+rate = ['200Mbit']
+";
+
+fn lab(words: &[&str]) -> Result<Output, Box<dyn Error>> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_qmig-lab"));
+    command.args(words).env("QMIG_BIN", qmig_binary()?);
+    Ok(command.output()?)
+}
+
+fn said(output: &Output) -> String {
+    [&output.stdout[..], &output.stderr].map(String::from_utf8_lossy).concat()
+}
+
+#[test]
+fn an_experiment_from_its_file_to_its_page() -> Outcome {
+    if requirements::missing(&[])
+        || qmig_binary().err().is_some_and(|error| requirements::skip(&error.to_string()))
+    {
+        return Ok(());
+    }
+    let folder = tempfile::tempdir()?;
+    let (file, out) = (folder.path().join("tiny.toml"), folder.path().join("out"));
+    std::fs::write(&file, EXPERIMENT)?;
+    let (file, out) = (file.to_string_lossy(), out.to_string_lossy());
+    let records = || std::fs::read_to_string(Path::new(&*out).join("records.ndjson"));
+
+    // A part of it, then the rest, then nothing is left.
+    for (only, left, lines) in [("RTT 8ms", 2, 2), ("", 4, 6), ("", 0, 6)] {
+        let ran = lab(&["run", &file, "--out", &out, only])?;
+        let word = format!("{left} of them are left");
+        assert!(ran.status.success() && said(&ran).contains(&word), "{}", said(&ran));
+        assert_eq!(records()?.lines().count(), lines, "{}", said(&ran));
+    }
+    assert!(records()?.lines().all(|line| line.contains("\"error\":null")), "{}", records()?);
+    let csv = std::fs::read_to_string(Path::new(&*out).join("records.csv"))?;
+    assert!(csv.lines().count() == 7 && csv.contains("\"near, \"\"by\"\"\""), "{csv}");
+    let page = std::fs::read_to_string(Path::new(&*out).join("index.html"))?;
+    assert!(page.contains("<title>") && page.contains("\"name\":\"tiny\""));
+
+    let same = lab(&["compare", &out, &out])?;
+    assert!(said(&same).contains("0 differences are larger than the spread"), "{}", said(&same));
+    let wrong = lab(&["run", "/nonexistent/x.toml", "--out", &out])?;
+    assert!(!wrong.status.success() && said(&wrong).contains("/nonexistent/x.toml"));
+    Ok(())
+}
