@@ -92,6 +92,13 @@ int main(int argc, char **argv) {
     MUST(!setsockopt(udp.fd, SOL_SOCKET, SO_BROADCAST, &one, sizeof one) && !setsockopt(stream[0], SOL_SOCKET, SO_SNDBUF, &room, sizeof room));
     struct timeval patience = {3, 500000};
     MUST(!setsockopt(stream[0], SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience));
+    /* What differs from a new socket's, for each of the levels. */
+    int tos = 0x28, ttl = 33, hops = 9, timeout = 54321, off = 0;
+    MUST(!setsockopt(udp.fd, IPPROTO_IP, IP_TOS, &tos, sizeof tos) && !setsockopt(udp.fd, IPPROTO_IP, IP_TTL, &ttl, sizeof ttl));
+    MUST(!setsockopt(udp.fd, IPPROTO_IP, IP_MULTICAST_TTL, &hops, sizeof hops) && !setsockopt(udp.fd, IPPROTO_IP, IP_MULTICAST_LOOP, &off, sizeof off));
+    MUST(!setsockopt(udp.fd, IPPROTO_IP, IP_PKTINFO, &one, sizeof one) && !setsockopt(udp.fd, SOL_SOCKET, SO_TIMESTAMPNS, &one, sizeof one));
+    MUST(!setsockopt(udp6.fd, IPPROTO_IPV6, IPV6_UNICAST_HOPS, &hops, sizeof hops) && !setsockopt(udp6.fd, IPPROTO_IPV6, IPV6_RECVPKTINFO, &one, sizeof one));
+    MUST(!setsockopt(tcp.fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout, sizeof timeout) && !setsockopt(tcp.fd, IPPROTO_TCP, TCP_CONGESTION, "reno", 4));
     int room_was = option(stream[0], SOL_SOCKET, SO_SNDBUF);
     pid_t child = echo_child(with_child[1]);
     close(with_child[1]);
@@ -138,6 +145,18 @@ int main(int argc, char **argv) {
     CHECK_EQUAL(option(tcp.fd, IPPROTO_TCP, TCP_NODELAY), 1, "TCP_NODELAY");
     CHECK_EQUAL(option(tcp6.fd, IPPROTO_IPV6, IPV6_V6ONLY), 1, "IPV6_V6ONLY");
     CHECK_EQUAL(option(udp.fd, SOL_SOCKET, SO_BROADCAST), 1, "SO_BROADCAST");
+    CHECK_EQUAL(option(udp.fd, IPPROTO_IP, IP_TOS), tos, "IP_TOS");
+    CHECK_EQUAL(option(udp.fd, IPPROTO_IP, IP_TTL), ttl, "IP_TTL");
+    CHECK_EQUAL(option(udp.fd, IPPROTO_IP, IP_MULTICAST_TTL), hops, "IP_MULTICAST_TTL");
+    CHECK_EQUAL(option(udp.fd, IPPROTO_IP, IP_MULTICAST_LOOP), 0, "IP_MULTICAST_LOOP");
+    CHECK_EQUAL(option(udp.fd, IPPROTO_IP, IP_PKTINFO), 1, "IP_PKTINFO");
+    CHECK_EQUAL(option(udp.fd, SOL_SOCKET, SO_TIMESTAMPNS), 1, "SO_TIMESTAMPNS");
+    CHECK_EQUAL(option(udp6.fd, IPPROTO_IPV6, IPV6_UNICAST_HOPS), hops, "IPV6_UNICAST_HOPS");
+    CHECK_EQUAL(option(udp6.fd, IPPROTO_IPV6, IPV6_RECVPKTINFO), 1, "IPV6_RECVPKTINFO");
+    CHECK_EQUAL(option(tcp.fd, IPPROTO_TCP, TCP_USER_TIMEOUT), timeout, "TCP_USER_TIMEOUT");
+    char control[16] = "";
+    socklen_t control_size = sizeof control;
+    CHECK(!getsockopt(tcp.fd, IPPROTO_TCP, TCP_CONGESTION, control, &control_size) && !strcmp(control, "reno"), "TCP_CONGESTION is %s", control);
     CHECK_EQUAL(option(stream[0], SOL_SOCKET, SO_SNDBUF), room_was, "SO_SNDBUF");
     struct timeval is = {0, 0};
     socklen_t time_size = sizeof is;

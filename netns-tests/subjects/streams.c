@@ -1,6 +1,6 @@
 /* TCP connections whose both ends are in the tree, over IPv4, IPv6 and IPv4 in IPv6: idle, with
- * data waiting at either end, with more written than was sent, and half closed. With `full 0` all
- * that was written was sent. */
+ * data waiting at either end, with more written than was sent, and half closed. With `full 0` it is
+ * only what a stock CRIU restores: all that was written was sent, and a few options are not set. */
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -86,6 +86,7 @@ static struct stream make(const char *family, enum kind kind, int listener, cons
     s.near = socket(client_family, SOCK_STREAM, 0);
     MUST(s.near >= 0 && !connect(s.near, &at->any, size) && (s.far = accept(listener, NULL, NULL)) >= 0);
     MUST(!set(s.near, IPPROTO_TCP, TCP_NODELAY, 1) && !set(s.near, SOL_SOCKET, SO_KEEPALIVE, 1) && !set(s.near, IPPROTO_TCP, TCP_KEEPIDLE, 77));
+    if (option_number("full", 1)) MUST(!set(s.near, IPPROTO_IP, IP_TOS, 0x28) && !set(s.near, IPPROTO_TCP, TCP_USER_TIMEOUT, 54321));
     switch (kind) {
     case IDLE: break;
     case WAITING: /* both directions, and some of it read already */
@@ -114,6 +115,10 @@ static void judge(struct stream *s) {
     CHECK_EQUAL(option(s->far, IPPROTO_TCP, TCP_NODELAY), 0, "TCP_NODELAY of the far end");
     CHECK_EQUAL(option(s->near, SOL_SOCKET, SO_KEEPALIVE), 1, "SO_KEEPALIVE");
     CHECK_EQUAL(option(s->near, IPPROTO_TCP, TCP_KEEPIDLE), 77, "TCP_KEEPIDLE");
+    if (option_number("full", 1)) {
+        CHECK_EQUAL(option(s->near, IPPROTO_IP, IP_TOS), 0x28, "IP_TOS");
+        CHECK_EQUAL(option(s->near, IPPROTO_TCP, TCP_USER_TIMEOUT), 54321, "TCP_USER_TIMEOUT");
+    }
     CHECK_EQUAL(option(s->far, SOL_SOCKET, SO_REUSEADDR), 1, "SO_REUSEADDR of the far end");
     size_t sent = 0, back = 0;
     switch (s->kind) {

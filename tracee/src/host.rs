@@ -221,6 +221,11 @@ pub fn getsockopt(fd: BorrowedFd<'_>, level: i32, option: i32, max: usize) -> io
     sys::socket::get(fd, level, option, max)
 }
 
+/// socket(2) by the numbers of its family, type and protocol; it is not inherited by programs.
+pub fn new_socket(kind: [i32; 3]) -> io::Result<OwnedFd> {
+    sys::socket::new(kind)
+}
+
 /// setsockopt(2).
 pub fn setsockopt(fd: BorrowedFd<'_>, level: i32, option: i32, value: &[u8]) -> io::Result<()> {
     sys::socket::set(fd, level, option, value)

@@ -16,6 +16,7 @@ mod files;
 mod ghosts;
 mod locks;
 mod mm;
+mod options;
 mod pipes;
 mod segments;
 mod shared;

@@ -354,6 +354,9 @@ fn address(got: nix::Result<SockaddrStorage>) -> Option<SocketAddr> {
 fn options(fd: BorrowedFd, shown: &str) -> Result<SocketOptions, Trouble> {
     let get = |option| word(fd, libc::SOL_SOCKET, option).map_err(|error| unread(shown, &error));
     let on = |option| flag(fd, libc::SOL_SOCKET, option);
+    let kind =
+        [libc::SO_DOMAIN, libc::SO_TYPE, libc::SO_PROTOCOL].map(|option| get(option).unwrap_or(0));
+    let more = super::options::changed(fd, kind, shown)?;
     let linger = tracee::host::getsockopt(fd, libc::SOL_SOCKET, libc::SO_LINGER, 8)
         .map_err(|error| unread(shown, &error))?;
     let device = tracee::host::getsockopt(fd, libc::SOL_SOCKET, libc::SO_BINDTODEVICE, 16)
@@ -378,6 +381,7 @@ fn options(fd: BorrowedFd, shown: &str) -> Result<SocketOptions, Trouble> {
         linger: (info_word(&linger, 0) != 0).then(|| info_word(&linger, 4)),
         bound_device: device.map(|name| String::from_utf8_lossy(name).into_owned()),
         tcp_keep: None,
+        more,
     })
 }
 

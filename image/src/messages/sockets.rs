@@ -59,6 +59,20 @@ pub struct SkOptsEntry {
     pub so_linger: Option<u32>,
     #[prost(uint32, optional, tag = "25")]
     pub so_buf_lock: Option<u32>,
+    #[prost(message, repeated, tag = "10000")]
+    pub more: Vec<SkOptEntry>,
+}
+
+/// One more option, as the kernel has it.
+#[derive(Clone, PartialEq, Message, Serialize)]
+pub struct SkOptEntry {
+    #[prost(uint32, required, tag = "1")]
+    pub level: u32,
+    #[prost(uint32, required, tag = "2")]
+    pub name: u32,
+    #[serde(serialize_with = "hex")]
+    #[prost(bytes = "vec", required, tag = "3")]
+    pub value: Vec<u8>,
 }
 
 /// shutdown(2).

@@ -10,6 +10,7 @@ pub(crate) mod check;
 pub mod creds;
 pub mod files;
 pub mod mm;
+pub mod options;
 pub mod signals;
 pub mod sockets;
 pub mod streams;
@@ -23,6 +24,7 @@ pub use files::{
     GhostId, LockKind, Owner, PipeBuffer, PipeId, Regular, Tty, Watch,
 };
 pub use mm::{Advice, Mm, SharedMemory, SysV, Vma, VmaFlags, VmaKind};
+pub use options::SocketOption;
 pub use signals::{AltStack, SigAction, SigInfo, SigSet};
 pub use sockets::{InetSocket, SocketOptions, SocketState, UnixSocket};
 pub use streams::{TcpStream, TcpWindow};

@@ -1,5 +1,6 @@
 //! Sockets.
 
+use super::options::SocketOption;
 use super::streams::TcpStream;
 
 /// State as TCP numbers it; unix sockets use the same numbers.
@@ -67,6 +68,8 @@ pub struct SocketOptions {
     pub bound_device: Option<String>,
     /// TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL.
     pub tcp_keep: Option<[u32; 3]>,
+    /// Others that are not as in a new socket.
+    pub more: Vec<SocketOption>,
 }
 
 /// unix(7).

@@ -60,7 +60,7 @@ impl Checkpoint {
     ///
     /// What such a set may hold beyond what a [`Checkpoint`] can say is an error for which
     /// [`BadImage::is_unsupported`] is true. Passed over, because whoever restores gives a tree its
-    /// own: cgroups, login uids, build ids, IP_TTL and IP_TOS.
+    /// own: cgroups, login uids and build ids.
     pub fn from_images(images: &ImageSet) -> Result<Self, BadImage> {
         let mut reader = Reader {
             images,

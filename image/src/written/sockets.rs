@@ -8,10 +8,11 @@ use crate::error::{BadField, BadImage};
 use crate::frame::FrameWriter;
 use crate::kind::ImageKind;
 use crate::messages::{
-    FilePermsEntry, FownEntry, InetSkEntry, IpOptsEntry, SkOptsEntry, SkPacketEntry, TcpOptsEntry,
-    UnixSkEntry,
+    FilePermsEntry, FownEntry, InetSkEntry, IpOptsEntry, SkOptEntry, SkOptsEntry, SkPacketEntry,
+    TcpOptsEntry, UnixSkEntry,
 };
 use crate::state::check::{absolute_path, bounded_text};
+use crate::state::options::{self, SocketOption};
 use crate::state::{FileId, FileKind, InetSocket, SocketOptions, SocketState, UnixSocket};
 
 const STREAM: u32 = 1;
@@ -83,7 +84,32 @@ fn to_options(options: &SocketOptions) -> SkOptsEntry {
         so_oobinline: Some(u32::from(options.oob_inline)),
         so_linger: options.linger,
         so_buf_lock: Some(options.buffer_lock),
+        more: options
+            .more
+            .iter()
+            .map(|SocketOption { level, name, value }| SkOptEntry {
+                level: *level,
+                name: *name,
+                value: value.clone(),
+            })
+            .collect(),
     }
+}
+
+/// Options that this version does not know to be harmless are not set.
+fn more_from(entries: &[SkOptEntry]) -> Result<Vec<SocketOption>, BadField> {
+    let check = |entry: &SkOptEntry| {
+        let SkOptEntry { level, name, value } = entry;
+        if !SocketOption::is_known(*level, *name) {
+            return Err(BadField::unsupported("opts.more.name", "a socket option"));
+        }
+        if value.len() > SocketOption::LONGEST {
+            let most = "at most 16 bytes";
+            return Err(BadField::count("opts.more.value", value.len(), most));
+        }
+        Ok(SocketOption { level: *level, name: *name, value: value.clone() })
+    };
+    entries.iter().map(check).collect()
 }
 
 /// Options common to all sockets; CRIU before 4 kept those of TCP's keep-alive here too.
@@ -139,6 +165,7 @@ fn from_options(
         linger: entry.so_linger,
         bound_device: entry.so_bound_dev.clone(),
         tcp_keep,
+        more: more_from(&entry.more)?,
     })
 }
 
@@ -258,6 +285,9 @@ pub(super) fn inet_entry(
         v6only: is_v6.then_some(socket.v6_only),
         ip_opts: Some(IpOptsEntry {
             freebind: socket.free_bind.then_some(true),
+            pktinfo: ip_option(socket, options::IP_PKTINFO).map(|on| on != 0),
+            tos: ip_option(socket, options::IP_TOS),
+            ttl: ip_option(socket, options::IP_TTL),
             ..IpOptsEntry::default()
         }),
         ifname: None,
@@ -267,6 +297,13 @@ pub(super) fn inet_entry(
         src_scope: scope(socket.source),
         dst_scope: to.and_then(scope),
     }
+}
+
+/// Three options have fields of CRIU's own.
+fn ip_option(socket: &InetSocket, name: u32) -> Option<u32> {
+    let mut more = socket.options.more.iter();
+    let option = more.find(|option| (option.level, option.name) == (options::IP, name))?;
+    option.value.first_chunk().copied().map(u32::from_le_bytes)
 }
 
 fn scope(address: SocketAddr) -> Option<u32> {
@@ -322,9 +359,22 @@ pub(super) fn inet_from(entry: &InetSkEntry, net: Option<u32>) -> Result<InetSoc
         return Err(BadField::missing("isk.dst_port"));
     }
     let ip = entry.ip_opts.clone().unwrap_or_default();
-    if ip.pktinfo == Some(true) || ip.raw.is_some() || entry.ifname.is_some() {
-        let what = "IP_PKTINFO, a raw socket, or an address of one interface";
+    if ip.raw.is_some() || entry.ifname.is_some() {
+        let what = "a raw socket, or an address of one interface";
         return Err(BadField::unsupported("isk.ip_opts", what));
+    }
+    let mut all = from_options(&entry.opts, entry.tcp_opts.as_ref())?;
+    // CRIU writes these three whether they were changed or not.
+    let pktinfo = ip.pktinfo.filter(|on| *on).map(u32::from);
+    let fields =
+        [(options::IP_PKTINFO, pktinfo), (options::IP_TOS, ip.tos), (options::IP_TTL, ip.ttl)];
+    for (name, value) in fields {
+        let level = options::IP;
+        let known = all.more.iter().any(|one| (one.level, one.name) == (level, name));
+        if let Some(value) = value.filter(|_| !known) {
+            let value = value.to_le_bytes().to_vec();
+            all.more.push(SocketOption { level, name, value });
+        }
     }
     let source = (&entry.src_addr, entry.src_port, entry.src_scope);
     let tcp = entry.tcp_opts.as_ref();
@@ -346,7 +396,7 @@ pub(super) fn inet_from(entry: &InetSkEntry, net: Option<u32>) -> Result<InetSoc
         no_delay: tcp.and_then(|tcp| tcp.nodelay).unwrap_or(false),
         cork: tcp.and_then(|tcp| tcp.cork).unwrap_or(false),
         shutdown: shutdown("isk.shutdown", entry.shutdown)?,
-        options: from_options(&entry.opts, tcp)?,
+        options: all,
         stream: None,
     })
 }

@@ -294,6 +294,10 @@ fn options() -> SocketOptions {
         linger: Some(5),
         bound_device: Some("eth0".into()),
         tcp_keep: Some([9, 77, 75]),
+        more: vec![
+            SocketOption { level: 0, name: 2, value: vec![33, 0, 0, 0] },
+            SocketOption { level: 6, name: 13, value: b"reno".to_vec() },
+        ],
     }
 }
 

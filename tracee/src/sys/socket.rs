@@ -21,6 +21,17 @@ pub(crate) fn get(fd: BorrowedFd<'_>, level: i32, option: i32, max: usize) -> io
     Ok(value)
 }
 
+/// socket(2) by numbers: family, type, protocol.
+pub(crate) fn new([family, kind, protocol]: [i32; 3]) -> io::Result<OwnedFd> {
+    // SAFETY: numbers only.
+    let fd = unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just given it to us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// Sets the option.
 pub(crate) fn set(fd: BorrowedFd<'_>, level: i32, option: i32, value: &[u8]) -> io::Result<()> {
     let len = libc::socklen_t::try_from(value.len()).map_err(|_| io::ErrorKind::InvalidInput)?;

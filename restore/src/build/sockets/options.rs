@@ -3,7 +3,7 @@
 use std::io::Result;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use image::state::SocketOptions;
+use image::state::{SocketOption, SocketOptions};
 use nix::libc;
 
 /// SO_BUF_LOCK, asm-generic/socket.h (Linux 5.15).
@@ -51,6 +51,10 @@ pub(crate) fn apply(socket: &impl AsFd, options: &SocketOptions) -> Result<()> {
         set(fd, libc::IPPROTO_TCP, libc::TCP_KEEPCNT, count)?;
         set(fd, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, idle)?;
         set(fd, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, interval)?;
+    }
+    for SocketOption { level, name, value } in &options.more {
+        let [level, name] = [*level, *name].map(u32::cast_signed);
+        tracee::host::setsockopt(fd, level, name, value)?;
     }
     Ok(())
 }
