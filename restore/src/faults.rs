@@ -10,7 +10,7 @@
 //! - A page that is not in the ledger is a page of zeros here: it never existed at the source, or the
 //!   program has dropped it since. It must be answered too, or its thread sleeps for ever.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::Instant;
 
@@ -49,7 +49,8 @@ pub(crate) struct Opening {
 
 /// Every address space of the tree with missing pages.
 pub(crate) struct Faults {
-    spaces: HashMap<u64, Lazy>,
+    /// In the order of their births.
+    spaces: BTreeMap<u64, Lazy>,
     next_id: u64,
     ready: Epoll,
     /// Asked for and not here, by its number at the source.
@@ -66,7 +67,7 @@ impl Faults {
     pub(crate) fn watch(spaces: Vec<Opening>, keeper: Keeper) -> Result<Self> {
         let ready = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(own("watch faults"))?;
         let mut faults = Self {
-            spaces: HashMap::new(),
+            spaces: BTreeMap::new(),
             next_id: 0,
             ready,
             wanted: HashMap::new(),
@@ -81,18 +82,18 @@ impl Faults {
         Ok(faults)
     }
 
-    fn add(&mut self, lazy: Lazy) -> Result<()> {
+    fn add(&mut self, lazy: Lazy) -> Result<u64> {
         let id = self.next_id;
         self.next_id += 1;
         let event = EpollEvent::new(EpollFlags::EPOLLIN, id);
         self.ready.add(&lazy.uffd, event).map_err(own("watch faults"))?;
         self.spaces.insert(id, lazy);
-        Ok(())
+        Ok(id)
     }
 
-    /// How many pages are missing, in all address spaces.
-    pub(crate) fn missing(&self) -> PageCount {
-        self.spaces.values().map(|lazy| lazy.ledger.missing()).sum()
+    /// True once nothing is watched any more.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.spaces.is_empty()
     }
 
     /// How many pages came and were wanted.
@@ -161,13 +162,13 @@ impl Faults {
         content: &Content,
     ) -> Result<Vec<Wanted>> {
         let mut wishes = Vec::new();
-        let ids: Vec<u64> = self.spaces.keys().copied().collect();
         let mut came = 0;
-        for id in ids {
-            if self.spaces.get(&id).is_some_and(|lazy| lazy.origin == origin) {
-                let here = self.install(id, sources, content, &mut wishes)?;
-                came = came.max(here);
-            }
+        // A child that is born meanwhile misses them too, and comes last.
+        let mut next = 0;
+        while let Some(id) = self.first_of(origin, next) {
+            let here = self.install(id, sources, content, &mut wishes)?;
+            came = came.max(here);
+            next = id + 1;
         }
         self.arrived += came;
         if !self.wanted.is_empty() {
@@ -178,6 +179,12 @@ impl Faults {
             }
         }
         Ok(wishes)
+    }
+
+    /// The first address space from `id` on with pages of that origin.
+    fn first_of(&self, origin: SpaceId, id: u64) -> Option<u64> {
+        let mut of_it = self.spaces.range(id..).filter(|(_, lazy)| lazy.origin == origin);
+        of_it.next().map(|(id, _)| *id)
     }
 
     /// Installs in one address space; tells how many pages were missing there.
@@ -259,7 +266,8 @@ impl Faults {
                     }
                     let (ledger, watched) = (lazy.ledger.clone(), lazy.watched.clone());
                     let child = Lazy { origin: lazy.origin, uffd: child, ledger, watched };
-                    self.add(child)?;
+                    let id = self.add(child)?;
+                    self.retire_if_complete(id)?;
                 }
                 UffdEvent::Remap { from, to } => {
                     lazy.ledger.moved(from, to);

@@ -233,7 +233,7 @@ impl Farewell {
     async fn drain_if_complete(&mut self, tell: &dyn Fn(Event)) {
         let Session::Running(_, inflow) = &self.session else { return };
         let state = inflow.state();
-        if !state.is_complete() {
+        if !state.complete {
             return;
         }
         if let Session::Running(running, inflow) =

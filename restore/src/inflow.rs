@@ -45,21 +45,14 @@ const TRY_AGAIN: Duration = Duration::from_millis(100);
 pub(crate) struct State {
     /// Pages that came after the others, and are in place.
     pub(crate) arrived: PageCount,
-    /// Pages that have not come; `None` until pages may wait.
-    pub(crate) missing: Option<PageCount>,
+    /// True once nothing is missing any more, and nothing is watched.
+    pub(crate) complete: bool,
     /// How long the program waited for pages.
     pub(crate) faults: FaultTotals,
     /// How often the source sent what cannot be, and what it was last. The link is not listened to
     /// any more then.
     pub(crate) failures: u64,
     pub(crate) failed: Option<Arc<FillError>>,
-}
-
-impl State {
-    /// True once nothing is missing any more.
-    pub(crate) fn is_complete(&self) -> bool {
-        self.missing == Some(PageCount(0))
-    }
 }
 
 /// The driver's hold on the task; dropped, the task ends and whatever it held is let go.
@@ -89,8 +82,8 @@ impl Inflow {
         filled: Arc<AtomicU64>,
     ) -> Self {
         let (orders, heard) = mpsc::unbounded_channel();
-        let missing = owed.is_empty().then_some(PageCount(0));
-        let (tell, state) = watch::channel(State { missing, ..State::default() });
+        let complete = owed.is_empty();
+        let (tell, state) = watch::channel(State { complete, ..State::default() });
         let (pour, runs) = mpsc::channel(WAITING);
         let mut task = Task {
             link: Some(link),
@@ -446,20 +439,20 @@ impl Task {
         }
     }
 
-    /// Keeps the state true; wakes the driver only for a beginning and an end.
+    /// Keeps the state true; wakes the driver only for the end.
     fn note(&self) {
         let Some(faults) = &self.faults else { return };
         let faults = faults.get_ref();
-        let (missing, arrived) = (faults.missing(), faults.arrived());
-        let begun_or_done = self.tell.send_if_modified(|state| {
-            let news =
-                state.missing != Some(missing) && (missing.0 == 0 || state.missing.is_none());
-            (state.missing, state.arrived) = (Some(missing), arrived);
-            news
-        });
-        if begun_or_done {
+        if self.tell.borrow().complete {
+            return;
+        }
+        if faults.is_complete() {
             self.note_faults();
         }
+        self.tell.send_if_modified(|state| {
+            (state.complete, state.arrived) = (faults.is_complete(), faults.arrived());
+            state.complete
+        });
     }
 
     fn note_faults(&self) {
