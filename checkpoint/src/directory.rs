@@ -8,9 +8,10 @@ use image::{NamespaceIds, PagesWriter};
 use pages::{ByteCount, PageCount};
 use tracee::net::HostAddress;
 use tracee::{Held, HostPid};
-use transport::encode::{Content, decode};
+use transport::encode::{Compression, Content, Squeezer, decode};
 use transport::event::{Event, Watch};
 use transport::session::{Outcome, Report};
+use transport::wire::Features;
 
 use crate::collect::SpacePages;
 use crate::doomed::{Doomed, Ties};
@@ -115,7 +116,7 @@ fn write(
 fn write_pages(space: SpacePages, id: u32, directory: &Path) -> Result<(), Cause> {
     let mut writer = PagesWriter::create(directory, space.space, id)?;
     let zeros = vec![0; 1 << 20];
-    let mut pump = Pump::start(vec![space]);
+    let mut pump = Pump::start(vec![space], Squeezer::new(Compression::None, Features::NONE));
     while let Some((run, bytes)) = pump.next_blocking()? {
         match decode(run, bytes).expect("our own encoding") {
             Content::Bytes(bytes) => writer.push(run.range(), &bytes)?,

@@ -4,11 +4,12 @@ use std::time::{Duration, Instant};
 
 use pages::PageCount;
 use tracee::{Held, chaos};
+use transport::encode::Squeezer;
 use transport::event::{Event, Watch};
 use transport::quic::{PageSender, SourceLink};
 use transport::session::source::{AfterFreeze, Frozen, StagedProof};
 use transport::stop::Stop;
-use transport::wire::{Abort, AbortCode, Control, Progress};
+use transport::wire::{Abort, AbortCode, Control, Features, Progress};
 
 use crate::cargo::Cargo;
 use crate::collect::SpacePages;
@@ -25,6 +26,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// What filling reports to, and hears from.
 pub(crate) struct Filling<'a> {
     pub(crate) job: &'a Job,
+    /// What both ends have.
+    pub(crate) features: Features,
     pub(crate) stop: &'a mut Stop,
     pub(crate) watch: &'a mut dyn Watch,
     pub(crate) downtime: &'a mut Downtime,
@@ -90,7 +93,8 @@ async fn staged(
     filling.downtime.lap("images");
     chaos::point("source:images")?;
 
-    let sending = send_pages(link, spaces);
+    let squeezer = Squeezer::new(filling.job.compress, filling.features);
+    let sending = send_pages(link, spaces, squeezer);
     tokio::pin!(sending);
     let mut sent = false;
     loop {
@@ -162,8 +166,12 @@ async fn push(
 }
 
 /// Sends what cannot wait; the stream is open for more.
-async fn send_pages(link: &SourceLink, spaces: Vec<SpacePages>) -> Result<PageSender, Cause> {
-    let mut pump = Pump::start(spaces);
+async fn send_pages(
+    link: &SourceLink,
+    spaces: Vec<SpacePages>,
+    squeezer: Squeezer,
+) -> Result<PageSender, Cause> {
+    let mut pump = Pump::start(spaces, squeezer);
     let mut bulk = link.bulk().await?;
     while let Some((run, bytes)) = pump.next().await? {
         bulk.run(run, bytes).await?;

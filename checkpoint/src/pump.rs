@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use nix::errno::Errno;
@@ -11,7 +12,7 @@ use nix::sys::uio::pread;
 use pages::{ByteCount, PageCount, PageRange, SpaceId};
 use tokio::sync::mpsc;
 use tracee::Memory;
-use transport::encode;
+use transport::encode::{self, Squeezer};
 use transport::wire::PageRun;
 
 use crate::collect::{PageSource, SpacePages};
@@ -47,8 +48,9 @@ pub(crate) struct Pump {
 }
 
 impl Pump {
-    /// Starts reading every page of every space, in order.
-    pub(crate) fn start(spaces: Vec<SpacePages>) -> Self {
+    /// Starts reading every page of every space, in order. Runs are compressed on the same thread, if
+    /// that makes the whole faster.
+    pub(crate) fn start(spaces: Vec<SpacePages>, mut squeezer: Squeezer) -> Self {
         let (sender, runs) = mpsc::channel(WAITING);
         let thread = std::thread::spawn(move || {
             let mut buffers = Buffers::default();
@@ -59,10 +61,13 @@ impl Pump {
                     let bytes = source
                         .read(range, &mut buffers)
                         .map_err(failed(space.space, Some(range)))?;
-                    for run in encode::runs(space.space, range, bytes) {
+                    for (run, bytes) in encode::runs(space.space, range, bytes) {
+                        let run = squeezer.run(run, bytes);
+                        let full = Instant::now();
                         if sender.blocking_send(run).is_err() {
                             return Ok(()); // nobody wants them any more
                         }
+                        squeezer.waited(full.elapsed());
                     }
                 }
             }

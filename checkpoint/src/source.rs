@@ -11,6 +11,7 @@ use image::plan::{PLAN, Plan};
 use tracee::host::Urgency;
 use tracee::net::HostAddress;
 use tracee::{Held, HostPid, chaos};
+use transport::encode::Compression;
 use transport::event::{Event, Watch};
 use transport::quic::{self, CloseCode, LinkOptions, SourceLink, SourceTrust};
 use transport::session::source::{
@@ -55,6 +56,8 @@ pub struct Job {
     pub mode: Mode,
     /// How long the tree may stand still, for modes that have a choice.
     pub max_downtime: Duration,
+    /// How pages are written.
+    pub compress: Compression,
     /// How this qmig calls itself.
     pub software: String,
     /// After the hand-over, a link that stays lost is worth a warning after this long.
@@ -78,7 +81,8 @@ pub async fn migrate_out(
     chaos::point("source:agreed").map_err(Failure::refused)?;
 
     let mut downtime = Downtime::starts();
-    let lazy = agreed.features().contains(Features::POST_COPY);
+    let features = agreed.features();
+    let lazy = features.contains(Features::POST_COPY);
     let (frozen, collected) = freeze(agreed, &link, job, &plan, &mut downtime).await?;
     let Collected { checkpoint, mut spaces, ties } = collected;
     let ties = Ties { addresses: job.release.clone(), ..ties };
@@ -86,7 +90,7 @@ pub async fn migrate_out(
     watch.event(Event::Frozen { pages: cargo.pages().0 });
 
     let mut server = Server::new(&cargo.owed).map_err(Failure::aborted)?;
-    let mut filling = Filling { job, stop, watch, downtime: &mut downtime };
+    let mut filling = Filling { job, features, stop, watch, downtime: &mut downtime };
     let filled = fill(frozen, &link, &cargo, spaces, &mut server, &mut filling).await;
     let (frozen, proof) = filled?;
     watch.event(Event::Staged);
@@ -246,7 +250,7 @@ pub(crate) async fn hear(link: &SourceLink, stop: &mut Stop) -> Result<Control, 
 /// What the way memory is to move takes of a destination.
 fn features(mode: Mode) -> Features {
     let lazy = if mode.is_lazy() { Features::POST_COPY } else { Features::NONE };
-    Features::STOP_AND_COPY.with(lazy)
+    Features::STOP_AND_COPY.with(lazy).with(Features::LZ4).with(Features::ZSTD)
 }
 
 pub(crate) fn told(plan: &Plan) -> Event {

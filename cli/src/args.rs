@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use tracee::net::HostAddress;
+use transport::encode::Compression;
 
 /// Move a running process tree to another host over one QUIC connection.
 ///
@@ -99,6 +100,11 @@ pub(crate) struct Dump {
     /// How long the tree may stand still, for the modes that have a choice.
     #[arg(long, value_name = "TIME", default_value = "300ms", value_parser = crate::options::parse_duration)]
     pub(crate) max_downtime: Duration,
+
+    /// How pages are compressed: `auto` where it makes the whole faster, `none`, `lz4`, or `zstd`
+    /// with a level from 1 to 19.
+    #[arg(long, value_name = "auto|none|lz4|zstd[:LEVEL]", default_value = "auto", value_parser = str::parse::<Compression>)]
+    pub(crate) compress: Compression,
 
     /// Which engine takes the tree. Only `native` exists in this version; `auto` picks it.
     #[arg(long, value_enum, default_value_t = Engine::Auto)]

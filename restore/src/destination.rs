@@ -122,6 +122,7 @@ async fn greet(link: &DestinationLink, hello: Control, host: &Host<'_>) -> Resul
     match answering.receive(hello)? {
         AfterHello::Greeted(greeted, reply) => {
             link.send(&reply).await?;
+            link.agree(greeted.features());
             Ok(greeted)
         }
         AfterHello::Refused(refusal) => {
@@ -135,7 +136,8 @@ async fn greet(link: &DestinationLink, hello: Control, host: &Host<'_>) -> Resul
 /// What this host can do.
 fn features() -> Features {
     let lazy = tracee::uffd::Features::of_this_kernel().contains(tracee::uffd::Features::LAZY);
-    Features::STOP_AND_COPY.with(if lazy { Features::POST_COPY } else { Features::NONE })
+    let lazy = if lazy { Features::POST_COPY } else { Features::NONE };
+    Features::STOP_AND_COPY.with(lazy).with(Features::LZ4).with(Features::ZSTD)
 }
 
 async fn read_plan(

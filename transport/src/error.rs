@@ -64,6 +64,14 @@ pub enum PeerMisbehaved {
         /// How they were written.
         encoding: Encoding,
     },
+    /// A compressed run that does not give its pages.
+    #[error("sent pages of {space} as {encoding:?}, which cannot be undone")]
+    BrokenRun {
+        /// Whose pages.
+        space: SpaceId,
+        /// How they were written.
+        encoding: Encoding,
+    },
     /// A blob beyond its limit.
     #[error("sent more than {most:?} of {name}")]
     BlobTooLong {

@@ -1,5 +1,7 @@
 //! Two real endpoints on 127.0.0.1. Nothing sleeps: each wait is for an event, with a deadline.
 
+#[path = "loopback/compressed.rs"]
+mod compressed;
 #[path = "loopback/conversation.rs"]
 mod conversation;
 #[path = "loopback/credit.rs"]

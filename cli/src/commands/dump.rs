@@ -64,6 +64,7 @@ fn migrate(
             Mode::Hybrid => checkpoint::Mode::Hybrid,
         },
         max_downtime: args.max_downtime,
+        compress: args.compress,
         software: options::software(),
         patience: args.connect_timeout,
     };

@@ -15,7 +15,7 @@ use super::pages::{FaultSender, PageReceiver};
 use crate::PeerMisbehaved;
 use crate::stats::LinkStats;
 use crate::wire::limits::MAX_BLOB_NAME_BYTES;
-use crate::wire::{BlobName, Control};
+use crate::wire::{BlobName, Control, Features};
 
 /// A stream that the source has opened.
 #[derive(Debug)]
@@ -50,6 +50,11 @@ impl DestinationLink {
     /// Who is at the other end.
     pub fn peer(&self) -> &Peer {
         &self.core.peer
+    }
+
+    /// Both ends have these: from now on pages may come written so.
+    pub fn agree(&self, features: Features) {
+        self.core.wires.agree(features);
     }
 
     /// Sends a control message. Returns when it is under way, not when it has arrived.

@@ -136,7 +136,7 @@ impl PageReceiver {
                 };
                 let run =
                     PageRun::decode(&header).map_err(|error| self.reader.blame(error.into()))?;
-                if !run.encoding().is_decoded() {
+                if !self.reader.wires.agreed().contains(run.encoding().feature()) {
                     let (space, encoding) = (run.space(), run.encoding());
                     let error = PeerMisbehaved::EncodingNotAgreed { space, encoding };
                     return Err(self.reader.blame(error));

@@ -12,6 +12,7 @@ use super::batch::Batch;
 use super::credit::Credit;
 use super::lanes::Lane;
 use crate::stats::LaneStats;
+use crate::wire::Features;
 
 /// What makes pages that somebody waits for overtake the others. All of it, unless it is to be seen
 /// what each is worth.
@@ -35,6 +36,8 @@ impl Default for Remedies {
 #[derive(Debug)]
 pub(super) struct Wires {
     remedies: Remedies,
+    /// What both ends have, as far as streams of pages care.
+    agreed: AtomicU64,
     sent: [AtomicU64; Lane::ALL.len()],
     received: [AtomicU64; Lane::ALL.len()],
     credit: Credit,
@@ -49,6 +52,7 @@ impl Wires {
     pub(super) fn new(remedies: Remedies) -> Arc<Self> {
         Arc::new(Self {
             remedies,
+            agreed: AtomicU64::new(Features::NONE.0),
             sent: Default::default(),
             received: Default::default(),
             credit: Credit::default(),
@@ -62,6 +66,14 @@ impl Wires {
         if self.remedies.priorities {
             lane.prioritise(stream);
         }
+    }
+
+    pub(super) fn agree(&self, features: Features) {
+        self.agreed.store(features.0, Ordering::Relaxed);
+    }
+
+    pub(super) fn agreed(&self) -> Features {
+        Features(self.agreed.load(Ordering::Relaxed))
     }
 
     /// The account of bulk, if it is kept.

@@ -13,6 +13,7 @@ use std::fmt;
 
 use pages::{ByteCount, PAGE_SIZE, PageCount, PageIndex, PageRange, SpaceId};
 
+use super::Features;
 use super::codec::{DecodeError, Got, Reader, space_numbers};
 use super::limits::{MAX_RUN_PAGES, MAX_ZERO_RUN_PAGES};
 
@@ -24,16 +25,20 @@ pub enum Encoding {
     Raw = 0,
     /// All zero; no bytes follow.
     Zero = 1,
-    /// One LZ4 block. Reserved: not decoded by this version.
+    /// One LZ4 block.
     Lz4 = 2,
-    /// One Zstandard frame. Reserved: not decoded by this version.
+    /// One Zstandard frame.
     Zstd = 3,
 }
 
 impl Encoding {
-    /// True for the encodings this version can undo.
-    pub const fn is_decoded(self) -> bool {
-        matches!(self, Self::Raw | Self::Zero)
+    /// The feature without which it is not sent.
+    pub const fn feature(self) -> Features {
+        match self {
+            Self::Raw | Self::Zero => Features::NONE,
+            Self::Lz4 => Features::LZ4,
+            Self::Zstd => Features::ZSTD,
+        }
     }
 
     const fn from_number(number: u8) -> Option<Self> {
