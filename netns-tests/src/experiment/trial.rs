@@ -143,11 +143,19 @@ impl Trial {
         lab.emulator().map_or(Ok(()), |link| link.reset())?;
         let mut clock = Clock::start(&lab);
         let verdict = match self.way {
-            Way::Qmig { mode } => self.by_qmig(&lab, &subject, mode, &mut clock, record)?,
+            Way::Qmig { mode, without } => {
+                let mut migration = Migration::new(&lab)?.deadline(self.deadline);
+                migration = migration.dump_arg("--mode").dump_arg(mode);
+                if !without.is_empty() {
+                    let word = format!("--link-without={without}");
+                    migration = migration.dump_arg(&word).restore_arg(&word);
+                }
+                self.by_qmig(&lab, &subject, migration, &mut clock, record)?
+            }
             Way::CriuStop { tls } => criu::stop(&lab, &subject, tls, &mut clock)?,
             Way::CriuLazy { tls } => criu::lazy(&lab, &subject, tls, self.deadline, &mut clock)?,
         };
-        clock.fill_in(record, self.link.as_ref());
+        clock.fill_in(record, self.link.as_ref().filter(|_| self.way.is_lazy()));
         record.felt_us = verdict.longest_gap().map_or(0, micros);
         record.verdict = verdict.to_string();
         let samples = lab.dst().path(format!("{}.samples", subject.result().display()));
@@ -166,12 +174,10 @@ impl Trial {
         &self,
         lab: &Lab,
         subject: &Started,
-        mode: &str,
+        mut migration: Migration<'_>,
         clock: &mut Clock<'_>,
         record: &mut Record,
     ) -> Result<Verdict> {
-        let mut migration = Migration::new(lab)?.deadline(self.deadline);
-        migration = migration.dump_arg("--mode").dump_arg(mode);
         for arg in &self.dump_args {
             migration = migration.dump_arg(arg);
         }
@@ -256,7 +262,8 @@ impl<'lab> Clock<'lab> {
         Ok(Mark { after, up: tally(Side::Source)?, down: tally(Side::Destination)? })
     }
 
-    fn fill_in(&self, record: &mut Record, link: Option<&Link>) {
+    /// `lazily`: the link, if pages were missing while the process ran.
+    fn fill_in(&self, record: &mut Record, lazily: Option<&Link>) {
         let (Some(running), Some(complete)) = (&self.running, &self.complete) else { return };
         record.running_us = micros(running.after);
         record.total_us = micros(complete.after);
@@ -266,9 +273,9 @@ impl<'lab> Clock<'lab> {
         let seconds = (complete.after.saturating_sub(running.after)).as_secs_f64();
         let bytes = after.delivered_bytes.saturating_sub(before.delivered_bytes);
         #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
-        if seconds > 0.05 {
+        if let Some(link) = lazily.filter(|_| seconds > 0.05) {
             record.fill_bps = bytes as f64 * 8.0 / seconds;
-            let rate = link.and_then(|link| link.up.rate);
+            let rate = link.up.rate;
             record.fill_share = rate.map(|rate| record.fill_bps / rate.as_bits() as f64);
         }
     }

@@ -10,6 +10,8 @@ pub enum Way {
     Qmig {
         /// The mode.
         mode: &'static str,
+        /// What the link does without (`--link-without`), to see what it is worth.
+        without: &'static str,
     },
     /// `criu dump --page-server`, the images copied over TCP, `criu restore`.
     CriuStop {
@@ -24,7 +26,7 @@ pub enum Way {
 }
 
 /// Every way: its word and what it is, for people.
-pub const WAYS: [(&str, Way, &str); 9] = [
+pub const WAYS: [(&str, Way, &str); 14] = [
     ("stop", qmig("stop"), "qmig, stop and copy"),
     ("pre-copy", qmig("pre-copy"), "qmig, pre-copy"),
     ("post-copy", qmig("post-copy"), "qmig, post-copy"),
@@ -34,10 +36,21 @@ pub const WAYS: [(&str, Way, &str); 9] = [
     ("criu-stop-tls", Way::CriuStop { tls: true }, "CRIU, page server, `--tls`"),
     ("criu-lazy", Way::CriuLazy { tls: false }, "CRIU, lazy-pages, in the clear"),
     ("criu-lazy-tls", Way::CriuLazy { tls: true }, "CRIU, lazy-pages, `--tls`"),
+    ("post-copy-no-credit", without("credit"), "qmig, no bound on bulk on its way"),
+    ("post-copy-no-priorities", without("priorities"), "qmig, no priorities"),
+    ("post-copy-one-stream", without("streams"), "qmig, all pages over one stream"),
+    ("post-copy-cubic", without("delay-control"), "qmig, Cubic"),
+    ("post-copy-plain", without(EVERYTHING), "qmig, one stream, Cubic, no bound, no priorities"),
 ];
 
+const EVERYTHING: &str = "credit,priorities,streams,delay-control";
+
 const fn qmig(mode: &'static str) -> Way {
-    Way::Qmig { mode }
+    Way::Qmig { mode, without: "" }
+}
+
+const fn without(what: &'static str) -> Way {
+    Way::Qmig { mode: "post-copy", without: what }
 }
 
 impl Way {
@@ -53,9 +66,22 @@ impl Way {
         WAYS.iter().find(|(_, way, _)| *way == self).map_or("?", |(word, ..)| word)
     }
 
-    /// Whether the process runs before all of its pages are there.
+    /// Post-copy as it is meant, and then without each of its remedies and without all of them.
+    pub const ABLATIONS: [Self; 6] = [
+        Self::POST_COPY,
+        without("credit"),
+        without("priorities"),
+        without("streams"),
+        without("delay-control"),
+        without(EVERYTHING),
+    ];
+
+    /// Whether the process may run before all of its pages are there.
     pub fn is_lazy(self) -> bool {
-        matches!(self, Self::CriuLazy { .. } | Self::Qmig { mode: "post-copy" | "hybrid" })
+        matches!(
+            self,
+            Self::CriuLazy { .. } | Self::Qmig { mode: "post-copy" | "hybrid" | "auto", .. }
+        )
     }
 }
 

@@ -30,7 +30,7 @@ const FILE: &str = "BENCHMARKS.md";
 const RECORDS: &str = "QMIG_BENCH_RECORDS";
 
 /// Every table, in the order of the report, and what it shows.
-const TABLES: [(&str, &str); 10] = [
+const TABLES: [(&str, &str); 11] = [
     ("whole", "a whole migration beside CRIU"),
     ("cost", "what a small process costs"),
     ("memory", "memory of qmig itself"),
@@ -39,6 +39,7 @@ const TABLES: [(&str, &str); 10] = [
     ("post-copy-1g", "the same over 1 Gbit/s"),
     ("post-copy-rough", "the same with loss, jitter and reordering"),
     ("post-copy-criu", "fill times beside CRIU's, by round trip"),
+    ("ablation", "post-copy without each of its remedies"),
     ("pre-copy", "standstill of a process that writes, beside CRIU"),
     ("pre-copy-goal", "how often a goal for the standstill is met"),
 ];
@@ -116,6 +117,7 @@ fn one(table: &str, quick: bool) -> Outcome<String> {
         "post-copy-1g" => post_copy::far("1Gbit", quick),
         "post-copy-rough" => post_copy::rough(quick),
         "post-copy-criu" => post_copy::beside_criu(quick),
+        "ablation" => post_copy::ablation(quick),
         "pre-copy" => pre_copy::measure(quick),
         _ => pre_copy::goal(quick),
     }

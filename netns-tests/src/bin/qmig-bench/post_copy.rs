@@ -90,7 +90,7 @@ pub(crate) fn beside_criu(quick: bool) -> Outcome<String> {
     if Criu::installed().is_none() {
         return Ok("No CRIU was there to compare with.\n".to_owned());
     }
-    let (mib, rounds) = if quick { (8, 1) } else { (16, 1) };
+    let (mib, rounds) = if quick { (2, 1) } else { (4, 1) };
     let mut cells = Vec::new();
     for rtt in if quick { &[20][..] } else { &[20, 50, 100] } {
         let words = format!("rate=100Mbit rtt={rtt}ms queue=1bdp");
@@ -100,6 +100,18 @@ pub(crate) fn beside_criu(quick: bool) -> Outcome<String> {
         }
     }
     table(&format!("Post-copy beside CRIU's lazy-pages, {mib} MiB incompressible"), "", cells)
+}
+
+/// What each of the remedies against waiting behind bulk is worth.
+pub(crate) fn ablation(quick: bool) -> Outcome<String> {
+    let (mib, rounds) = if quick { (8, 1) } else { (32, 3) };
+    let mut cells = Vec::new();
+    for more in ["queue=200ms", "queue=1bdp loss=1%"] {
+        let words = format!("rate=100Mbit rtt=20ms {more}");
+        let name = format!("100Mbit, RTT 20 ms, {}", more.replace('=', " "));
+        cells.extend(Way::ABLATIONS.map(|way| Cell::new(&name, Some(&words), way, mib, rounds)));
+    }
+    table(&format!("What each remedy is worth, {mib} MiB incompressible"), "", cells)
 }
 
 fn table(title: &str, note: &str, cells: Vec<Cell>) -> Outcome<String> {

@@ -1,7 +1,7 @@
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
 const good = data.runs.filter(run => !run.error);
-const told = word => (data.ways.find(way => way.word === word) || { told: word }).told;
+const told = word => (data.ways.find(way => way.word === word) || { told: word }).told.replaceAll("`", "");
 const color = word => `var(--c${Math.max(0, data.ways.findIndex(way => way.word === word)) % 9})`;
 const unique = list => [...new Set(list)];
 const ways = data.ways.map(way => way.word).filter(word => good.some(run => run.way === word));
@@ -11,6 +11,9 @@ const median = list => {
   const s = sorted(list), h = s.length >> 1;
   return s.length === 0 ? NaN : s.length % 2 ? s[h] : (s[h - 1] + s[h]) / 2;
 };
+/* The links of these runs, the one with most to show first. */
+const byWeight = (runs, weight) => unique(runs.map(run => run.link_name)).map(link =>
+  [link, runs.filter(run => run.link_name === link).reduce((sum, run) => sum + weight(run), 0)]).sort((a, b) => b[1] - a[1]).map(pair => pair[0]);
 const of = (way, link) => good.filter(run => run.way === way && run.link_name === link);
 const number = (x, digits = 3) => !isFinite(x) ? "–" : x === 0 ? "0" : Math.abs(x) >= 1000 ? Math.round(x).toString() : String(+x.toPrecision(digits));
 const time = us => us >= 1e6 ? number(us / 1e6) + " s" : us >= 1e3 ? number(us / 1e3) + " ms" : number(us) + " µs";
@@ -52,7 +55,7 @@ function figure(title, note, choices, draw) {
 }
 const below = node => make("details", { open: "" }, make("summary", {}, "The numbers"), node);
 
-const W = 720, H = 330, L = 62, R = 14, T = 12, B = 44;
+const W = 720, H = 330, L = 74, R = 14, T = 12, B = 44;
 const scale = (from, to, log) => {
   const f = log ? Math.log10 : x => x, [a, b] = [f(from), f(to)];
   return (x, low, high) => low + (f(x) - a) / ((b - a) || 1) * (high - low);
@@ -107,7 +110,7 @@ function waits() {
   if (has.length === 0) return;
   figure("How long the process waits for a page that is not there",
     "Share of its waits that are no longer than this, by its own clock (log scale); the rest of the memory arrives meanwhile. Medians of all runs at each percent.",
-    unique(has.map(run => run.link_name)), link => {
+    byWeight(has, run => run.waits.count), link => {
       const here = ways.filter(way => has.some(run => run.way === way && run.link_name === link));
       const curve = way => {
         const runs = of(way, link).filter(run => run.waits.count > 0);
@@ -162,7 +165,7 @@ function throughput() {
       const runs = way => of(way, link).filter(run => run.fill_bps > 0);
       const rows = here.map(way => [told(way), [["fill", median(runs(way).map(run => run.fill_bps)), color(way)]], runs(way)[0].rate || 0]);
       const numbers = here.map(way => [told(way), spread(runs(way).map(r => r.fill_bps), rate), spread(runs(way).filter(r => r.fill_share !== null).map(r => r.fill_share * 100), v => number(v) + " %"),
-        spread(runs(way).map(r => r.up.bytes / 1e6), v => number(v) + " MB"), spread(runs(way).map(r => r.source.cpu_us + r.destination.cpu_us), time)]);
+        spread(runs(way).map(r => r.up.bytes / 1e6), v => number(v) + " MB"), spread(runs(way).map(r => r.source.cpu_us + r.destination.cpu_us).filter(us => us > 0), time)]);
       return [make("div", { class: "wide" }, bars(rows, rate, "throughput")),
         below(table(["way", "fill", "of the link", "bytes to the destination", "CPU of both tools"], numbers))];
     });
@@ -207,7 +210,7 @@ function timeline() {
   if (has.length === 0) return;
   const name = run => `${told(run.way)} over ${run.link_name}, run ${run.repetition + 1} (${run.load})`;
   figure("What the process lives through", "From the first command on: each wait for a missing page (or, for a writer, pages written in each tenth of a second). Shaded: until it runs on the destination, and until every page is there.",
-    unique(has.map(name)), choice => {
+    unique([...has].sort((a, b) => b.waits.count - a.waits.count).map(name)), choice => {
       const run = has.find(one => name(one) === choice), writer = run.waits.points.length < 2;
       const end = Math.max(run.total_us / 1e3 * 1.05, 1), points = (writer ? run.written : run.waits.points).filter(([ms]) => ms >= -1000 && ms <= end);
       const values = points.map(p => p[1]).concat(1), low = Math.min(0, ...points.map(p => p[0]));
