@@ -8,6 +8,8 @@ mod conversation;
 mod credit;
 #[path = "loopback/hostile.rs"]
 mod hostile;
+#[path = "loopback/moving.rs"]
+mod moving;
 #[path = "loopback/support.rs"]
 mod support;
 #[path = "loopback/trust.rs"]

@@ -67,6 +67,10 @@ async fn next(
     }
 }
 
+/// Addresses of this host that a ticket tells: they make it longer, and a source that finds nobody
+/// tries each.
+const TOLD: usize = 3;
+
 /// Binds, makes the ticket, and says what to type on the source.
 async fn listen(args: &Restore, progress: &mut Progress) -> Result<Listener, Failure> {
     let link = options::link(args.socket_fd, &args.link_without)?;
@@ -74,20 +78,21 @@ async fn listen(args: &Restore, progress: &mut Progress) -> Result<Listener, Fai
     let listener = Listener::bind(&address, trust(args)?, &link)
         .await
         .map_err(|error| Failure::here(chain(&error)))?;
+    let local = listener
+        .local_addr()
+        .map_err(|error| Failure::here(format!("learn the port listened on: {error}")))?;
+    let reachable = reachable(local);
     let ticket = (!args.no_ticket)
         .then(|| listener.ticket(args.ticket_expires))
         .transpose()
         .map_err(|error| Failure::here(format!("make a ticket: {}", chain(&error))))?
-        .map(|ticket| ticket.to_string());
+        .map(|ticket| ticket.with_addresses(reachable.iter().copied().take(TOLD)).to_string());
     if let (Some(path), Some(ticket)) = (&args.ticket_file, &ticket) {
         write_ticket(path, ticket).map_err(|error| {
             Failure::here(format!("write the ticket to {}: {error}", path.display()))
         })?;
     }
-    let local = listener
-        .local_addr()
-        .map_err(|error| Failure::here(format!("learn the port listened on: {error}")))?;
-    let mut command = format!("qmig dump --tree PID --to {}", reachable(local));
+    let mut command = format!("qmig dump --tree PID --to {}", reachable[0]);
     match (&ticket, &args.ticket_file) {
         (Some(_), Some(path)) => command += &format!(" --ticket-file {}", path.display()),
         (Some(ticket), None) => command += &format!(" --ticket {ticket}"),
@@ -128,10 +133,11 @@ fn write_ticket(path: &Path, ticket: &str) -> std::io::Result<()> {
     fs::rename(&part, path)
 }
 
-/// An address by which the source can reach us, where the one listened on is a wildcard.
-fn reachable(local: SocketAddr) -> SocketAddr {
+/// Addresses by which the source can reach us, the likeliest first; where the one listened on is a
+/// wildcard, all of this host. Never none.
+fn reachable(local: SocketAddr) -> Vec<SocketAddr> {
     if !local.ip().is_unspecified() {
-        return local;
+        return vec![local];
     }
     let ours = nix::ifaddrs::getifaddrs().into_iter().flatten().filter_map(|interface| {
         let address = interface.address?;
@@ -143,8 +149,12 @@ fn reachable(local: SocketAddr) -> SocketAddr {
         IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_link_local(),
         IpAddr::V6(ip) => local.is_ipv6() && !ip.is_loopback() && !ip.is_unicast_link_local(),
     };
-    let best = ours.filter(usable).min_by_key(IpAddr::is_ipv6);
-    SocketAddr::new(best.unwrap_or_else(|| IpAddr::from([127, 0, 0, 1])), local.port())
+    let mut usable: Vec<_> = ours.filter(usable).collect();
+    usable.sort_by_key(IpAddr::is_ipv6);
+    if usable.is_empty() {
+        usable.push(IpAddr::from([127, 0, 0, 1]));
+    }
+    usable.into_iter().map(|ip| SocketAddr::new(ip, local.port())).collect()
 }
 
 /// Stays as the parent of the tree until it ends; answers a source that still asks meanwhile.

@@ -131,8 +131,8 @@ impl DialError {
     }
 }
 
-/// Dials `HOST:PORT`, each of its addresses in turn until one answers. Returns once both ends have
-/// proven their keys.
+/// Dials `HOST:PORT`, each of its addresses in turn until one answers, and then those of the ticket:
+/// a destination that is dialled again may have moved. Returns once both ends have proven their keys.
 pub async fn dial(
     target: &str,
     trust: &SourceTrust,
@@ -140,13 +140,27 @@ pub async fn dial(
 ) -> Result<SourceLink, DialError> {
     let resolve = |source| DialError::Resolve { target: target.to_owned(), source };
     let found = timeout(options.connect_timeout, tokio::net::lookup_host(target)).await;
-    let found = found.map_err(|_| resolve(io::ErrorKind::TimedOut.into()))?.map_err(resolve)?;
+    let found = match found {
+        Ok(found) => found.map(Vec::from_iter).map_err(resolve),
+        Err(_) => Err(resolve(io::ErrorKind::TimedOut.into())),
+    };
+    let told = match trust {
+        SourceTrust::Ticket(ticket) => ticket.addresses(),
+        _ => &[],
+    };
+    let mut addresses = match found {
+        Ok(found) => found,
+        Err(error) if told.is_empty() => return Err(error),
+        Err(_) => Vec::new(),
+    };
+    let more: Vec<_> = told.iter().filter(|told| !addresses.contains(told)).copied().collect();
+    addresses.extend(more);
     let family = options.socket.as_ref().and_then(|socket| socket.local_addr().ok());
     let mut last = DialError::NoAddress { target: target.to_owned() };
     // Names in certificates have no port; names pinned do.
     let host = target.rsplit_once(':').map_or(target, |(host, _)| host);
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    for address in found {
+    for address in addresses {
         if family.is_some_and(|family| family.is_ipv4() != address.is_ipv4()) {
             continue;
         }

@@ -61,9 +61,19 @@ pub(crate) async fn pair_with(
     trust: &SourceTrust,
     options: &LinkOptions,
 ) -> (SourceLink, DestinationLink) {
+    pair_at(&target(listener), listener, trust, options).await
+}
+
+/// The same, with the listener behind another address.
+pub(crate) async fn pair_at(
+    address: &str,
+    listener: &Listener,
+    trust: &SourceTrust,
+    options: &LinkOptions,
+) -> (SourceLink, DestinationLink) {
     let session = SessionId::random().expect("random bytes");
     let source = async {
-        let link = dial(&target(listener), trust, options).await.expect("dialled");
+        let link = dial(address, trust, options).await.expect("dialled");
         link.send(&hello(session)).await.expect("hello");
         link
     };
