@@ -85,6 +85,7 @@ pub fn dump_to(job: &Checkpointing, watch: &mut dyn Watch) -> Result<Report, Fai
         faults: None,
         pages,
         wire_bytes: ByteCount(0),
+        link: None,
     })
 }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use pages::{ByteCount, PageCount};
 use tokio::time::{sleep, timeout};
 use tracee::chaos;
+use transport::LinkStats;
 use transport::event::{Event, Watch};
 use transport::quic::{self, CloseCode, LinkError, SourceLink};
 use transport::session::source::{AfterHandoff, AfterServing, Committed, Serving};
@@ -63,6 +64,11 @@ impl Moved {
     pub(crate) fn wire_bytes(&self) -> ByteCount {
         let now = self.asker.link.as_ref().map_or(0, |link| link.stats().sent.0);
         ByteCount(self.asker.sent_before.0 + now)
+    }
+
+    /// What the present link is like, if there is one.
+    pub(crate) fn link_stats(&self) -> Option<LinkStats> {
+        self.asker.link.as_ref().map(SourceLink::stats)
     }
 
     /// Pages that left on demand or in the background.

@@ -113,6 +113,7 @@ pub async fn migrate_out(
         faults: moved.faults(),
         pages: cargo.sent() + moved.served(),
         wire_bytes: moved.wire_bytes(),
+        link: moved.link_stats().map(Box::new),
     };
     moved.end_stale_copy().await;
     Ok(report)

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pages::ByteCount;
 use serde_json::{Value, json};
+use transport::LinkStats;
 use transport::event::{Event, Watch};
 use transport::session::{Report, RunsOn};
 use transport::wire::FaultTotals;
@@ -268,6 +269,27 @@ fn faults_json(faults: &FaultTotals) -> Value {
     })
 }
 
+fn link_json(link: &LinkStats) -> Value {
+    let lanes: serde_json::Map<String, Value> = link
+        .lanes
+        .iter()
+        .map(|lane| {
+            let fields = json!({ "sent_bytes": lane.sent.0, "received_bytes": lane.received.0 });
+            (lane.lane.name().to_owned(), fields)
+        })
+        .collect();
+    json!({
+        "rtt_us": micros(link.rtt),
+        "min_rtt_us": micros(link.min_rtt),
+        "bytes_per_second": link.rate.map(|rate| rate.0),
+        "congestion_window": link.congestion_window.0,
+        "sent_packets": link.sent_packets,
+        "lost_packets": link.lost_packets,
+        "mtu": link.mtu,
+        "lanes": lanes,
+    })
+}
+
 fn report_json(report: &Report) -> Value {
     let parts: serde_json::Map<String, Value> = report
         .downtime
@@ -282,6 +304,7 @@ fn report_json(report: &Report) -> Value {
         "parts": parts,
         "pages": report.pages.0,
         "wire_bytes": report.wire_bytes.0,
+        "link": report.link.as_deref().map(link_json),
         "faults": report.faults.as_ref().map(faults_json),
     })
 }

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use pages::{ByteCount, PageCount, TaskId};
 
+use crate::LinkStats;
+
 use crate::wire::FaultTotals;
 
 /// Which host holds the right to run, as far as the speaker can know.
@@ -147,6 +149,8 @@ pub struct Report {
     pub pages: PageCount,
     /// Bytes that left on the wire, all headers included.
     pub wire_bytes: ByteCount,
+    /// What the last link was like, if there was one at the end.
+    pub link: Option<Box<LinkStats>>,
 }
 
 impl fmt::Display for Report {
@@ -219,6 +223,7 @@ mod tests {
             faults: None,
             pages: PageCount(262_144),
             wire_bytes: ByteCount(1 << 30),
+            link: None,
         }
     }
 
