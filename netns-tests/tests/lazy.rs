@@ -6,7 +6,7 @@
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use netns_tests::chaos::{Runs, who_runs};
+use netns_tests::chaos::{Action, Fault, Runs, who_runs};
 use netns_tests::{
     Lab, Link, Migration, Moving, Side, Started, Subject, qmig_binary, requirements, rounds_on,
 };
@@ -26,12 +26,15 @@ fn missing() -> bool {
 /// Begin to move `subject`, until it runs on the destination.
 fn begin(lab: &Lab, subject: &Subject) -> Result<(Started, Moving), Box<dyn Error>> {
     let started = subject.start(lab, lab.src())?;
-    let migration = Migration::new(lab)?.deadline(SOON);
-    let migration = migration.dump_arg("--mode").dump_arg("post-copy");
-    let migration = migration.dump_arg("--connect-timeout").dump_arg("2s");
-    let moving = migration.listen()?.dump(started.pid())?;
+    let moving = migration(lab)?.listen()?.dump(started.pid())?;
     moving.wait_event(Side::Destination, "running")?;
     Ok((started, moving))
+}
+
+fn migration(lab: &Lab) -> Result<Migration<'_>, Box<dyn Error>> {
+    let migration = Migration::new(lab)?.deadline(SOON).restore_arg("--grace").restore_arg("30s");
+    let migration = migration.dump_arg("--mode").dump_arg("post-copy");
+    Ok(migration.dump_arg("--connect-timeout").dump_arg("2s"))
 }
 
 /// The subject judges itself; the dump ends well, and nothing but the verdict is left.
@@ -98,6 +101,28 @@ fn a_link_that_is_lost_is_found_again() -> Outcome {
         lab.heal()?;
         end(lab, &started, moving)
     })
+}
+
+/// The hand-over, or the news of it, is lost with the link, and the pages that were under way too.
+#[test]
+fn a_link_that_is_lost_at_the_hand_over_is_found_again() -> Outcome {
+    for (side, phase) in [(Side::Source, "staged"), (Side::Destination, "running")] {
+        slow(|lab| {
+            let fault = Fault::new(side, phase, Action::Stop);
+            let started = Subject::new("lazy").start(lab, lab.src())?;
+            let moving = migration(lab)?.fault(fault).listen()?.dump(started.pid())?;
+            let qmig = moving.qmig(side);
+            qmig.wait_stopped(SOON)?;
+            lab.cut()?;
+            qmig.signal(Signal::SIGCONT)?;
+            moving.wait_event(Side::Source, "link_lost")?;
+            moving.wait_event(Side::Destination, "link_lost")?;
+            lab.heal()?;
+            moving.wait_event(Side::Destination, "running")?;
+            end(lab, &started, moving)
+        })?;
+    }
+    Ok(())
 }
 
 /// No missing page may ever read as zeros: with nobody left to bring them, the tree dies.

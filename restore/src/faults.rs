@@ -131,11 +131,11 @@ impl Faults {
     }
 
     /// Forgets the address spaces that no process has any more: exit and execve(2) tell nothing.
-    pub(crate) fn bury(&mut self) -> Result<()> {
+    pub(crate) fn bury(&mut self) {
         let dead = self.spaces.iter().filter(|(_, lazy)| !lazy.uffd.is_alive());
         let dead: Vec<u64> = dead.map(|(id, _)| *id).collect();
         dead.into_iter().for_each(|id| self.gone(id));
-        self.finish_if_all_done()
+        self.finish_if_all_done();
     }
 
     /// Reads everything the address spaces tell; answers what must be asked for.
@@ -338,13 +338,19 @@ impl Faults {
         let Some(lazy) = self.spaces.remove(&id) else { return Ok(()) };
         release(&lazy.uffd, &lazy.watched)?;
         self.ready.delete(&lazy.uffd).map_err(own("stop watching faults"))?;
-        self.finish_if_all_done()
+        self.finish_if_all_done();
+        Ok(())
     }
 
-    fn finish_if_all_done(&mut self) -> Result<()> {
-        match self.keeper.take_if(|_| self.spaces.is_empty()) {
-            Some(keeper) => keeper.done(),
-            None => Ok(()),
+    /// Nothing is watched any more, so the keeper may forget it all. It is another process: nobody
+    /// here waits for its end.
+    fn finish_if_all_done(&mut self) {
+        if let Some(keeper) = self.keeper.take_if(|_| self.spaces.is_empty()) {
+            std::thread::spawn(move || {
+                if let Err(error) = keeper.done() {
+                    tracing::warn!(%error, "the keeper did not end well");
+                }
+            });
         }
     }
 }

@@ -75,12 +75,14 @@ pub(crate) async fn await_it(
 ) -> Result<(Offspring, Farewell), Failure> {
     let _ = link.send(&message).await; // a lost link is noticed below
     let mut link = Some(link);
+    let mut renewed = false;
     let mut staged = staged;
     if let Err(told) = chaos::point("destination:staged") {
         return Err(destroy(staged.condemn(), link, host, told.into()).await);
     }
     let entrusted = loop {
         let heard = hear(link.as_ref(), host.listener, staged.deadline(), stop).await;
+        renewed |= matches!(heard, Heard::Back(..));
         staged = match heard.message(&mut link) {
             Heard::Message(message) => match staged.receive(message) {
                 AfterStaged::Entrusted(entrusted) => break entrusted,
@@ -100,6 +102,7 @@ pub(crate) async fn await_it(
             },
             Heard::Lost | Heard::Back(..) => {
                 link = None;
+                inflow.unlink();
                 staged.link_lost(Instant::now());
                 watch.event(Event::LinkLost { grace: Some(host.grace) });
                 staged
@@ -116,7 +119,13 @@ pub(crate) async fn await_it(
             }
         };
     };
-    launch(entrusted, link, inflow, host, plan, watch).await
+    let (offspring, mut farewell) = launch(entrusted, link, inflow, host, plan, watch).await?;
+    if renewed {
+        // Only now: before it runs the source does not want to hear what is missing.
+        farewell.relink();
+    }
+    farewell.drain_if_complete(&|_| {}).await;
+    Ok((offspring, farewell))
 }
 
 /// **The right to run is here.** The tree runs, and the source is told.
@@ -141,8 +150,7 @@ async fn launch(
     if chaos::point("destination:running").is_ok() {
         say(link.as_ref(), &message).await;
     }
-    let mut farewell = Farewell { session: Session::Running(session, inflow), link };
-    farewell.drain_if_complete(&|_| {}).await;
+    let farewell = Farewell { session: Session::Running(session, inflow), link };
     Ok((Offspring::from(running), farewell))
 }
 
@@ -191,9 +199,7 @@ impl Farewell {
                     self.link = Some(link);
                     lost_at = None;
                     self.answer(&question).await;
-                    if let (Session::Running(_, inflow), Some(link)) = (&self.session, &self.link) {
-                        inflow.relink(link.clone());
-                    }
+                    self.relink();
                 }
                 Heard::Message(message) => {
                     lost_at = None;
@@ -212,6 +218,13 @@ impl Farewell {
                 }
                 Heard::GraceIsOver | Heard::Interrupted => return,
             }
+        }
+    }
+
+    /// What is missing comes over the newest link.
+    fn relink(&self) {
+        if let (Session::Running(_, inflow), Some(link)) = (&self.session, &self.link) {
+            inflow.relink(link.clone());
         }
     }
 

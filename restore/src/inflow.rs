@@ -238,8 +238,12 @@ impl Task {
                     state.failed = Some(Arc::new(error));
                 });
             }
-            // The source sends what is owed against credit.
-            if !self.owed.is_empty() && self.consumed().0 >= self.told.0 + TELL_AFTER.0 {
+            // The source sends what is owed against credit, and may wait for the last of it.
+            let due = match self.tell.borrow().complete {
+                true => self.told.0 + 1,
+                false => self.told.0 + TELL_AFTER.0,
+            };
+            if !self.owed.is_empty() && self.consumed().0 >= due {
                 self.report(false).await;
             }
         }
@@ -424,8 +428,8 @@ impl Task {
     async fn report(&mut self, tick: bool) {
         if tick {
             self.rate.turn();
-            if let Some(Err(error)) = self.faults.as_mut().map(|faults| faults.get_mut().bury()) {
-                tracing::warn!(%error, "looking after dead processes");
+            if let Some(faults) = &mut self.faults {
+                faults.get_mut().bury();
             }
             self.note_faults();
         }
