@@ -5,12 +5,14 @@
 //! heartbeats, and how long it waited for each page that was not there.
 
 mod criu;
+mod flow;
 mod meter;
 mod record;
 mod samples;
 mod trial;
 mod way;
 
+pub use flow::{give_flow, take_flow};
 pub use record::{LinkUse, Machine, Process, Record, Waits};
 pub use trial::{Load, Trial};
 pub use way::{WAYS, Way};

@@ -51,6 +51,9 @@ pub struct Record {
     pub fill_bps: f64,
     /// The same as a share of the rate of the link, if it has one.
     pub fill_share: Option<f64>,
+    /// Bits per second of the TCP flow beside it in the same time, if there was one.
+    #[serde(default)]
+    pub rival_bps: f64,
     /// What the link carried, to the destination and back.
     pub up: LinkUse,
     /// Back.

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::flow::Flow;
 use super::meter::Meter;
 use super::record::{LinkUse, Machine, Record};
 use super::samples::Samples;
@@ -9,7 +10,8 @@ use super::way::Way;
 use super::{criu, monotonic_us};
 use crate::lab::{Lab, Side};
 use crate::link::{Link, Tally};
-use crate::migration::{Migration, QmigEvent};
+use crate::migration::{Migration, Moved, Moving, QmigEvent};
+use crate::running::GLANCE;
 use crate::subject::{Started, Subject, Verdict};
 use crate::{LabError, Result};
 
@@ -72,6 +74,10 @@ pub struct Trial {
     pub link_name: String,
     /// What.
     pub load: Load,
+    /// The congestion control of a TCP flow beside it, which is there before and after.
+    pub rival: Option<String>,
+    /// What becomes of the link, so long after the process runs: words for both directions.
+    pub changes: Vec<(Duration, String)>,
     /// More arguments for `qmig dump`.
     pub dump_args: Vec<String>,
     /// How often before.
@@ -88,6 +94,8 @@ impl Trial {
             link: None,
             link_name: "veth".to_owned(),
             load,
+            rival: None,
+            changes: Vec::new(),
             dump_args: Vec::new(),
             repetition: 0,
             deadline: Duration::from_secs(120),
@@ -140,8 +148,9 @@ impl Trial {
         let subject = self.load.subject().start(&lab, lab.src())?;
         // It shall be as it always is, not as it was when it began.
         std::thread::sleep(Duration::from_millis(300));
+        let flow = self.rival.as_ref().map(|control| Flow::start(&lab, control)).transpose()?;
         lab.emulator().map_or(Ok(()), |link| link.reset())?;
-        let mut clock = Clock::start(&lab);
+        let mut clock = Clock::start(&lab, flow.as_ref());
         let verdict = match self.way {
             Way::Qmig { mode, without } => {
                 let mut migration = Migration::new(&lab)?.deadline(self.deadline);
@@ -189,7 +198,7 @@ impl Trial {
         if moving.wait_running()? {
             clock.running()?;
         }
-        let moved = moving.finish()?;
+        let moved = self.finish(lab, moving)?;
         clock.complete()?;
         moved.succeeded()?;
         (record.source, record.destination) = (source.read(), destination.read());
@@ -216,9 +225,24 @@ impl Trial {
     }
 }
 
+impl Trial {
+    /// Change the link as planned, until `qmig dump` ends.
+    fn finish(&self, lab: &Lab, moving: Moving) -> Result<Moved> {
+        let since = Instant::now();
+        for (after, words) in &self.changes {
+            while since.elapsed() < *after && moving.qmig(Side::Source).ended().is_none() {
+                std::thread::sleep(GLANCE);
+            }
+            lab.emulator().map_or(Ok(()), |link| link.change_both(words))?;
+        }
+        moving.finish()
+    }
+}
+
 /// The phases of a trial, and what the link had carried at each.
 pub(crate) struct Clock<'lab> {
     lab: &'lab Lab,
+    flow: Option<&'lab Flow>,
     began: Instant,
     /// The same, as programs on the hosts call it.
     began_us: i64,
@@ -231,12 +255,14 @@ struct Mark {
     after: Duration,
     up: Option<Tally>,
     down: Option<Tally>,
+    /// Bytes of the flow beside it.
+    rival: u64,
 }
 
 impl<'lab> Clock<'lab> {
-    fn start(lab: &'lab Lab) -> Self {
+    fn start(lab: &'lab Lab, flow: Option<&'lab Flow>) -> Self {
         let (began, began_us) = (Instant::now(), monotonic_us());
-        Self { lab, began, began_us, running: None, complete: None }
+        Self { lab, flow, began, began_us, running: None, complete: None }
     }
 
     /// The first command is about to be given.
@@ -259,7 +285,8 @@ impl<'lab> Clock<'lab> {
     fn mark(&self) -> Result<Mark, LabError> {
         let after = self.began.elapsed();
         let tally = |side| self.lab.emulator().map(|link| link.tally(side)).transpose();
-        Ok(Mark { after, up: tally(Side::Source)?, down: tally(Side::Destination)? })
+        let (up, down) = (tally(Side::Source)?, tally(Side::Destination)?);
+        Ok(Mark { after, up, down, rival: self.flow.map_or(0, Flow::bytes) })
     }
 
     /// `lazily`: the link, if pages were missing while the process ran.
@@ -274,7 +301,10 @@ impl<'lab> Clock<'lab> {
         let bytes = after.delivered_bytes.saturating_sub(before.delivered_bytes);
         #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
         if let Some(link) = lazily.filter(|_| seconds > 0.05) {
-            record.fill_bps = bytes as f64 * 8.0 / seconds;
+            // Headers of TCP and IP are 52 of its 1500 bytes.
+            let rival = complete.rival.saturating_sub(running.rival) as f64;
+            record.rival_bps = rival * 8.0 / seconds;
+            record.fill_bps = (bytes as f64 - rival * 1500.0 / 1448.0).max(0.0) * 8.0 / seconds;
             let rate = link.up.rate;
             record.fill_share = rate.map(|rate| record.fill_bps / rate.as_bits() as f64);
         }

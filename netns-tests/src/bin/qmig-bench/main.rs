@@ -12,6 +12,7 @@ mod post_copy;
 mod pre_copy;
 mod quiet;
 mod report;
+mod shared;
 mod statistics;
 mod whole;
 
@@ -30,7 +31,7 @@ const FILE: &str = "BENCHMARKS.md";
 const RECORDS: &str = "QMIG_BENCH_RECORDS";
 
 /// Every table, in the order of the report, and what it shows.
-const TABLES: [(&str, &str); 11] = [
+const TABLES: [(&str, &str); 12] = [
     ("whole", "a whole migration beside CRIU"),
     ("cost", "what a small process costs"),
     ("memory", "memory of qmig itself"),
@@ -38,6 +39,7 @@ const TABLES: [(&str, &str); 11] = [
     ("post-copy-100m", "the same over 100 Mbit/s, by round trip and queue"),
     ("post-copy-1g", "the same over 1 Gbit/s"),
     ("post-copy-rough", "the same with loss, jitter and reordering"),
+    ("post-copy-shared", "beside a TCP flow, and over a link whose rate changes"),
     ("post-copy-criu", "fill times beside CRIU's, by round trip"),
     ("ablation", "post-copy without each of its remedies"),
     ("pre-copy", "standstill of a process that writes, beside CRIU"),
@@ -52,6 +54,10 @@ fn main() -> ExitCode {
     let outcome = match words.as_slice() {
         ["receive-images", folder] => netns_tests::receive_images(Path::new(folder)),
         ["send-images", folder, address] => netns_tests::send_images(Path::new(folder), address),
+        ["take-flow"] => netns_tests::experiment::take_flow().map_err(Into::into),
+        ["give-flow", address, control] => {
+            netns_tests::experiment::give_flow(address, control).map_err(Into::into)
+        }
         words => match asked(words) {
             Some((tables, quick)) => run(&tables, quick),
             None => {
@@ -116,6 +122,7 @@ fn one(table: &str, quick: bool) -> Outcome<String> {
         "post-copy-100m" => post_copy::far("100Mbit", quick),
         "post-copy-1g" => post_copy::far("1Gbit", quick),
         "post-copy-rough" => post_copy::rough(quick),
+        "post-copy-shared" => shared::measure(quick),
         "post-copy-criu" => post_copy::beside_criu(quick),
         "ablation" => post_copy::ablation(quick),
         "pre-copy" => pre_copy::measure(quick),
