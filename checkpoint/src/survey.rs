@@ -21,6 +21,7 @@ mod process;
 pub(crate) mod refusals;
 pub(crate) mod sysv;
 pub(crate) mod task;
+pub(crate) mod terminal;
 pub(crate) mod tree;
 pub(crate) mod watches;
 

@@ -182,6 +182,19 @@ impl Lab {
         LabPlan::default()
     }
 
+    /// Gives each host pseudo-terminals of its own, as two machines have them: otherwise those that
+    /// the source holds are taken on the destination. Terminals of the test itself are then unknown
+    /// to the hosts.
+    pub fn part_terminals(&self) -> Result<()> {
+        for host in [&self.src, &self.dst] {
+            let mut mount = Command::new("mount");
+            mount.args(["-t", "devpts", "-o", "newinstance,ptmxmode=0666,mode=0620,gid=5"]);
+            mount.args(["devpts", "/dev/pts"]);
+            host.run(mount)?;
+        }
+        Ok(())
+    }
+
     /// The source host.
     pub fn src(&self) -> &Host {
         &self.src

@@ -52,7 +52,7 @@ enum Language {
 
 impl Subject {
     /// Every subject in C: the file names in `subjects/`.
-    pub const ALL: [&str; 26] = [
+    pub const ALL: [&str; 27] = [
         "churn",
         "creds",
         "events",
@@ -65,6 +65,7 @@ impl Subject {
         "memory",
         "pipes",
         "places",
+        "ptys",
         "registers",
         "rseq",
         "server",

@@ -35,6 +35,9 @@ fn passed(started: &Started, lab: &Lab, restore: &Running) -> Outcome {
 /// Dump on one host, restore on the other, ask.
 fn round_trip(subject: &Subject) -> Outcome {
     let lab = Lab::two_hosts()?;
+    if subject.name() == "ptys" {
+        lab.part_terminals()?;
+    }
     let started = subject.start(&lab, lab.src())?;
     let images = Images::new(&lab, "images")?;
     let dump = images.dump(lab.src(), started.pid(), &[])?;
@@ -65,7 +68,7 @@ macro_rules! round_trips {
 }
 
 round_trips! {
-    creds events fifos files filler forks heartbeat memory pipes places registers rseq signals
+    creds events fifos files filler forks heartbeat memory pipes places ptys registers rseq signals
     sockets sysv threads timers watches zombie
 }
 

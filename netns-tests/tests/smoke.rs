@@ -21,6 +21,9 @@ fn moves(subject: &Subject, mode: &str) -> Outcome {
         return Ok(());
     }
     let lab = Lab::two_hosts()?;
+    if subject.name() == "ptys" {
+        lab.part_terminals()?;
+    }
     let started = subject.start(&lab, lab.src())?;
     let moved = Migration::new(&lab)?.dump_arg("--mode").dump_arg(mode).run(started.pid())?;
     moved.succeeded()?;
@@ -55,8 +58,8 @@ macro_rules! smoke {
 }
 
 smoke! {
-    churn creds events fifos files filler forks heartbeat locks memory pipes places registers rseq
-    signals sockets sysv threads timers toucher waits watches writer zombie
+    churn creds events fifos files filler forks heartbeat locks memory pipes places ptys registers
+    rseq signals sockets sysv threads timers toucher waits watches writer zombie
 }
 
 #[test]

@@ -120,8 +120,8 @@ macro_rules! honest {
 }
 
 honest! {
-    churn creds events fifos files filler forks heartbeat locks memory pipes places registers rseq
-    server signals sockets streams sysv threads timers toucher waits watches writer zombie
+    churn creds events fifos files filler forks heartbeat locks memory pipes places ptys registers
+    rseq server signals sockets streams sysv threads timers toucher waits watches writer zombie
 }
 
 #[test]

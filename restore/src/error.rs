@@ -173,6 +173,17 @@ pub enum Error {
         errno: Errno,
     },
 
+    /// A pseudo-terminal of the tree cannot be made again; its number may be taken.
+    #[error("failed to {act} the terminal /dev/pts/{index}: {errno}")]
+    Terminal {
+        /// Its number.
+        index: u32,
+        /// What was tried.
+        act: &'static str,
+        /// What the kernel said.
+        errno: Errno,
+    },
+
     /// The number or key of a segment of System V shared memory is taken.
     #[error(
         "failed to make System V shared memory {id} (key {key:#x}): {errno}; see `ipcs -m` here"

@@ -28,6 +28,7 @@ use tracee::{HostPid, NewTask, Runner, Seed, enter_time_namespace, fork_in};
 use crate::build::channel::Channel;
 use crate::build::layout::Hole;
 use crate::build::process::{Batch, Process};
+use crate::build::ptys::Ptys;
 use crate::build::tree::{self, Step};
 use crate::build::vdso::Parked;
 use crate::build::{mm, signals};
@@ -53,6 +54,7 @@ pub struct Skeleton {
     pub(crate) channel: Channel,
     pub(crate) hole: Hole,
     pub(crate) parked: Parked,
+    pub(crate) ptys: Ptys,
     pub(crate) options: BuildOptions,
 }
 
@@ -79,6 +81,7 @@ impl Skeleton {
         let spare = if growing { SPARE_NUMBERS } else { 0 };
         let most = u32::try_from(limit).unwrap_or(u32::MAX) - 1;
         let mut channel = Channel::new(highest.saturating_add(spare).min(most))?;
+        let ptys = Ptys::make(from)?;
         let mut tree = Tree::new()?;
 
         if let Err(error) = continue_clocks(from.clocks) {
@@ -96,10 +99,10 @@ impl Skeleton {
             tree.tasks.insert(root, first.process);
         }
         for step in steps {
-            tree.take(step, &shared_tables)?;
+            tree.take(step, &shared_tables, &ptys)?;
         }
         tree.bury_zombies(from)?;
-        Ok(Self { tree, channel, hole, parked, options })
+        Ok(Self { tree, channel, hole, parked, ptys, options })
     }
 }
 
@@ -183,7 +186,7 @@ impl Tree {
         Ok(self.tasks.get_mut(&id).ok_or(ShapeError::Parent { task: id, parent: id })?)
     }
 
-    fn take(&mut self, step: Step, shared: &HashMap<u32, u32>) -> Result<()> {
+    fn take(&mut self, step: Step, shared: &HashMap<u32, u32>, ptys: &Ptys) -> Result<()> {
         match step {
             Step::Fork { by, child, sibling } => {
                 let mut flags = if sibling { libc::CLONE_PARENT } else { 0 };
@@ -196,7 +199,9 @@ impl Tree {
                 self.tasks.insert(child, made);
             }
             Step::Setsid(id) => {
-                self.task(id)?.call("begin its session", libc::SYS_setsid, &[])?;
+                let leader = self.task(id)?;
+                leader.call("begin its session", libc::SYS_setsid, &[])?;
+                ptys.control(leader)?;
             }
             Step::Join { task, group } => {
                 let group =

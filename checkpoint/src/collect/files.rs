@@ -30,12 +30,15 @@ use crate::survey::descriptor::{Allowed, OpenOn, open_on, plain_memory};
 use crate::survey::outside::stranger;
 use crate::survey::refusals::{Trouble, Whose};
 use crate::survey::sysv::{self, Segment};
+use crate::survey::terminal::{End, end};
 use crate::survey::{inotify, locks, watches};
 
 /// All files of a tree, as they are found.
 pub(super) struct Files<'o> {
     options: &'o CollectOptions<'o>,
-    shell_job: bool,
+    pub(super) shell_job: bool,
+    /// Terminals, which end each is, and who has it: the first descriptor seen.
+    pub(super) terminals: Vec<(FileId, End, String)>,
     /// Every process of the tree, zombies too.
     pub(super) members: HashSet<u32>,
     sockets: Option<SocketTables>,
@@ -111,6 +114,7 @@ impl<'o> Files<'o> {
         Self {
             options,
             shell_job,
+            terminals: Vec::new(),
             members: members.map(|pid| pid.0.unsigned_abs()).collect(),
             sockets: None,
             files: Vec::new(),
@@ -234,8 +238,7 @@ impl<'o> Files<'o> {
     ) -> Result<Result<FileKind, Trouble>, CollectError> {
         let Found { whose, stat, info, .. } = *found;
         let pid = whose.pid;
-        let allowed =
-            Allowed { shell_job: self.shell_job, ghost_limit: self.options.ghost_limit.0 };
+        let allowed = Allowed { ghost_limit: self.options.ghost_limit.0 };
         let open = match open_on(found.link, stat, found.flags, allowed) {
             Ok(open) => open,
             Err(trouble) => return Ok(Err(trouble)),
@@ -312,10 +315,16 @@ impl<'o> Files<'o> {
                 let shared = self.shared(pid, name, stat, found.way)?;
                 FileKind::Memfd { shared, position: position(info) }
             }
-            OpenOn::Tty => match terminal::read(copy, found.link, stat, pid)? {
-                Ok(tty) => FileKind::Tty(tty),
-                Err(trouble) => return Ok(Err(trouble)),
-            },
+            OpenOn::Tty => {
+                let end = end(pid, stat.rdev(), &info.extra);
+                let tty = match terminal::read(copy, found.link, stat, pid, end)? {
+                    Ok(tty) => tty,
+                    Err(trouble) => return Ok(Err(trouble)),
+                };
+                let id = FileId(number(self.files.len()) + 1);
+                self.terminals.push((id, end, whose.fd(found.number)));
+                FileKind::Tty(tty)
+            }
         }))
     }
 

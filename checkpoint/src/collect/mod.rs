@@ -174,6 +174,7 @@ pub fn collect(
         }
     }
     let segments = files.settle_segments(&mut refusals);
+    files.settle_terminals(family.members.iter().map(|member| &member.stat), &mut refusals);
     if !refusals.0.is_empty() {
         return Err(CollectError::Refused(refusals.0));
     }

@@ -11,7 +11,7 @@ use nix::sys::stat::{major, minor};
 use nix::sys::statfs::{HUGETLBFS_MAGIC, fstatfs};
 
 use super::named::{Named, is_memory_device, named, without_deleted};
-use super::refusals::{BY_CRIU, SHELL_JOB, Trouble};
+use super::refusals::{BY_CRIU, Trouble};
 
 /// The kinds of open files that can be carried.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,15 +38,13 @@ pub(crate) enum OpenOn {
     TimerFd,
     /// memfd_create(2), with its name.
     Memfd(String),
-    /// A terminal.
+    /// A terminal, or the master of one: whether the other end comes along is another question.
     Tty,
 }
 
 /// What the person who asks for the migration allows.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Allowed {
-    /// Terminals.
-    pub(crate) shell_job: bool,
     /// Bytes of one deleted file.
     pub(crate) ghost_limit: u64,
 }
@@ -85,7 +83,7 @@ pub(crate) fn open_on(
         return Err(refuse("a block device"));
     }
     if kind.is_char_device() && !is_memory_device(open) {
-        return terminal(&shown, open.rdev(), allowed.shell_job);
+        return terminal(&shown, open.rdev());
     }
     if let Some(name) = shown.strip_prefix("anon_inode:") {
         if name == "[pidfd]" && flags & libc::O_EXCL != 0 {
@@ -156,13 +154,9 @@ fn anonymous(shown: &str, name: &str) -> Result<OpenOn, Trouble> {
 }
 
 /// Major numbers of Documentation/admin-guide/devices.txt.
-fn terminal(shown: &str, rdev: u64, shell_job: bool) -> Result<OpenOn, Trouble> {
+fn terminal(shown: &str, rdev: u64) -> Result<OpenOn, Trouble> {
     match (major(rdev), minor(rdev)) {
-        (5, 2) => Err(Trouble::new(shown, "the master of a pseudo-terminal").but(BY_CRIU)),
-        (4 | 5 | 136..=143, _) if shell_job => Ok(OpenOn::Tty),
-        (4 | 5 | 136..=143, _) => {
-            Err(Trouble::new(shown, "a terminal outside the tree").but(SHELL_JOB))
-        }
+        (4 | 5 | 136..=143, _) => Ok(OpenOn::Tty),
         (major, minor) => Err(Trouble::new(shown, format!("the device {major}:{minor}"))),
     }
 }
@@ -177,7 +171,7 @@ mod tests {
 
     use super::*;
 
-    const ALLOWED: Allowed = Allowed { shell_job: false, ghost_limit: 0 };
+    const ALLOWED: Allowed = Allowed { ghost_limit: 0 };
 
     fn judged(fd: BorrowedFd, flags: i32, allowed: Allowed) -> Result<OpenOn, Trouble> {
         let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
@@ -213,11 +207,9 @@ mod tests {
         let null = std::fs::File::open("/dev/null").expect("null");
         let carried = Ok(OpenOn::Named(Named::Path("/dev/null".into())));
         assert_eq!(judged(null.as_fd(), 0, ALLOWED), carried);
-        assert_eq!(terminal("/dev/pts/3", libc::makedev(136, 3), true), Ok(OpenOn::Tty));
-        let trouble = terminal("/dev/pts/3", libc::makedev(136, 3), false).expect_err("terminal");
-        assert_eq!(trouble.hint, Some(SHELL_JOB));
-        assert!(terminal("/dev/ptmx", libc::makedev(5, 2), true).is_err());
-        assert!(terminal("/dev/kvm", libc::makedev(10, 232), true).is_err());
+        assert_eq!(terminal("/dev/pts/3", libc::makedev(136, 3)), Ok(OpenOn::Tty));
+        assert_eq!(terminal("/dev/ptmx", libc::makedev(5, 2)), Ok(OpenOn::Tty));
+        assert!(terminal("/dev/kvm", libc::makedev(10, 232)).is_err());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use image::plan::{Listener, Protocol};
@@ -15,7 +16,7 @@ use super::named::Named;
 use super::needed::Use;
 use super::process::Look;
 use super::refusals::{Trouble, Whose};
-use super::{inotify, locks, tree, watches};
+use super::{inotify, locks, terminal, tree, watches};
 use crate::collect::sockets::{Socket, Tcp, carries_descriptors, socket};
 use crate::collect::streams::ends_of;
 
@@ -37,8 +38,7 @@ impl Look<'_> {
         let link = fs::read_link(&way).ok()?;
         let stat = fs::metadata(&way).ok()?;
         let info = FdInfo::read(whose.pid, number.cast_signed()).ok()?;
-        let allowed =
-            Allowed { shell_job: self.options.shell_job, ghost_limit: self.options.ghost_limit.0 };
+        let allowed = Allowed { ghost_limit: self.options.ghost_limit.0 };
         let open = match open_on(&link, &stat, info.flags, allowed) {
             Ok(open) => open,
             Err(trouble) => return Some(vec![trouble]),
@@ -92,7 +92,10 @@ impl Look<'_> {
                     troubles.push(trouble);
                 }
             }
-            OpenOn::Tty => self.terminal = true,
+            OpenOn::Tty => {
+                let end = terminal::end(whose.pid, stat.rdev(), &info.extra);
+                self.ends.terminal(end, &link, whose.fd(number));
+            }
             OpenOn::EventFd | OpenOn::SignalFd | OpenOn::TimerFd => {}
         }
         Some(troubles)

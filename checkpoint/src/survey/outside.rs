@@ -11,6 +11,7 @@ use tracee::proc::stat::Stat;
 
 use super::process::Look;
 use super::refusals::{BY_CRIU, TCP_CLOSE, Trouble};
+use super::terminal::{self, End};
 use super::tree;
 
 /// Ends found in the tree.
@@ -20,6 +21,8 @@ pub(crate) struct Ends {
     pipes: BTreeMap<PathBuf, String>,
     /// Who has a pidfd of which process.
     processes: Vec<(i32, String)>,
+    /// Ends of terminals, the path of each, and who has it: the first descriptor seen.
+    terminals: Vec<(End, PathBuf, String)>,
     /// Inodes of unix sockets in the tree.
     unix: HashSet<u32>,
     /// Who is connected to which inode.
@@ -32,6 +35,11 @@ impl Ends {
     /// An end of a pipe; with a name or without, its link under /proc/PID/fd tells which.
     pub(super) fn pipe(&mut self, link: &Path, object: String) {
         self.pipes.entry(link.to_owned()).or_insert(object);
+    }
+
+    /// One end of a terminal.
+    pub(super) fn terminal(&mut self, end: End, path: &Path, object: String) {
+        self.terminals.push((end, path.to_owned(), object));
     }
 
     /// A pidfd of process `pid`.
@@ -82,6 +90,15 @@ pub(super) fn judge(look: &mut Look) {
             let place = format!("tcp:{local}->{remote}");
             let reason = "connected over the loopback device to a process outside the tree";
             look.refuse(Trouble::new(place, reason).but(TCP_CLOSE), object.as_str());
+        }
+    }
+    let masters: Vec<End> = ends.terminals.iter().map(|(end, ..)| *end).collect();
+    for (end, path, object) in ends.terminals {
+        let masters = |index| masters.contains(&End::Master(index));
+        match terminal::alone(end, masters, &path.to_string_lossy()) {
+            Some(_) if look.options.shell_job => look.terminal = true,
+            Some(trouble) => look.refuse(trouble, object),
+            None => {}
         }
     }
     if ends.pipes.is_empty() {

@@ -193,6 +193,20 @@ static void make(const char *what) {
         int m = posix_openpt(O_RDWR | O_NOCTTY);
         must(m >= 0 && !grantpt(m) && !unlockpt(m), what);
         must(open(ptsname(m), O_RDWR | O_NOCTTY) >= 0, what);
+    } else if (!strcmp(what, "slave")) {
+        /* The master stays with a process outside, which ends with us. */
+        int m = posix_openpt(O_RDWR | O_NOCTTY);
+        must(m >= 0 && !grantpt(m) && !unlockpt(m), what);
+        must(open(ptsname(m), O_RDWR | O_NOCTTY) >= 0, what);
+        pid_t self = getpid(), keeper = fork();
+        must(keeper >= 0, what);
+        if (!keeper) {
+            if (fork()) _exit(0);
+            setsid();
+            while (!kill(self, 0)) usleep(10000);
+            _exit(0);
+        }
+        must(waitpid(keeper, 0, 0) == keeper && !close(m), what);
     } else {
         errno = EINVAL;
         must(0, what);

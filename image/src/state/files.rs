@@ -120,7 +120,8 @@ pub enum FileKind {
     Unix(UnixSocket),
     /// tcp(7), udp(7).
     Inet(InetSocket),
-    /// A terminal that qmig is given again on the destination (`--shell-job`).
+    /// A terminal: one end of a pair whose master is in the tree, or else one that qmig is given again
+    /// on the destination (`--shell-job`).
     Tty(Tty),
 }
 
@@ -184,7 +185,7 @@ pub struct EpollTarget {
     pub position: u64,
 }
 
-/// A terminal outside the tree.
+/// A terminal, or the master of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tty {
     /// Path on the source, e.g. `/dev/pts/3`.
@@ -204,6 +205,16 @@ pub struct Tty {
     /// rows, columns, x pixels, y pixels.
     pub window: [u16; 4],
 }
+
+impl Tty {
+    /// The master of a pseudo-terminal, /dev/ptmx (5:2): its settings are its slave's.
+    pub fn is_master(&self) -> bool {
+        self.rdev == MASTER
+    }
+}
+
+/// 5:2 as the kernel writes it.
+const MASTER: u32 = 5 << 8 | 2;
 
 /// What was in a pipe.
 #[derive(Clone, Debug, PartialEq, Eq)]

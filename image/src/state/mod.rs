@@ -73,8 +73,17 @@ impl Checkpoint {
             let first = |table: &Option<FdTableId>| tables.iter().position(|it| it == table);
             tables.iter().map(first).collect::<Vec<_>>()
         };
+        // A session's terminal is inherited by birth.
+        let terminals = |checkpoint: &Self| {
+            let masters = checkpoint.files.iter().filter_map(|file| match &file.kind {
+                FileKind::Tty(tty) if tty.is_master() => Some((tty.index, tty.session)),
+                _ => None,
+            });
+            masters.collect::<std::collections::BTreeSet<_>>()
+        };
         self.tasks.iter().map(place).eq(other.tasks.iter().map(place))
             && sharing(self) == sharing(other)
+            && terminals(self) == terminals(other)
     }
 
     /// The root of the tree.

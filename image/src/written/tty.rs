@@ -24,8 +24,11 @@ fn major(rdev: u32) -> u32 {
 }
 
 impl Tty {
-    /// CRIU's number of the terminal: even for a slave.
+    /// CRIU's number of the terminal: even for a slave, odd for a master.
     pub(super) fn info_id(&self) -> u32 {
+        if self.is_master() {
+            return self.index.wrapping_mul(2).wrapping_add(1);
+        }
         match PTY_SLAVES.contains(&major(self.rdev)) {
             true => self.index.wrapping_mul(2),
             false => 1 << 31 | self.rdev,
@@ -51,7 +54,7 @@ pub(super) fn write(writer: &mut Writer<'_>) {
 
 impl From<&Tty> for TtyInfoEntry {
     fn from(tty: &Tty) -> Self {
-        let is_pty = PTY_SLAVES.contains(&major(tty.rdev));
+        let is_pty = tty.is_master() || PTY_SLAVES.contains(&major(tty.rdev));
         let [c_iflag, c_oflag, c_cflag, c_lflag] = tty.modes;
         let [ws_row, ws_col, ws_xpixel, ws_ypixel] = tty.window.map(u32::from);
         Self {
@@ -111,10 +114,7 @@ impl TryFrom<&TtyInfoEntry> for Tty {
     /// Everything but the path.
     fn try_from(entry: &TtyInfoEntry) -> Result<Self, BadField> {
         let index = match (entry.r#type(), major(entry.rdev)) {
-            (TtyType::Pty, TTYAUX) => {
-                return Err(BadField::unsupported("rdev", "the master side of a pseudo-terminal"));
-            }
-            (TtyType::Pty, major) if PTY_SLAVES.contains(&major) => {
+            (TtyType::Pty, major) if major == TTYAUX || PTY_SLAVES.contains(&major) => {
                 entry.pty.as_ref().ok_or_else(|| BadField::missing("pty"))?.index
             }
             (TtyType::Ctty, TTYAUX) => 0,

@@ -470,6 +470,19 @@ fn files() -> Vec<File> {
             }),
         ),
         (
+            40,
+            FileKind::Tty(Tty {
+                path: "/dev/ptmx".into(),
+                index: 3,
+                rdev: 5 << 8 | 2,
+                session: 100,
+                foreground: 100,
+                modes: [0x500, 5, 0xbf, 0x8a3b],
+                control: (1..=19).collect(),
+                window: [50, 132, 0, 0],
+            }),
+        ),
+        (
             15,
             FileKind::Unix(UnixSocket {
                 state: SocketState::Listening,

@@ -20,6 +20,7 @@ use super::inotify::Watchers;
 use super::memfds::Memfds;
 use super::pipes::Pipes;
 use super::process::Process;
+use super::ptys::Ptys;
 use super::sockets::Sockets;
 use super::terminal::Terminal;
 use crate::error::{BadCheckpoint, During, Error, Result};
@@ -67,6 +68,7 @@ impl<'a> Files<'a> {
         view: View,
         terminal: Option<Terminal>,
         hosts: &HashMap<TaskId, HostPid>,
+        ptys: &Ptys,
         takeover: &'static [HostAddress],
         maker: &mut Process,
     ) -> Result<Self> {
@@ -91,6 +93,7 @@ impl<'a> Files<'a> {
         let pipes = Pipes::new(&from.pipes);
         pipes.make_all(&held, &mut files.open)?;
         pipes.open_fifos(&held, &files.view, &mut files.open)?;
+        ptys.open_all(&held, &mut files.open)?;
         files.sockets = Sockets::make_all(&held, &files.view, takeover, &mut files.open)?;
         for file in held {
             if !files.open.contains_key(&file.id) {

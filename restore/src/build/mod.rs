@@ -16,6 +16,7 @@ mod memfds;
 pub(crate) mod mm;
 mod pipes;
 pub(crate) mod process;
+pub(crate) mod ptys;
 pub(crate) mod signals;
 mod sink;
 pub(crate) mod sockets;
@@ -78,7 +79,7 @@ impl Skeleton {
     /// The same where private anonymous memory is there already: `kept`, by task.
     fn build_around(self, from: &Checkpoint, kept: &HashMap<TaskId, PageSet>) -> Result<Built> {
         let none = PageSet::new();
-        let Self { mut tree, channel, hole, parked, options } = self;
+        let Self { mut tree, channel, hole, parked, ptys, options } = self;
         let terminal = if options.shell_job { Terminal::of_qmig() } else { None };
         let order: Vec<u32> = from
             .tasks
@@ -92,7 +93,8 @@ impl Skeleton {
         let view = View {
             root: options.pidns.then(|| PathBuf::from(format!("/proc/{}/root", maker.host))),
         };
-        let mut files = Files::open_all(from, view, terminal, &hosts, options.takeover, maker)?;
+        let mut files =
+            Files::open_all(from, view, terminal, &hosts, &ptys, options.takeover, maker)?;
         let mut spaces = HashMap::new();
         for (living, id) in living(from) {
             let process = task(&mut tree, id.0)?;
@@ -262,6 +264,7 @@ fn finish(process: &mut Process, living: &Living, from: &Checkpoint, me: &Creds)
     for (at, thread) in living.threads.iter().enumerate() {
         threads::dress(process, at, thread)?;
     }
+    ptys::choose_foreground(process, from)?;
     signals::drain(process)?;
     signals::set_actions(process, living)?;
     characterise(process, living)?;

@@ -45,6 +45,8 @@ pub enum Extra {
     PidFd(i32),
     /// inotify(7): what it watches, in no order.
     Inotify(Vec<InotifyWatch>),
+    /// The master of a pseudo-terminal: the number of its slave (Linux 4.14).
+    Terminal(u32),
     /// Anything else that tells something (fanotify, io_uring, …): its lines.
     Other(Vec<String>),
 }
@@ -141,6 +143,7 @@ impl FdInfo {
                         *semaphore = Some(one);
                     }
                 }
+                "tty-index" => info.extra = Extra::Terminal(FDINFO.number("tty-index", value)?),
                 "sigmask" => info.extra = Extra::SignalFd(FDINFO.hex("sigmask", value)?),
                 "Pid" => info.extra = Extra::PidFd(FDINFO.number("Pid", value)?),
                 "clockid" => {
@@ -254,6 +257,7 @@ mod tests {
             Extra::EventFd { count: 255, semaphore: Some(true) }
         );
         assert_eq!(parse("sigmask:\t0000000000000a00\n").extra, Extra::SignalFd(0xa00));
+        assert_eq!(parse("tty-index:\t7\n").extra, Extra::Terminal(7));
         assert_eq!(parse("Pid:\t-1\nNSpid:\t-1\n").extra, Extra::PidFd(-1));
         let bare = InotifyWatch { wd: 1, ino: 0x2a, sdev: 0xfe0_0000, mask: 0xfce, handle: None };
         let handle = Some((1, vec![0x2a, 0, 0xff]));
