@@ -70,6 +70,12 @@ pub(crate) struct Images {
 }
 
 impl Images {
+    /// The state alone, of a tree whose pages are told otherwise.
+    pub(crate) fn of_state(checkpoint: &Checkpoint) -> Self {
+        let state = checkpoint.to_images(&NamespaceIds::default());
+        Self { state, owed: Vec::new(), totals: Vec::new() }
+    }
+
     fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
         let owed = self.owed.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice()));
         self.state.iter().chain(owed)

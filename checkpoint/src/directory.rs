@@ -95,7 +95,7 @@ fn write(
     downtime: &mut Downtime,
     watch: &mut dyn Watch,
 ) -> Result<(Held, Ties, PageCount), Cause> {
-    let (held, collected) = stop_and_read(job.root, plan, &job.survey, downtime)?;
+    let (held, collected) = stop_and_read(job.root, plan, &job.survey, None, downtime)?;
     let total: PageCount = collected.spaces.iter().map(|space| space.pages.count()).sum();
     watch.event(Event::Frozen { pages: total.0 });
     let mut done = 0;

@@ -51,6 +51,12 @@ pub enum Cause {
     /// The tree could not be stopped.
     #[error("stop the tree: {0}")]
     Freeze(tracee::Error),
+    /// What it writes could not be watched.
+    #[error("watch what the tree writes: {0}")]
+    Watch(tracee::Error),
+    /// It writes faster than pages can be sent.
+    #[error("move the tree while it runs: {0}")]
+    Hopeless(crate::converge::Hopeless),
     /// Its state could not be read.
     #[error("read the state of the tree: {0}")]
     Collect(#[from] CollectError),
@@ -130,6 +136,8 @@ impl Failure {
             | Cause::Session(_)
             | Cause::Survey(_)
             | Cause::Freeze(_)
+            | Cause::Watch(_)
+            | Cause::Hopeless(_)
             | Cause::Collect(_)
             | Cause::Pages(_)
             | Cause::TooMuch(_)
@@ -155,6 +163,14 @@ impl Failure {
             Cause::Link(LinkError::Lost(_)) => {
                 Some("see that UDP passes both ways between the hosts, then try again".into())
             }
+            Cause::Watch(tracee::Error::Untrackable { .. }) => {
+                Some("--mode post-copy moves it on this kernel".into())
+            }
+            Cause::Hopeless(_) => Some(
+                "--mode post-copy moves it whatever it writes; a longer --max-downtime or a faster \
+                 link lets --mode pre-copy do it"
+                    .into(),
+            ),
             Cause::Stranded => Some(
                 "look on the destination whether the tree runs there; the stopped copy here was \
                  ended, because two copies must never run"

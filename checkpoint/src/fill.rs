@@ -165,8 +165,8 @@ async fn push(
     }
 }
 
-/// Sends what cannot wait; the stream is open for more.
-async fn send_pages(
+/// Sends pages on a stream that is open for more.
+pub(crate) async fn send_pages(
     link: &SourceLink,
     spaces: Vec<SpacePages>,
     squeezer: Squeezer,

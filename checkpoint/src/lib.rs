@@ -7,6 +7,7 @@
 
 mod cargo;
 pub mod collect;
+pub mod converge;
 mod directory;
 mod doomed;
 mod downtime;
@@ -16,7 +17,9 @@ mod fill;
 mod handoff;
 mod lazy;
 mod pending;
+mod precopy;
 mod pump;
+mod rounds;
 mod serve;
 mod source;
 pub mod survey;

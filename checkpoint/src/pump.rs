@@ -9,7 +9,7 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 use nix::errno::Errno;
 use nix::sys::uio::pread;
-use pages::{ByteCount, PageCount, PageRange, SpaceId};
+use pages::{ByteCount, PAGE_SIZE, PageCount, PageRange, SpaceId, VirtAddr};
 use tokio::sync::mpsc;
 use tracee::Memory;
 use transport::encode::{self, Squeezer};
@@ -110,6 +110,8 @@ fn failed(space: SpaceId, range: Option<PageRange>) -> impl FnOnce(Unread) -> Re
 /// A space, opened for reading.
 enum Source<'a> {
     Process(Memory),
+    /// `None`: it has ended.
+    Running(Option<Memory>),
     Shared(&'a OwnedFd),
 }
 
@@ -117,6 +119,10 @@ impl<'a> Source<'a> {
     fn open(source: &'a PageSource) -> Result<Self, Unread> {
         Ok(match source {
             PageSource::Process(pid) => Self::Process(Memory::open(*pid)?),
+            PageSource::Running(pid) => Self::Running(match Memory::open(*pid) {
+                Err(error) if error.is_gone() => None,
+                opened => Some(opened?),
+            }),
             PageSource::Shared { file } => Self::Shared(file),
         })
     }
@@ -125,10 +131,31 @@ impl<'a> Source<'a> {
         let mut bytes = buffers.take(range.bytes());
         match self {
             Self::Process(memory) => memory.read(range.start_addr(), &mut bytes)?,
+            Self::Running(Some(memory)) => read_running(memory, &mut bytes, range.start_addr())?,
+            Self::Running(None) => bytes.fill(0),
             Self::Shared(file) => read_padded(file, &mut bytes, range.start_addr().0)?,
         }
         Ok(buffers.lend(bytes))
     }
+}
+
+/// Reads memory of which pages may go away at any moment. What is not there any more is zero: the
+/// next look, or the last one, sees to it.
+fn read_running(memory: &Memory, into: &mut [u8], at: VirtAddr) -> tracee::Result<()> {
+    let mut done = 0;
+    while done < into.len() {
+        let from = VirtAddr(at.0 + done as u64);
+        let got = match memory.read_some(from, &mut into[done..]) {
+            Err(error) if error.is_gone() => 0,
+            got => got? / PAGE_SIZE * PAGE_SIZE,
+        };
+        done += got;
+        if done < into.len() {
+            into[done..done + PAGE_SIZE].fill(0);
+            done += PAGE_SIZE;
+        }
+    }
+    Ok(())
 }
 
 /// Reads a file whose last page may be cut short; what is beyond its end is zero.

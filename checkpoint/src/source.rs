@@ -8,6 +8,7 @@
 use std::time::{Duration, Instant};
 
 use image::plan::{PLAN, Plan};
+use pages::PageCount;
 use tracee::host::Urgency;
 use tracee::net::HostAddress;
 use tracee::{Held, HostPid, chaos};
@@ -21,13 +22,15 @@ use transport::session::{Outcome, Report};
 use transport::wire::{Abort, AbortCode, Control, Features, SessionId, VersionNumber};
 
 use crate::cargo::{Cargo, send_blob};
-use crate::collect::{self, Clockwork, CollectOptions, Collected, Doors, Moment};
+use crate::collect::{self, Clockwork, CollectOptions, Collected, Doors, Moment, Waits};
 use crate::doomed::{Doomed, Ties};
 use crate::downtime::Downtime;
 use crate::error::CollectError;
 use crate::failure::{Cause, Failure};
 use crate::fill::{Filling, fill};
 use crate::handoff::{self, Left};
+use crate::precopy;
+use crate::rounds::Rounds;
 use crate::serve::Server;
 use crate::survey::{self, SurveyOptions};
 use crate::switch::Mode;
@@ -35,6 +38,7 @@ use transport::stop::Stop;
 
 const NO_POST_COPY: &str = "post-copy: the kernel there has no userfaultfd(2) that qmig may use \
     (Linux 4.11, CONFIG_USERFAULTFD, root); --mode stop does without";
+const NO_PRE_COPY: &str = "pre-copy: the qmig there does not know it; --mode stop does without";
 /// How long a tree may take to stand still: a task in uninterruptible sleep cannot be stopped.
 const FREEZE_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -80,10 +84,18 @@ pub async fn migrate_out(
     let agreed = agree(&link, job, &plan, stop).await.map_err(Failure::refused)?;
     chaos::point("source:agreed").map_err(Failure::refused)?;
 
+    let (agreed, rounds) = match job.mode {
+        Mode::PreCopy => {
+            let (precopy, rounds) = precopy::rounds(agreed, &link, job, &plan, stop, watch).await?;
+            (precopy.last_round_done(), Some(rounds))
+        }
+        _ => (agreed, None),
+    };
     let mut downtime = Downtime::starts();
     let features = agreed.features();
     let lazy = features.contains(Features::POST_COPY);
-    let (frozen, collected) = freeze(agreed, &link, job, &plan, &mut downtime).await?;
+    let (frozen, collected) =
+        freeze(agreed, &link, job, (&plan, rounds.as_ref()), &mut downtime).await?;
     let Collected { checkpoint, mut spaces, ties } = collected;
     let ties = Ties { addresses: job.release.clone(), ..ties };
     let cargo = Cargo::load(checkpoint, &mut spaces, lazy);
@@ -109,9 +121,9 @@ pub async fn migrate_out(
         memory: plan.resident,
         total: started.elapsed(),
         downtime: downtime.parts,
-        goal: job.mode.is_lazy().then_some(job.max_downtime),
+        goal: (job.mode != Mode::Stop).then_some(job.max_downtime),
         faults: moved.faults(),
-        pages: cargo.sent() + moved.served(),
+        pages: rounds.as_ref().map_or(PageCount(0), Rounds::sent) + cargo.sent() + moved.served(),
         wire_bytes: moved.wire_bytes(),
         link: moved.link_stats().map(Box::new),
     };
@@ -137,6 +149,9 @@ async fn agree(
         AfterHello::Refused(reasons) => return Err(Cause::refused(&reasons)),
         AfterHello::Aborted(abort) => return Err(Cause::PeerAborted(abort)),
     };
+    if job.mode == Mode::PreCopy && !greeted.features().contains(Features::PRE_COPY) {
+        return Err(Cause::Refused(vec![NO_PRE_COPY.to_owned()]));
+    }
     if job.mode == Mode::PostCopy && !greeted.features().contains(Features::POST_COPY) {
         return Err(Cause::Refused(vec![NO_POST_COPY.to_owned()]));
     }
@@ -153,11 +168,19 @@ async fn freeze(
     agreed: Agreed,
     link: &SourceLink,
     job: &Job,
-    plan: &Plan,
+    (plan, rounds): (&Plan, Option<&Rounds>),
     downtime: &mut Downtime,
 ) -> Result<(Frozen<Held>, Collected), Failure> {
     let urgency = Urgency::raise();
-    let taken = stop_and_read(job.root, plan, &job.survey, downtime);
+    let waits = rounds.map(Rounds::waits);
+    let taken = stop_and_read(job.root, plan, &job.survey, waits, downtime);
+    let taken = taken.and_then(|(held, mut collected)| {
+        if let Some(rounds) = rounds {
+            rounds.finish(&mut collected).map_err(Cause::Watch)?;
+            downtime.lap("last look");
+        }
+        Ok((held, collected))
+    });
     drop(urgency);
     match taken {
         Ok((held, collected)) => {
@@ -172,15 +195,21 @@ async fn freeze(
     }
 }
 
-/// What a freeze is: nobody runs between its two lines.
+/// What a freeze is: nobody runs between its two lines. If the tree was stopped `before` to watch what
+/// it writes, it was in these waits then.
 pub(crate) fn stop_and_read(
     root: HostPid,
     plan: &Plan,
     survey: &SurveyOptions,
+    before: Option<&Waits>,
     downtime: &mut Downtime,
 ) -> Result<(Held, Collected), Cause> {
     let doors = Doors::shut(plan, survey.tcp).map_err(CollectError::from)?;
     let clockwork = Clockwork::sample(root);
+    let clockwork = match before {
+        Some(waits) => clockwork.again(waits),
+        None => clockwork,
+    };
     downtime.begin();
     let mut held = Held::freeze(root, FREEZE_DEADLINE).map_err(Cause::Freeze)?;
     let frozen = Moment::now();
@@ -235,7 +264,7 @@ pub(crate) async fn give_up(frozen: Frozen<Held>, link: &SourceLink, cause: Caus
 }
 
 /// Says goodbye with a reason; a peer that cannot hear it any more finds out by itself.
-async fn tell_peer(link: &SourceLink, message: Control) {
+pub(crate) async fn tell_peer(link: &SourceLink, message: Control) {
     let _ = link.send(&message).await;
     link.close(CloseCode::DONE, "").await;
 }
@@ -250,8 +279,12 @@ pub(crate) async fn hear(link: &SourceLink, stop: &mut Stop) -> Result<Control, 
 
 /// What the way memory is to move takes of a destination.
 fn features(mode: Mode) -> Features {
-    let lazy = if mode.is_lazy() { Features::POST_COPY } else { Features::NONE };
-    Features::STOP_AND_COPY.with(lazy).with(Features::LZ4).with(Features::ZSTD)
+    let more = match mode {
+        Mode::Stop => Features::NONE,
+        Mode::PreCopy => Features::PRE_COPY,
+        Mode::PostCopy | Mode::Hybrid | Mode::Auto => Features::POST_COPY,
+    };
+    Features::STOP_AND_COPY.with(more).with(Features::LZ4).with(Features::ZSTD)
 }
 
 pub(crate) fn told(plan: &Plan) -> Event {

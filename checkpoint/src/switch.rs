@@ -12,6 +12,8 @@ use pages::PageCount;
 pub enum Mode {
     /// Everything before the hand-over.
     Stop,
+    /// In rounds while the tree runs, and what changed last while it stands still.
+    PreCopy,
     /// Everything that can wait, after it.
     PostCopy,
     /// What crosses in the time allowed before it, the rest after it.
@@ -23,7 +25,7 @@ pub enum Mode {
 impl Mode {
     /// True if pages may follow after the hand-over.
     pub const fn is_lazy(self) -> bool {
-        !matches!(self, Self::Stop)
+        !matches!(self, Self::Stop | Self::PreCopy)
     }
 }
 
@@ -50,7 +52,7 @@ pub(crate) fn is_time(mode: Mode, push: &Push, goal: Duration) -> bool {
         return true;
     }
     match mode {
-        Mode::Stop => false,
+        Mode::Stop | Mode::PreCopy => false,
         Mode::PostCopy => true,
         Mode::Hybrid => push.frozen >= goal,
         Mode::Auto => push.frozen >= goal || !would_end_in_time(push, goal),

@@ -355,6 +355,9 @@ pub(crate) enum Mode {
     Auto,
     /// Stop the tree, copy everything, run it there.
     Stop,
+    /// Copy while it runs, round by round, until what is left fits --max-downtime; if it writes too
+    /// fast for that, it stays here.
+    PreCopy,
     /// Run it there at once; pages follow when they are touched, and in the background.
     PostCopy,
     /// Push pages for --max-downtime while the tree stands still; the rest follows as in post-copy.

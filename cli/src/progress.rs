@@ -188,6 +188,32 @@ impl Watch for Progress {
                             "threads": threads, "resident_bytes": resident_bytes }),
                 );
             }
+            Event::Watched { stood } => {
+                self.say(&format!(
+                    "its memory is watched; it stood still {} ms",
+                    stood.as_millis()
+                ));
+                self.emit("watched", json!({ "stood_us": micros(stood) }));
+            }
+            Event::Round { number, pages, took, dirty, predicted } => {
+                let bytes = pages << pages::PAGE_SHIFT;
+                let dirty_bytes = dirty << pages::PAGE_SHIFT;
+                let [rate, dirty_rate] = [bytes, dirty_bytes].map(|bytes| per_second(bytes, took));
+                self.say(&format!(
+                    "round {number}: {} in {} ms, {} changed ({}/s); it would stand still {} ms",
+                    ByteCount(bytes),
+                    took.as_millis(),
+                    ByteCount(dirty_bytes),
+                    ByteCount(dirty_rate),
+                    predicted.as_millis()
+                ));
+                self.emit(
+                    "round",
+                    json!({ "n": number, "pages": pages, "bytes": bytes, "took_us": micros(took),
+                            "dirty_pages": dirty, "rate": rate, "dirty_rate": dirty_rate,
+                            "predicted_downtime_us": micros(predicted) }),
+                );
+            }
             Event::Frozen { pages } => {
                 self.bar_of_pages(pages);
                 self.emit("frozen", json!({ "pages": pages }));
@@ -229,6 +255,12 @@ impl Watch for Progress {
             Event::Report(report) => self.report(&report),
         }
     }
+}
+
+/// Bytes in a second.
+fn per_second(bytes: u64, took: Duration) -> u64 {
+    let per_second = u128::from(bytes) * 1_000_000 / took.as_micros().max(1);
+    u64::try_from(per_second).unwrap_or(u64::MAX)
 }
 
 /// Microseconds, for JSON.

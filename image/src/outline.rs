@@ -61,10 +61,20 @@ impl Room {
 }
 
 /// Where pages that were put into `room` are still as they were put, in the address space `mm`.
+///
+/// Nowhere if it has segments of System V: they are attached whole, over whatever is there.
 pub fn kept(room: &[Room], mm: &Mm) -> PageSet {
+    if mm.vmas.iter().any(|vma| matches!(vma.kind, VmaKind::SysV { .. })) {
+        return PageSet::new();
+    }
+    kept_in(room, mm.vmas.iter().filter_map(Room::of))
+}
+
+/// The same where there is room `now`, ascending.
+pub fn kept_in(room: &[Room], now: impl IntoIterator<Item = Room>) -> PageSet {
     let mut kept = PageSet::new();
     let mut rest = room.iter().peekable();
-    for now in mm.vmas.iter().filter_map(Room::of) {
+    for now in now {
         while let Some(had) = rest.peek() {
             if let Some(both) = had.range.intersect(now.range)
                 && had.flags == now.flags

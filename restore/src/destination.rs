@@ -32,10 +32,11 @@ use crate::fill::Fill;
 use crate::handoff::{self, Farewell};
 use crate::inflow::Inflow;
 use crate::offspring::Offspring;
+use crate::rounds::{self, Early};
 use crate::skeleton::{BuildOptions, Skeleton};
 
 /// How often whoever watches is told how far it is.
-const TELL_EVERY: Duration = Duration::from_millis(100);
+pub(crate) const TELL_EVERY: Duration = Duration::from_millis(100);
 /// How long a source may take from its hello to its plan.
 const PLAN_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -79,12 +80,22 @@ async fn take(
         true => Some(Keeper::start().map_err(|error| Failure::refused(crate::Error::from(error)))?),
         false => None,
     };
+    let greeted_rounds = greeted.features().contains(Features::PRE_COPY);
     let checked = agree(&link, greeted, &plan, host).await.map_err(Failure::refused)?;
 
-    let (building, gathered) = match gather(&link, checked, stop, watch).await {
+    let (hearing, early) = if greeted_rounds {
+        match rounds::rounds(&link, checked, host.build, stop, watch).await {
+            Ok((filling, early)) => (Hearing::Filling(filling), Some(early)),
+            Err(cause) => return Err(goodbye(&link, cause).await),
+        }
+    } else {
+        (Hearing::Checked(checked), None)
+    };
+    let (building, gathered) = match gather(&link, hearing, stop, watch).await {
         Ok(gathered) => gathered,
         Err(cause) => return Err(goodbye(&link, cause).await),
     };
+    let gathered = Gathered { early, ..gathered };
     let built = match build(&link, &building, gathered, keeper, host, stop, watch).await {
         Ok(built) => built,
         Err(cause) => return Err(goodbye(&link, cause).await),
@@ -137,7 +148,8 @@ async fn greet(link: &DestinationLink, hello: Control, host: &Host<'_>) -> Resul
 fn features() -> Features {
     let lazy = tracee::uffd::Features::of_this_kernel().contains(tracee::uffd::Features::LAZY);
     let lazy = if lazy { Features::POST_COPY } else { Features::NONE };
-    Features::STOP_AND_COPY.with(lazy).with(Features::LZ4).with(Features::ZSTD)
+    let always = Features::STOP_AND_COPY.with(Features::PRE_COPY);
+    always.with(lazy).with(Features::LZ4).with(Features::ZSTD)
 }
 
 async fn read_plan(
@@ -201,6 +213,8 @@ struct Gathered {
     owed: HashMap<SpaceId, PageSet>,
     /// A stream of pages that began to arrive before there was memory to put them in.
     bulk: Option<PageReceiver>,
+    /// What was built while the program still ran.
+    early: Option<Early>,
 }
 
 /// What the session is in while images arrive.
@@ -224,6 +238,8 @@ impl Hearing {
                 Ok(Self::Filling(filling))
             }
             AfterFilling::Manifest(building, manifest) => Ok(Self::Building(building, manifest)),
+            // Rounds without having agreed on them.
+            AfterFilling::Outline(..) => Err(Cause::UnexpectedLane),
             AfterFilling::Aborted(abort) => Err(Cause::PeerAborted(abort)),
         }
     }
@@ -241,7 +257,7 @@ type Reading = Pin<Box<dyn Future<Output = (BlobName, Result<Vec<u8>, LinkError>
 /// what the limits of a set allow, whatever the source opens.
 async fn gather(
     link: &DestinationLink,
-    checked: Checked,
+    mut hearing: Hearing,
     stop: &mut Stop,
     watch: &mut dyn Watch,
 ) -> Result<(Building, Gathered), Cause> {
@@ -249,7 +265,6 @@ async fn gather(
     let mut images = ImageSetBuilder::new(Limits::default());
     let mut reading: Option<Reading> = None;
     let mut bulk = None;
-    let mut hearing = Hearing::Checked(checked);
     while !hearing.is_complete(&images) {
         let idle = reading.is_none();
         let read = async {
@@ -281,7 +296,7 @@ async fn gather(
     watch.event(Event::Images { count: images.len(), bytes: images.total_bytes() });
     watch.event(Event::Frozen { pages: total(&manifest).0 });
     chaos::point("destination:images")?;
-    Ok((building, Gathered { images, manifest, owed, bulk }))
+    Ok((building, Gathered { images, manifest, owed, bulk, early: None }))
 }
 
 /// All pages that come, before or after the hand-over.
@@ -305,7 +320,7 @@ fn owed(images: &ImageSet, manifest: &Manifest) -> Result<HashMap<SpaceId, PageS
 }
 
 /// Every image of the manifest is here, and as long as it says.
-fn complete(images: ImageSetBuilder, manifest: &Manifest) -> Result<ImageSet, Cause> {
+pub(crate) fn complete(images: ImageSetBuilder, manifest: &Manifest) -> Result<ImageSet, Cause> {
     let images = images.seal()?;
     for blob in manifest.blobs() {
         let name = blob.name.as_str();
@@ -344,7 +359,10 @@ async fn build(
     let begun = Instant::now();
     let urgency = Urgency::raise();
     let checkpoint = Checkpoint::from_images(&gathered.images)?;
-    let mut built = Skeleton::create(&checkpoint, host.build)?.build(&checkpoint)?;
+    let mut built = match gathered.early {
+        Some(early) => early.into_built(&checkpoint, host.build)?,
+        None => Skeleton::create(&checkpoint, host.build)?.build(&checkpoint)?,
+    };
     drop(urgency);
     let skeleton = begun.elapsed();
     tracing::debug!("the tree is built; its memory is empty");

@@ -72,6 +72,9 @@ pub enum Cause {
     /// Pages could not be taken.
     #[error("fill memory: {0}")]
     Inflow(Arc<FillError>),
+    /// The outline of a round is wrong.
+    #[error("follow the rounds: {0}")]
+    Outline(#[from] image::outline::BadOutline),
     /// The link was lost or closed.
     #[error("talk to the source: {0}")]
     Link(#[from] LinkError),
@@ -140,6 +143,7 @@ impl Failure {
             | Cause::UnexpectedLane
             | Cause::OtherThanAnnounced { .. }
             | Cause::OwedOtherwise { .. }
+            | Cause::Outline(_)
             | Cause::Plan(_)
             | Cause::PeerAborted(_)
             | Cause::NotEntrusted(_)

@@ -17,6 +17,7 @@ mod inflow;
 mod ledger;
 mod offspring;
 mod rate;
+mod rounds;
 pub mod skeleton;
 mod takeover;
 

@@ -111,6 +111,48 @@ fn memory_that_came_grew_changed_and_went_is_followed() {
     assert_eq!(verdict(ready.run().expect("runs")), 42 << 8);
 }
 
+/// Two pieces that have pages each, and then something new between them: one mapping all the same.
+#[test]
+fn what_the_kernel_cannot_join_is_joined() {
+    if !can_run() {
+        return;
+    }
+    let _alone = alone();
+    let id = free_ids(1);
+    let task = TaskId(id);
+    let mut world = World::new();
+    world.process(id, None, 0, 42);
+    let skeleton = Skeleton::create_growing(&world.checkpoint, BuildOptions::default());
+    let mut grown = skeleton.expect("made").grow();
+    let plain = VmaFlags::empty();
+    let pieces =
+        [room(HEAP, HEAP + 0x3000, 3, plain), room(HEAP + 0x6000, HEAP + 0x9000, 3, plain)];
+    grown.make_room(task, &pieces).expect("room");
+    let sink = grown.sink(SpaceId::Process(task)).expect("a sink");
+    for (at, byte) in [(HEAP + 0x1000, 1), (HEAP + 0x8000, 2)] {
+        let page = PageRange::new(VirtAddr(at).page(), PageCount(1)).expect("a page");
+        sink.write(page, &[byte; 4096]).expect("written");
+    }
+    let built = grown.complete(&world.checkpoint).expect("complete");
+    let host = tracee::HostPid(id.cast_signed());
+    let maps = tracee::proc::maps::read(host).expect("alive");
+    let heap = maps.iter().find(|mapping| mapping.start == VirtAddr(HEAP)).expect("the heap");
+    assert_eq!(heap.end, VirtAddr(HEAP + 0x1_0000), "{maps:?}");
+    let memory = tracee::Memory::open(host).expect("ptrace access");
+    for (at, expected) in [(0, 0), (0x1000, 1), (0x5000, 0), (0x8fff, 2), (0x9000, 0)] {
+        let mut byte = [9];
+        memory.read(VirtAddr(HEAP + at), &mut byte).expect("readable");
+        assert_eq!(byte, [expected], "at {at:#x}");
+    }
+    for (space, page, bytes) in &world.pages {
+        let count = PageCount((bytes.len() / 4096) as u64);
+        let run = PageRange::new(PageIndex(*page), count).expect("pages");
+        built.sink(*space).expect("a sink").write(run, bytes).expect("written");
+    }
+    let ready = built.finish(&world.checkpoint).expect("finished");
+    assert_eq!(verdict(ready.run().expect("runs")), 42 << 8);
+}
+
 #[test]
 fn what_outgrew_its_tree_is_refused_and_leaves_nothing() {
     if !can_run() {

@@ -35,6 +35,24 @@ pub enum Event {
         /// Memory in use.
         resident_bytes: u64,
     },
+    /// What the tree writes is watched from now on; it runs.
+    Watched {
+        /// For how long it stood still to arrange that.
+        stood: Duration,
+    },
+    /// A round of pages has crossed while the tree ran.
+    Round {
+        /// Counted from 1.
+        number: usize,
+        /// Pages it had.
+        pages: u64,
+        /// How long it took.
+        took: Duration,
+        /// Pages that changed meanwhile.
+        dirty: u64,
+        /// How long the tree would stand still if it were stopped now.
+        predicted: Duration,
+    },
     /// The tree stands still.
     Frozen {
         /// Pages that have to travel.

@@ -15,6 +15,8 @@ use tracee::proc::status::Status;
 #[derive(Debug, Default)]
 pub(super) struct Advised {
     before: HashMap<HostPid, Vec<Mapping>>,
+    /// We watch what the tree writes; the flag of it is none of the program's.
+    pub(super) watched: bool,
 }
 
 /// KiB of resident memory from which on it pays to look before.
@@ -27,11 +29,19 @@ impl Advised {
             Status::read(**pid).is_ok_and(|status| status.vm_rss + status.vm_swap >= LARGE)
         });
         let before = large.filter_map(|pid| Some((*pid, maps::read_with_flags(*pid).ok()?)));
-        Self { before: before.collect() }
+        Self { before: before.collect(), watched: false }
     }
 
     /// The mappings of a process as they are now, with flags.
     pub(super) fn mappings(&self, pid: HostPid) -> tracee::Result<Vec<Mapping>> {
+        let mut mappings = self.with_flags(pid)?;
+        if self.watched {
+            mappings.iter_mut().for_each(|mapping| mapping.flags.retain(|flag| flag != b"uw"));
+        }
+        Ok(mappings)
+    }
+
+    fn with_flags(&self, pid: HostPid) -> tracee::Result<Vec<Mapping>> {
         if let Some(before) = self.before.get(&pid) {
             let mut now = maps::read(pid)?;
             if take_over(&mut now, before) {

@@ -14,6 +14,7 @@ mod asked;
 mod creds;
 mod files;
 mod ghosts;
+mod interrupted;
 mod locks;
 mod mm;
 mod options;
@@ -40,6 +41,7 @@ use tracee::host::{Kcmp, same_object};
 use tracee::proc::stat::Stat;
 use tracee::{Held, HostPid};
 
+pub use interrupted::Waits;
 pub use timers::Moment;
 pub(crate) use timers::timer_clock;
 pub(crate) use tree::comm;
@@ -82,6 +84,8 @@ pub struct SpacePages {
 pub enum PageSource {
     /// [`tracee::Memory`] of this process.
     Process(HostPid),
+    /// The same while the process runs: what it has given up meanwhile reads as zeros.
+    Running(HostPid),
     /// pread(2), by byte offset.
     Shared {
         /// The object, opened for reading.

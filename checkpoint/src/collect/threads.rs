@@ -134,7 +134,12 @@ fn ready(
     };
     let mut regs = back.regs;
     let mut call = nr.cast_unsigned();
+    let args = [raw.rdi, raw.rsi, raw.rdx, raw.r10, raw.r8, raw.r9];
     if call == RESTART_SYSCALL {
+        let switches = status.voluntary_switches;
+        if let Some((before, left)) = clockwork.going_on(tid, &args, switches, frozen) {
+            return (registers(&tracee::Regs { rax: before, ..regs }), left);
+        }
         match call_before_restart(memory, raw.rip) {
             Some(before) => call = before,
             // What the wait was is lost; the program sees what it would after a signal.
@@ -149,7 +154,6 @@ fn ready(
         }
         regs.rax = call;
     }
-    let args = [raw.rdi, raw.rsi, raw.rdx, raw.r10, raw.r8, raw.r9];
     let left = Wait::read(memory, call, args)
         .and_then(|wait| clockwork.left(tid, &wait, status.voluntary_switches, frozen));
     (registers(&regs), left)

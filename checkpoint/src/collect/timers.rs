@@ -35,7 +35,7 @@ impl Moment {
     }
 
     /// What the clocks of `pid`'s time namespace showed at this moment.
-    pub(super) fn inside(&self, pid: HostPid) -> Clocks {
+    pub(crate) fn inside(&self, pid: HostPid) -> Clocks {
         let offsets = std::fs::read_to_string(format!("/proc/{}/timens_offsets", pid.0));
         // A kernel without time namespaces has no such file.
         let [monotonic, boottime] = parse_offsets(&offsets.unwrap_or_default());

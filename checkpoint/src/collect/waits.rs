@@ -28,6 +28,7 @@ use tracee::proc::syscall::{self, Doing};
 use tracee::{HostPid, Memory};
 
 use super::advised::Advised;
+use super::interrupted::Waits;
 use crate::survey::tree;
 
 /// What was seen before a freeze that cannot be seen, or only slowly, after it: sleeping threads,
@@ -41,6 +42,8 @@ pub struct Clockwork {
     taken: Duration,
     /// Mappings of large processes, which take long to read.
     pub(super) advised: Advised,
+    /// The waits that an earlier stop of ours has interrupted.
+    interrupted: Waits,
 }
 
 /// A thread seen asleep in a call that may have a timeout.
@@ -90,7 +93,28 @@ impl Clockwork {
             .collect();
         ends.sort_unstable();
         let taken = sys_clock(libc::CLOCK_MONOTONIC).unwrap_or_default();
-        Self { sleepers, ends, taken, advised }
+        Self { sleepers, ends, taken, advised, interrupted: Waits::default() }
+    }
+
+    /// Of a tree that was stopped before, in these waits, and whose writes we watch since
+    /// ([`tracee::dirty`]).
+    #[must_use]
+    pub fn again(mut self, waits: &Waits) -> Self {
+        self.advised.watched = true;
+        self.interrupted = waits.clone();
+        self
+    }
+
+    /// Which wait a thread goes on with that an earlier stop of ours has interrupted, and what is
+    /// left of it.
+    pub(crate) fn going_on(
+        &self,
+        tid: HostPid,
+        args: &[u64; 6],
+        switches: u64,
+        frozen: Duration,
+    ) -> Option<(u64, Option<Duration>)> {
+        self.interrupted.going_on(tid, args, switches, frozen)
     }
 
     /// How much of the wait in `wait` was left at `frozen`, if that can be told.
@@ -241,10 +265,10 @@ fn written(ends: &[u64], rest: Duration, taken: Duration, frozen: Duration) -> D
 /// A timer is set a little before the thread leaves the CPU, and clocks are read one after another.
 const SLACK_NS: u64 = 2_000_000;
 
-const NANOSLEEP: u64 = libc::SYS_nanosleep as u64;
-const CLOCK_NANOSLEEP: u64 = libc::SYS_clock_nanosleep as u64;
-const POLL: u64 = libc::SYS_poll as u64;
-const FUTEX: u64 = libc::SYS_futex as u64;
+pub(super) const NANOSLEEP: u64 = libc::SYS_nanosleep as u64;
+pub(super) const CLOCK_NANOSLEEP: u64 = libc::SYS_clock_nanosleep as u64;
+pub(super) const POLL: u64 = libc::SYS_poll as u64;
+pub(super) const FUTEX: u64 = libc::SYS_futex as u64;
 pub(crate) const RESTART_SYSCALL: u64 = libc::SYS_restart_syscall as u64;
 const TIMER_ABSTIME: u64 = 1;
 const FUTEX_COMMAND: u64 = 0x7f;
@@ -261,7 +285,8 @@ impl Sleeper {
         let (start, switches) = parse_sched(&sched)?;
         let lag = lags.of(usize::try_from(Stat::read(tid).ok()?.processor).ok()?)?;
         let likely = start.saturating_add(lag);
-        Some(Self { call, args, switches, began: Began { likely, earliest: start.min(likely) } })
+        let began = Began { likely, earliest: start.min(likely) };
+        Some(Self { call, args, switches, began })
     }
 }
 

@@ -60,6 +60,7 @@ fn migrate(
         mode: match args.mode {
             Mode::Auto => checkpoint::Mode::Auto,
             Mode::Stop => checkpoint::Mode::Stop,
+            Mode::PreCopy => checkpoint::Mode::PreCopy,
             Mode::PostCopy => checkpoint::Mode::PostCopy,
             Mode::Hybrid => checkpoint::Mode::Hybrid,
         },

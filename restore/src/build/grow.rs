@@ -11,16 +11,19 @@
 
 use std::collections::HashMap;
 
-use image::outline::{LASTING, Room, kept};
-use image::state::{Checkpoint, VmaKind};
+use image::outline::{LASTING, Room, kept, kept_in};
+use image::state::{Checkpoint, Vma, VmaKind};
 use nix::libc;
-use pages::{PageRange, PageSet, SpaceId, TaskId};
-use tracee::proc::maps;
+use pages::{PageCount, PageIndex, PageRange, PageSet, SpaceId, TaskId};
+use tracee::proc::maps::{self, Mapping};
+use tracee::{Memory, Pagemap, Wanted};
 
+use super::layout::Hole;
 use super::memfds::Memfds;
+use super::mm::{map_anew, remap};
 use super::process::{Batch, Process};
 use super::sink::{Place, Sink};
-use super::{Built, living, task, unknown};
+use super::{Built, Roaming, living, task, unknown};
 use crate::error::{BadCheckpoint, Error, Result};
 use crate::skeleton::{Skeleton, channel_number};
 
@@ -62,6 +65,11 @@ impl Grown {
         place.open(space, &Memfds::default())
     }
 
+    /// As [`Built::roam`], while no room is made.
+    pub fn roam(&self) -> Result<Roaming> {
+        Roaming::begin(&self.skeleton.tree)
+    }
+
     /// The program stands still, and this is what it is. It must be the tree this was made for
     /// ([`Checkpoint::same_tree`]).
     pub fn complete(mut self, from: &Checkpoint) -> Result<Built> {
@@ -83,25 +91,27 @@ impl Grown {
             task(&mut self.skeleton.tree, id.0)?.run(0, batch)?;
             all.insert(id, kept);
         }
-        let built = self.skeleton.build_around(from, &all)?;
-        built.is_whole(from)?;
+        let hole = self.skeleton.hole;
+        let mut built = self.skeleton.build_around(from, &all)?;
+        built.join_pieces(from, &hole)?;
         Ok(built)
     }
 }
 
 impl Built {
-    /// Anonymous mappings came out in one piece each: the kernel has joined what was made early to
-    /// what was made late. In two pieces the program could not move them by one mremap(2).
-    fn is_whole(&self, from: &Checkpoint) -> Result<()> {
+    /// Sees to it that anonymous mappings are in one piece each. Mostly the kernel has joined what was
+    /// made late to what was made early; but not two early pieces that both have pages already, with
+    /// something new between. The program could not move such a mapping by one mremap(2).
+    fn join_pieces(&mut self, from: &Checkpoint, hole: &Hole) -> Result<()> {
         for (living, id) in living(from) {
-            let Some(process) = self.tree.tasks.get(&id.0) else { continue };
-            let starts: Vec<_> =
-                maps::read(process.host)?.iter().map(|it| it.start.page()).collect();
-            let anon = living.mm.vmas.iter().filter(|vma| vma.kind == VmaKind::Anon);
-            for vma in anon.map(|vma| vma.range) {
-                let next = starts.partition_point(|start| *start <= vma.start());
-                if starts.get(next).is_some_and(|start| vma.contains(*start)) {
-                    return Err(Error::Outgrown { what: "has changed its memory too much" });
+            let process = task(&mut self.tree, id.0)?;
+            let all: Vec<PageRange> =
+                maps::read(process.host)?.iter().filter_map(Mapping::range).collect();
+            for vma in living.mm.vmas.iter().filter(|vma| vma.kind == VmaKind::Anon) {
+                let within = |piece: &&PageRange| vma.range.covers(**piece);
+                let pieces: Vec<PageRange> = all.iter().filter(within).copied().collect();
+                if pieces.len() > 1 {
+                    join(process, vma, &pieces, hole)?;
                 }
             }
         }
@@ -109,20 +119,43 @@ impl Built {
     }
 }
 
-/// What has other lasting flags is another thing at the same place.
-fn change(process: &mut Process, had: &[Room], now: &[Room]) -> Result<()> {
-    let of = |rooms: &[Room], flags| -> PageSet {
-        rooms.iter().filter(|room| room.flags & LASTING == flags).map(|room| room.range).collect()
+/// Moves the pieces away, makes the mapping anew, and copies what they hold.
+fn join(process: &mut Process, vma: &Vma, pieces: &[PageRange], hole: &Hole) -> Result<()> {
+    /// Pages copied at once.
+    const AT_ONCE: PageCount = PageCount(256);
+    let outgrown = || Error::Outgrown { what: "has changed its memory too much" };
+    let aside = hole.aside(vma.range.count()).ok_or_else(outgrown)?;
+    let moved = |range: PageRange, from: PageRange, to: PageRange| {
+        let start = PageIndex(range.start().0 - from.start().0 + to.start().0);
+        PageRange::new(start, range.count()).ok_or_else(outgrown)
     };
     let mut batch = Batch::default();
-    let kinds = || (0..4).map(kind);
-    let mut stays = PageSet::new();
-    for flags in kinds() {
-        let mut gone = of(had, flags);
-        stays.add_all(&gone.intersect(&of(now, flags)));
-        gone.remove_all(&stays);
-        unmap(&mut batch, &gone);
+    for piece in pieces {
+        let to = moved(*piece, vma.range, aside)?;
+        batch.must("move memory aside", libc::SYS_mremap, &remap(*piece, to));
     }
+    map_anew(&mut batch, vma);
+    process.run(0, batch)?;
+    let content = Pagemap::open(process.host)?.scan(aside, Wanted::AnonContent)?;
+    let memory = Memory::open(process.host)?;
+    for piece in content.ranges().iter().flat_map(|range| range.pieces(AT_ONCE)) {
+        let mut bytes = vec![0; usize::try_from(piece.bytes().0).unwrap_or(0)];
+        memory.read(piece.start_addr(), &mut bytes)?;
+        memory.write(moved(piece, aside, vma.range)?.start_addr(), &bytes)?;
+    }
+    let mut batch = Batch::default();
+    unmap(&mut batch, &[aside].into_iter().collect());
+    process.run(0, batch)?;
+    Ok(())
+}
+
+/// What has other lasting flags is another thing at the same place.
+fn change(process: &mut Process, had: &[Room], now: &[Room]) -> Result<()> {
+    let mut batch = Batch::default();
+    let stays = kept_in(had, now.iter().copied());
+    let mut gone: PageSet = had.iter().map(|room| room.range).collect();
+    gone.remove_all(&stays);
+    unmap(&mut batch, &gone);
     for room in now {
         let prot = u64::from(room.prot & 7);
         let mut missing: PageSet = [room.range].into_iter().collect();
@@ -142,13 +175,6 @@ fn change(process: &mut Process, had: &[Room], now: &[Room]) -> Result<()> {
     }
     process.run(0, batch)?;
     Ok(())
-}
-
-/// The combinations of [`LASTING`] flags, by number.
-fn kind(bits: u32) -> image::state::VmaFlags {
-    use image::state::VmaFlags;
-    let one = |bit, flag| if bits & bit != 0 { flag } else { VmaFlags::empty() };
-    one(1, VmaFlags::GROWS_DOWN) | one(2, VmaFlags::NO_RESERVE)
 }
 
 /// True if all of `range` had this protection.

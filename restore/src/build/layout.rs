@@ -59,6 +59,12 @@ impl Hole {
             || range.intersect(self.scratch).is_some()
     }
 
+    /// Room for so many pages behind it, if it was found for a tree that may still grow.
+    pub(crate) fn aside(&self, count: PageCount) -> Option<PageRange> {
+        let start = PageIndex(self.scratch.end().0 + MARGIN);
+        PageRange::new(start, count).filter(|_| count.0 < WIDE_MARGIN / 2)
+    }
+
     fn between(used: &[PageRange], margin: u64) -> Result<Self> {
         let need = 2 * margin + 3 + PARKED.0 + SCRATCH.0 + 1;
         let mut free_from = LOWEST;

@@ -187,6 +187,16 @@ fn parts(vma: &Vma, kept: &PageSet) -> (PageSet, PageSet) {
     (there, missing)
 }
 
+/// Maps private anonymous memory where nothing is.
+pub(crate) fn map_anew(batch: &mut Batch, vma: &Vma) {
+    let (at, len, prot) = (vma.range.start_addr().0, vma.range.bytes().0, vma.prot & 7);
+    let private = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+    let flags = private.cast_unsigned() | (vma.flags & LASTING).bits();
+    let args = [at, len, u64::from(prot), u64::from(flags), u64::MAX, 0];
+    batch.must("map its memory", libc::SYS_mmap, &args);
+    advise(batch, vma);
+}
+
 fn advise(batch: &mut Batch, vma: &Vma) {
     for advice in vma.advice.iter().filter(|advice| Advice::all().contains(*advice)) {
         let number = u64::from(advice.bits().trailing_zeros());

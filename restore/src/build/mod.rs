@@ -155,6 +155,15 @@ pub struct Roaming {
     bound: tracee::host::CpuSet,
 }
 
+impl Roaming {
+    fn begin(tree: &Tree) -> Result<Self> {
+        let me = HostPid(nix::unistd::gettid().as_raw());
+        let bound = tracee::host::affinity(me)?;
+        tracee::host::set_affinity(me, &tree.cpus)?;
+        Ok(Self { me, bound })
+    }
+}
+
 impl Drop for Roaming {
     fn drop(&mut self) {
         let _ = tracee::host::set_affinity(self.me, &self.bound);
@@ -166,10 +175,7 @@ impl Built {
     /// meanwhile, which is what sharing one CPU with the tasks is for; but receiving and writing
     /// pages on one CPU would take turns.
     pub fn roam(&self) -> Result<Roaming> {
-        let me = HostPid(nix::unistd::gettid().as_raw());
-        let bound = tracee::host::affinity(me)?;
-        tracee::host::set_affinity(me, &self.tree.cpus)?;
-        Ok(Roaming { me, bound })
+        Roaming::begin(&self.tree)
     }
 
     /// Where to write the pages of `space`; for any thread.

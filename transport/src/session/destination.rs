@@ -42,13 +42,16 @@ pub struct Checked {
 #[derive(Debug)]
 pub struct Filling {
     session: SessionId,
+    outlined: bool,
     frozen: bool,
 }
 
 /// What may follow [`Checked`] and [`Filling`].
 #[derive(Debug)]
 pub enum AfterFilling {
-    /// A round of pre-copy was sent.
+    /// The tree as it is while it still runs: rounds of pre-copy follow.
+    Outline(Filling, Manifest),
+    /// A round of pre-copy was sent, and another follows.
     RoundEnd(Filling, RoundEnd),
     /// The program stands still on the source; what comes now is the last.
     Freezing(Filling),
@@ -203,7 +206,8 @@ impl Checked {
 
     /// Takes what the source says.
     pub fn receive(self, message: Control) -> Result<AfterFilling, PeerMisbehaved> {
-        Filling { session: self.session, frozen: false }.receive_in("Checked", message)
+        let filling = Filling { session: self.session, outlined: false, frozen: false };
+        filling.receive_in("Checked", message)
     }
 
     /// Stops: the built part must be destroyed, the source runs on.
@@ -233,6 +237,14 @@ impl Filling {
         self.receive_in("Filling", message)
     }
 
+    /// Takes what the source may say in the middle of a round: that it stops.
+    pub fn only_abort(&self, message: Control) -> Result<Abort, PeerMisbehaved> {
+        match message {
+            Control::Abort(abort) => Ok(abort),
+            other => Err(out_of_turn("Filling", &[Kind::Abort], &other)),
+        }
+    }
+
     /// Stops: the built part must be destroyed, the source runs on.
     pub fn abort(self, why: Abort) -> Control {
         Control::Abort(why)
@@ -245,7 +257,13 @@ impl Filling {
     ) -> Result<AfterFilling, PeerMisbehaved> {
         match message {
             Control::Abort(abort) => Ok(AfterFilling::Aborted(abort)),
-            Control::RoundEnd(end) if !self.frozen => Ok(AfterFilling::RoundEnd(self, end)),
+            Control::Manifest(manifest) if !self.frozen && !self.outlined => {
+                self.outlined = true;
+                Ok(AfterFilling::Outline(self, manifest))
+            }
+            Control::RoundEnd(end) if self.outlined && !self.frozen => {
+                Ok(AfterFilling::RoundEnd(self, end))
+            }
             Control::Freezing if !self.frozen => {
                 self.frozen = true;
                 Ok(AfterFilling::Freezing(self))
@@ -254,8 +272,11 @@ impl Filling {
                 Ok(AfterFilling::Manifest(Building { session: self.session }, manifest))
             }
             other if self.frozen => Err(out_of_turn(state, &[Kind::Manifest, Kind::Abort], &other)),
-            other => {
+            other if self.outlined => {
                 Err(out_of_turn(state, &[Kind::RoundEnd, Kind::Freezing, Kind::Abort], &other))
+            }
+            other => {
+                Err(out_of_turn(state, &[Kind::Manifest, Kind::Freezing, Kind::Abort], &other))
             }
         }
     }

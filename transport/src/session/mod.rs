@@ -7,7 +7,8 @@
 //!            Greeted       ◀─────────── HelloReply/Refuse  Greeted
 //!                          plan (a blob) ───────────────▶
 //!            Agreed        ◀──────────────── Ready/Refuse  Checked
-//!            Precopy       pages, RoundEnd ─────────────▶  Filling
+//!            Precopy       Manifest, blobs (once) ──────▶  Filling
+//!                          pages, RoundEnd ─────────────▶
 //!            Frozen<G>     Freezing, pages, blobs ──────▶
 //!                          Manifest ────────────────────▶  Building
 //!                          ◀────────────────────── Staged  Staged<G>

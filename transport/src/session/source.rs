@@ -246,7 +246,12 @@ impl Agreed {
 }
 
 impl Precopy {
-    /// A round has been sent: `pages` of it, while `dirty` pages changed again.
+    /// Tells the images of the tree as it is while it runs: before the first round.
+    pub fn outline(&self, manifest: Manifest) -> Control {
+        Control::Manifest(manifest)
+    }
+
+    /// A round has been sent, `pages` of it, while `dirty` pages changed again; another follows.
     pub fn round_done(&mut self, pages: pages::PageCount, dirty: pages::PageCount) -> Control {
         self.rounds = self.rounds.saturating_add(1);
         Control::RoundEnd(RoundEnd { round: self.rounds, pages, dirty })
@@ -255,6 +260,11 @@ impl Precopy {
     /// Which migration this is.
     pub const fn session(&self) -> SessionId {
         self.agreed.session
+    }
+
+    /// No round follows: the program is about to be stopped.
+    pub fn last_round_done(self) -> Agreed {
+        self.agreed
     }
 
     /// Moves the right to run into the session: `held` proves that every thread stands still.

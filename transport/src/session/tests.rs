@@ -22,8 +22,8 @@ fn a_calm_migration_moves() {
     assert!(matches!(world.source, Source::Done(Outcome::Moved)));
     assert!(world.destination_runs && !world.source_runs);
     assert_eq!(
-        world.sent, 10,
-        "hello, reply, ready, round, freezing, manifest, staged, handoff, running, drained"
+        world.sent, 11,
+        "hello, reply, ready, outline, round, freezing, manifest, staged, handoff, running, drained"
     );
 }
 

@@ -395,6 +395,10 @@ impl World {
 
     fn freeze(&mut self, agreed: source::Agreed) -> Source {
         let mut precopy = agreed.precopy();
+        if self.script.rounds > 0 {
+            let outline = precopy.outline(Manifest::default());
+            self.say(SRC, outline);
+        }
         for _ in 0..self.script.rounds {
             let end = precopy.round_done(PageCount(10), PageCount(1));
             self.say(SRC, end);
@@ -640,7 +644,8 @@ fn filled(
     later: u64,
 ) -> Destination {
     match after {
-        Ok(destination::AfterFilling::RoundEnd(filling, _))
+        Ok(destination::AfterFilling::Outline(filling, _))
+        | Ok(destination::AfterFilling::RoundEnd(filling, _))
         | Ok(destination::AfterFilling::Freezing(filling)) => Destination::Filling(filling),
         Ok(destination::AfterFilling::Manifest(building, _)) => {
             Destination::Building(building, later)

@@ -1,0 +1,244 @@
+//! Rounds of pre-copy: which pages to send while the program runs, and which are left when it does
+//! not any more.
+//!
+//! Only private anonymous memory takes part: it is what programs are made of. What private mappings
+//! of files hold of their own, and shared memory, travels when the program stands still.
+//!
+//! The pages of a round are told and protected first and read then ([`tracee::dirty`]); a page that
+//! changes while it is read is told again. For each process three sets are kept: `sent`, what the
+//! destination has a version of; `changed`, what was told and not sent since; and `room`, where the
+//! destination has memory. What is sent lies always within `room`, and leaving it means being
+//! forgotten: the destination takes that memory away.
+
+use image::outline::{LASTING, Outline, Room, SpaceOutline, kept, kept_in};
+use image::state::{Checkpoint, VmaFlags};
+use pages::{PageCount, PageRange, PageSet, SpaceId, TaskId};
+use tracee::proc::maps::{self, Mapping};
+use tracee::{Held, HostPid, Tracked, Tracker, Wanted};
+
+use crate::collect::{Collected, PageSource, SpacePages, Waits};
+use crate::survey::mapped::{Shows, shows};
+
+/// The memory of a tree, watched while it runs. Dropped, nothing of the watching stays.
+pub(crate) struct Rounds {
+    tracker: Tracker,
+    early: Checkpoint,
+    waits: Waits,
+    spaces: Vec<Space>,
+    /// Pages of all rounds.
+    sent: PageCount,
+}
+
+/// One address space of it.
+struct Space {
+    task: TaskId,
+    pid: HostPid,
+    /// As they were when `room` was made of them.
+    mappings: Vec<Mapping>,
+    room: Vec<Room>,
+    sent: PageSet,
+    changed: PageSet,
+}
+
+impl Rounds {
+    /// Begins to watch a tree that stands still, and of which `early` was read at this moment.
+    pub(crate) fn begin(held: &mut Held, early: Collected) -> tracee::Result<Self> {
+        let root = held.processes().first().map_or(HostPid(0), |process| process.pid);
+        let mut tracker = Tracker::of(root)?;
+        for process in held.processes() {
+            tracker.add(Tracked::arm(process.leader())?);
+        }
+        let spaces = early.spaces.iter().filter_map(|space| match (space.space, &space.source) {
+            (SpaceId::Process(task), PageSource::Process(pid)) => Some(Space::new(task, *pid)),
+            _ => None,
+        });
+        let spaces: Vec<Space> = spaces.collect();
+        let host = |task| spaces.iter().find(|it| it.task == task).map(|it| it.pid);
+        let waits = Waits::of(held, &early.checkpoint, host);
+        Ok(Self { tracker, spaces, waits, early: early.checkpoint, sent: PageCount(0) })
+    }
+
+    /// What the tree was when it began.
+    pub(crate) fn early(&self) -> &Checkpoint {
+        &self.early
+    }
+
+    /// The waits it was in then.
+    pub(crate) fn waits(&self) -> &Waits {
+        &self.waits
+    }
+
+    /// Pages that were sent in rounds.
+    pub(crate) fn sent(&self) -> PageCount {
+        self.sent
+    }
+
+    /// Looks what has changed since the last look; how much is to be sent now.
+    pub(crate) fn look(&mut self) -> tracee::Result<PageCount> {
+        for space in &mut self.spaces {
+            // A process that has ended or become another: the tree is not the same any more, and
+            // everything will be sent at the end.
+            let Some(tracked) = self.tracker.space(space.pid) else { continue };
+            match space.look(tracked) {
+                Err(error) if error.is_gone() => {}
+                looked => looked?,
+            }
+        }
+        Ok(self.spaces.iter().map(|space| space.changed.count()).sum())
+    }
+
+    /// The next round: where there must be room, and what to send into it.
+    pub(crate) fn next(&mut self) -> (Outline, Vec<SpacePages>) {
+        let mut outline = Outline::default();
+        let mut pages = Vec::new();
+        for space in &mut self.spaces {
+            let changed = std::mem::take(&mut space.changed);
+            outline.spaces.push(SpaceOutline {
+                task: space.task,
+                room: space.room.clone(),
+                pages: changed.count(),
+            });
+            self.sent = self.sent + changed.count();
+            space.sent.add_all(&changed);
+            if !changed.is_empty() {
+                pages.push(SpacePages {
+                    space: SpaceId::Process(space.task),
+                    pages: changed,
+                    source: PageSource::Running(space.pid),
+                });
+            }
+        }
+        (outline, pages)
+    }
+
+    /// The tree stands still for good: takes out of `collected` the pages that the destination has
+    /// already, and puts in those that it has and must not have any more. If it is not the tree it
+    /// was, the destination begins anew, and everything is sent.
+    pub(crate) fn finish(&self, collected: &mut Collected) -> tracee::Result<()> {
+        if !collected.checkpoint.same_tree(&self.early) {
+            return Ok(());
+        }
+        for space in &self.spaces {
+            let task = collected.checkpoint.tasks.iter().find(|task| task.id == space.task);
+            let living = task.and_then(|task| task.living());
+            let left =
+                collected.spaces.iter_mut().find(|left| left.space == SpaceId::Process(space.task));
+            let (Some(living), Some(left)) = (living, left) else { continue };
+            let there = kept(&space.room, &living.mm).intersect(&space.sent);
+            let changed = match self.tracker.space(space.pid) {
+                Some(tracked) => {
+                    let mut changed = space.changed.clone();
+                    for range in joined(living.mm.vmas.iter().filter_map(Room::of)) {
+                        changed.add_all(&tracked.written(range, Wanted::AnonContent)?);
+                    }
+                    changed
+                }
+                // Another program, or an end and a new beginning under the same number.
+                None => there.clone(),
+            };
+            left.pages = remaining(&left.pages, &there, &changed);
+        }
+        Ok(())
+    }
+}
+
+/// What is left to be sent of `content`, if the destination has versions of the pages `there`, of
+/// which those `changed` are old. Pages that have no content any more are among it: they read as
+/// zeros here, and must do so over there.
+fn remaining(content: &PageSet, there: &PageSet, changed: &PageSet) -> PageSet {
+    let mut good = there.intersect(content);
+    good.remove_all(changed);
+    let mut left = content.clone();
+    left.remove_all(&good);
+    left.add_all(&tracee::dirty::outdated(there, content));
+    left
+}
+
+impl Space {
+    fn new(task: TaskId, pid: HostPid) -> Self {
+        let (mappings, room) = (Vec::new(), Vec::new());
+        let (sent, changed) = (PageSet::new(), PageSet::new());
+        Self { task, pid, mappings, room, sent, changed }
+    }
+
+    fn look(&mut self, tracked: &Tracked) -> tracee::Result<()> {
+        let mappings = tracked.register()?;
+        if mappings != self.mappings {
+            // Only smaps tells the flags, and to write it the kernel looks at every page.
+            let room: Vec<_> =
+                maps::read_with_flags(self.pid)?.iter().filter_map(room_of).collect();
+            self.sent = self.sent.intersect(&kept_in(&self.room, room.iter().copied()));
+            let all = room.iter().map(|room| room.range).collect();
+            self.changed = self.changed.intersect(&all);
+            (self.mappings, self.room) = (mappings, room);
+        }
+        for range in joined(self.room.iter().copied()) {
+            self.changed.add_all(&tracked.written(range, Wanted::AnonContent)?);
+        }
+        Ok(())
+    }
+}
+
+/// The room a mapping takes, if it is private anonymous memory of a kind that can be moved.
+fn room_of(mapping: &Mapping) -> Option<Room> {
+    let ours = [b"uw"]; // the watching
+    let mut plain = mapping.clone();
+    plain.flags.retain(|flag| !ours.contains(&flag));
+    let Ok(Some(Shows::Anon)) = shows(&plain) else { return None };
+    let flag = |name, flag| if mapping.has_flag(name) { flag } else { VmaFlags::empty() };
+    let flags = flag(b"gd", VmaFlags::GROWS_DOWN) | flag(b"nr", VmaFlags::NO_RESERVE);
+    Some(Room { range: mapping.range()?, prot: mapping.prot, flags: flags & LASTING })
+}
+
+/// Neighbours are one question.
+fn joined(room: impl Iterator<Item = Room>) -> Vec<PageRange> {
+    room.map(|room| room.range).collect::<PageSet>().ranges().to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use pages::PageIndex;
+
+    use super::*;
+
+    fn set(ranges: &[(u64, u64)]) -> PageSet {
+        let range = |(start, count): &(u64, u64)| {
+            PageRange::new(PageIndex(*start), PageCount(*count)).expect("a range")
+        };
+        ranges.iter().map(range).collect()
+    }
+
+    #[test]
+    fn what_is_left_is_what_changed_what_is_new_and_what_is_gone() {
+        let content = set(&[(0, 10), (20, 10), (40, 1)]);
+        let there = set(&[(0, 15), (25, 10)]);
+        let changed = set(&[(2, 1), (12, 1), (26, 2), (40, 1)]);
+        let left = remaining(&content, &there, &changed);
+        // 2 changed; 10–14 are gone; 20–24 were never sent; 26–27 changed; 30–34 are gone; 40 is new.
+        assert_eq!(left, set(&[(2, 1), (10, 5), (20, 5), (26, 2), (30, 5), (40, 1)]));
+    }
+
+    #[test]
+    fn nothing_there_leaves_everything() {
+        let content = set(&[(3, 4)]);
+        assert_eq!(remaining(&content, &PageSet::new(), &content), content);
+        assert_eq!(remaining(&content, &content, &PageSet::new()), PageSet::new());
+    }
+
+    #[test]
+    fn the_watching_itself_makes_no_other_memory() {
+        let mapping = |flags: &[&[u8; 2]]| Mapping {
+            start: pages::VirtAddr(0x1000),
+            end: pages::VirtAddr(0x3000),
+            prot: 3,
+            flags: flags.iter().map(|flag| **flag).collect(),
+            ..Mapping::default()
+        };
+        let room = room_of(&mapping(&[b"rd", b"uw", b"nr"])).expect("anonymous");
+        assert_eq!((room.range.count(), room.flags), (PageCount(2), VmaFlags::NO_RESERVE));
+        assert_eq!(room_of(&mapping(&[b"um"])), None, "somebody else's");
+        assert_eq!(room_of(&mapping(&[b"ht"])), None);
+        assert_eq!(room_of(&Mapping { inode: 3, ..mapping(&[]) }), None);
+        assert_eq!(room_of(&Mapping { shared: true, inode: 3, ..mapping(&[]) }), None);
+    }
+}
