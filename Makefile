@@ -22,7 +22,7 @@ check:
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items
 
-## Figures for BENCHMARKS.md, side by side in one run (needs root; takes a few minutes).
+## Figures for BENCHMARKS.md (needs root; all take some 40 minutes, `target/release/qmig-bench TABLE…` does some).
 bench: install-needs
 	$(CARGO) build --release --workspace --bins
 	$(BUILD_ROOT)/release/qmig-bench
