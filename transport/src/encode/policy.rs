@@ -51,6 +51,10 @@ const ZSTD_LEVELS: std::ops::RangeInclusive<i32> = 1..=19;
 /// What compression has to gain before it is worth its CPU time, which somebody else may want.
 const WORTH: f64 = 1.25;
 
+/// A link that takes more than this is bound by CPU time, not by the network: a gibibyte over QUIC costs
+/// both ends together more than a second of it, and compression would only take that away.
+const BOUND_BY_CPU: f64 = 250e6;
+
 /// What is known of a method: how fast it is, and what it leaves of pages like these.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Seen {
@@ -77,7 +81,9 @@ pub(super) fn choose(asked: Compression, known: &Known) -> Method {
         Compression::Lz4 => Method::Lz4,
         Compression::Zstd(level) => Method::Zstd(level),
         Compression::Auto => {
-            let Some(link) = known.link else { return Method::Raw };
+            let Some(link) = known.link.filter(|link| *link < BOUND_BY_CPU) else {
+                return Method::Raw;
+            };
             let time = |seen: Seen| (1.0 / seen.speed).max(seen.ratio / link);
             let (lz4, zstd) = (time(known.lz4), time(known.zstd));
             let (method, best) =
@@ -119,8 +125,8 @@ mod tests {
             (text, None, Method::Raw),
             (text, Some(12.0), Method::Zstd(ZSTD_LEVEL)),
             (text, Some(120.0), Method::Zstd(ZSTD_LEVEL)),
-            (text, Some(250.0), Method::Lz4),
-            (text, Some(500.0), Method::Lz4),
+            (text, Some(240.0), Method::Lz4),
+            (text, Some(500.0), Method::Raw),
             (text, Some(700.0), Method::Raw),
             (text, Some(2000.0), Method::Raw),
             (noise, Some(1.0), Method::Raw),
