@@ -15,8 +15,8 @@ use checkpoint::survey::{SurveyOptions, TcpPolicy, survey};
 use harness::{OPTIONS, Subject, can_run};
 use image::NamespaceIds;
 use image::state::{
-    Advice, Body, Checkpoint, File, FileKind, Living, SigSet, SocketState, Task, Thread, VmaFlags,
-    VmaKind,
+    Advice, Body, Checkpoint, File, FileKind, Living, Packet, SigSet, SocketState, Task, Thread,
+    VmaFlags, VmaKind,
 };
 use pages::{PageCount, PageIndex, PageRange, SpaceId, TaskId, VirtAddr};
 use tracee::host::{Urgency, stay_on_this_cpu};
@@ -246,7 +246,7 @@ fn files(subject: &Subject, checkpoint: &Checkpoint) {
         panic!("a pair")
     };
     assert_eq!((left.peer, right.peer), (right.inode, left.inode));
-    assert_eq!((&left.queue[..], &right.queue[..]), (&[][..], &[b"queued".to_vec()][..]));
+    assert_eq!((&left.queue[..], &right.queue[..]), (&[][..], &[Packet::plain(*b"queued")][..]));
     let FileKind::Inet(listener) = kind(11) else { panic!("{:?}", kind(11)) };
     assert_eq!((listener.state, listener.backlog), (SocketState::Listening, 33));
     assert!(matches!(kind(12), FileKind::Memfd { .. }));

@@ -93,7 +93,6 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("packet", "fd 4 of", "packet socket"),
     ("raw", "fd 4 of", "protocol 1"),
     ("unaccepted", "fd 4 of", "wait to be accepted"),
-    ("rights", "fd 5 of", "SCM_RIGHTS"),
     ("stale-watch", "fd 4 of", "once fd 5"),
     ("thread-clock", "process", "CPU time of a thread"),
     ("personality", "process", "personality"),

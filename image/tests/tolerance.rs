@@ -272,7 +272,7 @@ fn what_we_cannot_carry_is_refused_by_name() {
         }),
         ("in flight", |i| {
             let mut image = FrameWriter::new(ImageKind::SocketQueues);
-            let scm = vec![image::messages::ScmEntry { r#type: 1, rights: vec![1] }];
+            let scm = vec![image::messages::ScmEntry { r#type: 2, rights: vec![1] }];
             image.entry(&SkPacketEntry { id_for: 8, length: 0, scm });
             i.put("sk-queues.img", image.finish());
         }),

@@ -53,6 +53,32 @@ static void check_accepts(struct named *s) {
     CHECK(write(client, "!", 1) == 1 && read(server, &byte, 1) == 1 && byte == '!', "%s: a byte is lost", s->what);
 }
 
+/* Sends descriptors with some bytes. */
+static bool pass(int through, const char *bytes, const int *fds, size_t count) {
+    union { char room[CMSG_SPACE(4 * sizeof(int))]; struct cmsghdr aligned; } control = {{0}};
+    struct iovec vector = {(void *)(uintptr_t)bytes, strlen(bytes)};
+    struct msghdr message = {.msg_iov = &vector, .msg_iovlen = 1, .msg_control = control.room, .msg_controllen = CMSG_SPACE(count * sizeof(int))};
+    struct cmsghdr *head = CMSG_FIRSTHDR(&message);
+    *head = (struct cmsghdr){.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(count * sizeof(int))};
+    memcpy(CMSG_DATA(head), fds, count * sizeof(int));
+    return sendmsg(through, &message, 0) == (ssize_t)vector.iov_len;
+}
+
+/* Receives at most `room` bytes, which must be these, and that many descriptors. */
+static void check_passed(int through, size_t room, const char *bytes, int *fds, size_t count) {
+    union { char room[CMSG_SPACE(4 * sizeof(int))]; struct cmsghdr aligned; } control = {{0}};
+    char got[64] = "";
+    struct iovec vector = {got, room};
+    struct msghdr message = {.msg_iov = &vector, .msg_iovlen = 1, .msg_control = control.room, .msg_controllen = sizeof control};
+    ssize_t n = recvmsg(through, &message, MSG_DONTWAIT);
+    struct cmsghdr *head = n < 0 ? NULL : CMSG_FIRSTHDR(&message);
+    size_t came = head && head->cmsg_type == SCM_RIGHTS ? (head->cmsg_len - CMSG_LEN(0)) / sizeof(int) : 0;
+    CHECK(n == (ssize_t)strlen(bytes) && !memcmp(got, bytes, strlen(bytes)), "`%s` came instead of `%s`", n < 0 ? strerror(errno) : got, bytes);
+    CHECK(came == count, "%zu descriptors came with `%s` instead of %zu", came, bytes, count);
+    for (size_t i = 0; i < count; i++) fds[i] = -1;
+    if (head) memcpy(fds, CMSG_DATA(head), (came < count ? came : count) * sizeof(int));
+}
+
 static pid_t echo_child(int fd) {
     pid_t child = fork();
     MUST(child >= 0);
@@ -70,6 +96,15 @@ int main(int argc, char **argv) {
     int stream[2], dgram[2], packets[2], with_child[2];
     MUST(!socketpair(AF_UNIX, SOCK_STREAM, 0, stream) && !socketpair(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK, 0, dgram));
     MUST(!socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, packets) && !socketpair(AF_UNIX, SOCK_STREAM, 0, with_child));
+    /* On their way: an end of a pipe that we have too, and things that nobody else has: a file, and a
+     * socket with a descriptor on its way in it. */
+    int carrier[2], parcels[2], inner[2], tube[2];
+    MUST(!socketpair(AF_UNIX, SOCK_STREAM, 0, carrier) && !socketpair(AF_UNIX, SOCK_DGRAM, 0, parcels) && !socketpair(AF_UNIX, SOCK_STREAM, 0, inner) && !pipe(tube));
+    int passed = open(path_in(shared_dir, "passed"), O_RDWR | O_CREAT, 0600);
+    MUST(passed >= 0 && write(passed, "content", 7) == 7 && lseek(passed, 3, SEEK_SET) == 3);
+    MUST(pass(inner[0], "inner", tube, 2) && send(carrier[0], "before", 6, 0) == 6);
+    MUST(pass(carrier[0], "with", (int[]){passed, tube[1], inner[1]}, 3) && send(carrier[0], "after", 5, 0) == 5);
+    MUST(pass(parcels[0], "parcel", (int[]){tube[1]}, 1) && !close(passed) && !close(inner[1]) && !close(inner[0]));
     long queued = option_number("queued", 0);
     if (queued) MUST(write(stream[0], "waiting", 7) == 7 && send(dgram[0], "one", 3, 0) == 3 && send(dgram[0], "three", 5, 0) == 5);
 
@@ -114,6 +149,16 @@ int main(int argc, char **argv) {
         CHECK(recv(dgram[1], bytes, 64, 0) == 3 && recv(dgram[1], bytes, 64, 0) == 5, "the queue of the datagram pair");
     }
     CHECK(recv(stream[0], bytes, 1, MSG_DONTWAIT) < 0 && errno == EAGAIN, "the stream pair is not idle: %s", strerror(errno));
+    int came[3], deeper[2], again[1];
+    char through[8] = "";
+    check_passed(carrier[1], 6, "before", came, 0);
+    check_passed(carrier[1], 64, "with", came, 3);
+    check_passed(carrier[1], 64, "after", deeper, 0);
+    check_passed(parcels[1], 64, "parcel", again, 1);
+    CHECK(read(came[0], through, 8) == 4 && !memcmp(through, "tent", 4), "the passed file");
+    check_passed(came[2], 64, "inner", deeper, 2);
+    CHECK(write(came[1], "1", 1) == 1 && write(again[0], "2", 1) == 1 && write(deeper[1], "3", 1) == 1 && read(tube[0], through, 8) == 3, "the passed pipe");
+    CHECK(read(came[2], through, 1) == 0, "the passed socket has not ended");
     CHECK(write(stream[0], "there", 5) == 5 && read(stream[1], bytes, 64) == 5, "the stream pair, there");
     CHECK(write(stream[1], "back", 4) == 4 && read(stream[0], bytes, 64) == 4, "the stream pair, back");
     CHECK(recv(dgram[0], bytes, 64, 0) < 0 && errno == EAGAIN, "the datagram pair is not idle or blocks");

@@ -36,7 +36,7 @@ fn unix(inode: u32, peer: u32, queue: &[&[u8]]) -> FileKind {
         backlog: 0,
         shutdown: 0,
         options: SocketOptions::default(),
-        queue: queue.iter().map(|packet| packet.to_vec()).collect(),
+        queue: queue.iter().map(|packet| image::state::Packet::plain(*packet)).collect(),
     })
 }
 

@@ -14,6 +14,7 @@ pub use crate::sys::ioctl::{
     set_pipe_size, set_termios, set_timer_ticks, set_window_size, termios, window_size,
 };
 pub use crate::sys::sched::CpuSet;
+pub use crate::sys::socket::Peeked;
 use crate::{Error, HostPid, Result, sys};
 
 /// pidfd_open(2), Linux 5.3.
@@ -224,6 +225,12 @@ pub fn getsockopt(fd: BorrowedFd<'_>, level: i32, option: i32, max: usize) -> io
 /// socket(2) by the numbers of its family, type and protocol; it is not inherited by programs.
 pub fn new_socket(kind: [i32; 3]) -> io::Result<OwnedFd> {
     sys::socket::new(kind)
+}
+
+/// What waits first in a socket, without waiting and without taking it: at most `into` of it, and
+/// copies of the files that come along, which are then open in qmig too.
+pub fn peek(fd: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<Peeked> {
+    sys::socket::peek(fd, into)
 }
 
 /// setsockopt(2).

@@ -60,6 +60,10 @@ pub(super) struct Files<'o> {
     pub(super) attached: BTreeMap<i32, u64>,
     locks: Finder,
     streams: Vec<streams::Found>,
+    /// Unix sockets whose queues are still to be read.
+    pub(super) queues: Vec<(FileId, OwnedFd, String)>,
+    /// Files that were found in queues; kept, because they are compared with others.
+    pub(super) flying: Vec<OwnedFd>,
     /// Content of shared memory.
     pub(super) contents: Vec<(SharedId, PageSet, OwnedFd)>,
 }
@@ -131,6 +135,8 @@ impl<'o> Files<'o> {
             attached: BTreeMap::new(),
             locks: Finder::default(),
             streams: Vec::new(),
+            queues: Vec::new(),
+            flying: Vec::new(),
             contents: Vec::new(),
         }
     }
@@ -165,16 +171,9 @@ impl<'o> Files<'o> {
         let numbers = crate::survey::tree::descriptors(pid)
             .map_err(CollectError::io("list the descriptors", pid))?;
         for number in numbers {
-            let way = PathBuf::from(format!("/proc/{}/fd/{number}", pid.0));
-            let failed = CollectError::io("look at a descriptor", pid);
-            let link = fs::read_link(&way).map_err(&failed)?;
-            let stat = fs::metadata(&way).map_err(&failed)?;
-            let info = FdInfo::read(pid, number.cast_signed())?;
+            let (file, info) = self.descriptor(whose, number, &process, refusals)?;
             let close_on_exec = info.flags & libc::O_CLOEXEC.cast_unsigned() != 0;
-            let flags = info.flags & !libc::O_CLOEXEC.cast_unsigned();
-            let found =
-                Found { whose, number, way: &way, link: &link, stat: &stat, info: &info, flags };
-            if let Some(file) = self.description(&found, &process, refusals)? {
+            if let Some(file) = file {
                 if !info.locks.is_empty() {
                     let again = fds.iter().any(|fd| fd.file == file);
                     self.locks.add(pid, number, file, &info, again);
@@ -184,6 +183,26 @@ impl<'o> Files<'o> {
         }
         self.tables.push(FdTable { id, fds });
         Ok(id)
+    }
+
+    /// The file behind a descriptor, none if it is refused, and what fdinfo says of it.
+    pub(super) fn descriptor(
+        &mut self,
+        whose: &Whose,
+        number: u32,
+        process: &OwnedFd,
+        refusals: &mut Refusals,
+    ) -> Result<(Option<FileId>, FdInfo), CollectError> {
+        let pid = whose.pid;
+        let way = PathBuf::from(format!("/proc/{}/fd/{number}", pid.0));
+        let failed = CollectError::io("look at a descriptor", pid);
+        let link = fs::read_link(&way).map_err(&failed)?;
+        let stat = fs::metadata(&way).map_err(&failed)?;
+        let info = FdInfo::read(pid, number.cast_signed())?;
+        let flags = info.flags & !libc::O_CLOEXEC.cast_unsigned();
+        let found =
+            Found { whose, number, way: &way, link: &link, stat: &stat, info: &info, flags };
+        Ok((self.description(&found, process, refusals)?, info))
     }
 
     /// The description a descriptor shows: one that is known, or a new one.
@@ -371,10 +390,12 @@ impl<'o> Files<'o> {
                 }
                 Ok(FileKind::Inet(socket))
             }
-            Ok(Socket::Unix(mut socket)) => sockets::queue(fd, &socket).map(|queue| {
-                socket.queue = queue;
-                FileKind::Unix(socket)
-            }),
+            Ok(Socket::Unix(socket)) => {
+                let copy = copy.try_clone().map_err(CollectError::io("keep a socket", pid))?;
+                let file = FileId(number(self.files.len()) + 1);
+                self.queues.push((file, copy, found.whose.fd(found.number)));
+                Ok(FileKind::Unix(socket))
+            }
             Err(trouble) => Err(trouble),
         })
     }

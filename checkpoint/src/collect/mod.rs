@@ -19,6 +19,7 @@ mod locks;
 mod mm;
 mod options;
 mod pipes;
+pub(crate) mod queues;
 mod segments;
 mod shared;
 mod signals;
@@ -177,6 +178,7 @@ pub fn collect(
             checkpoint.tasks.push(task);
         }
     }
+    files.read_queues(&mut refusals)?;
     let segments = files.settle_segments(&mut refusals);
     files.settle_terminals(family.members.iter().map(|member| &member.stat), &mut refusals);
     if !refusals.0.is_empty() {

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{self, IoSliceMut};
+use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -12,9 +12,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use image::state::{InetSocket, SocketOptions, SocketState, UnixSocket};
-use nix::errno::Errno;
 use nix::libc;
-use nix::sys::socket::{MsgFlags, SockaddrStorage, getpeername, getsockname, recvmsg};
+use nix::sys::socket::{SockaddrStorage, getpeername, getsockname};
 use tracee::HostPid;
 
 use super::streams;
@@ -396,7 +395,7 @@ fn timeout(fd: BorrowedFd, option: i32) -> (u64, u64) {
     (half(0), half(8))
 }
 
-fn word(fd: BorrowedFd, level: i32, option: i32) -> io::Result<u32> {
+pub(super) fn word(fd: BorrowedFd, level: i32, option: i32) -> io::Result<u32> {
     let bytes = tracee::host::getsockopt(fd, level, option, 4)?;
     match bytes.as_slice() {
         [a, b, c, d] => Ok(u32::from_ne_bytes([*a, *b, *c, *d])),
@@ -410,97 +409,11 @@ fn flag(fd: BorrowedFd, level: i32, option: i32) -> bool {
     word(fd, level, option).is_ok_and(|value| value != 0)
 }
 
-/// What waits to be read in a unix socket, peeked: packet by packet, or as one chunk for a stream.
-///
-/// SO_PEEK_OFF (Linux 3.4, for streams too since 4.10) walks the queue; the program's own value is
-/// put back. Descriptors in flight are told by MSG_CTRUNC: there is no room for them, so the kernel
-/// does not make copies of them for us.
-pub(crate) fn queue(fd: BorrowedFd, socket: &UnixSocket) -> Result<Vec<Vec<u8>>, Trouble> {
-    if socket.state == SocketState::Listening {
-        return Ok(Vec::new());
-    }
-    let shown = format!("socket:[{}]", socket.inode);
-    let failed =
-        |error: io::Error| Trouble::new(&*shown, format!("the queue cannot be read: {error}"));
-    let before = word(fd, libc::SOL_SOCKET, libc::SO_PEEK_OFF).map_err(failed)?;
-    let set = |offset: u32| {
-        tracee::host::setsockopt(fd, libc::SOL_SOCKET, libc::SO_PEEK_OFF, &offset.to_ne_bytes())
-    };
-    set(0).map_err(failed)?;
-    let packets = walk(fd, socket, &shown);
-    set(before).map_err(failed)?;
-    packets
-}
-
-fn walk(fd: BorrowedFd, socket: &UnixSocket, shown: &str) -> Result<Vec<Vec<u8>>, Trouble> {
-    let stream = socket.kind == libc::SOCK_STREAM.cast_unsigned();
-    let shut = socket.shutdown & 1 != 0;
-    let mut packets: Vec<Vec<u8>> = Vec::new();
-    loop {
-        let length =
-            if stream { STREAM_PIECE } else { peek(fd, &mut [], socket, shown)?.unwrap_or(0) };
-        let mut bytes = vec![0; length];
-        let Some(got) = peek(fd, &mut bytes, socket, shown)? else { break };
-        bytes.truncate(got);
-        // An end of file, told for ever, looks like an empty packet.
-        if got == 0 && (stream || shut || socket.kind != libc::SOCK_DGRAM.cast_unsigned()) {
-            break;
-        }
-        match packets.last_mut() {
-            Some(whole) if stream => whole.append(&mut bytes),
-            _ => packets.push(bytes),
-        }
-    }
-    Ok(packets)
-}
-
-const STREAM_PIECE: usize = 64 << 10;
-
-/// Length of the next packet (all of it, however little room there is), or `None` if there is none.
-fn peek(
-    fd: BorrowedFd,
-    into: &mut [u8],
-    socket: &UnixSocket,
-    shown: &str,
-) -> Result<Option<usize>, Trouble> {
-    let mut room = [0; CREDENTIALS];
-    let room = if socket.options.pass_credentials { &mut room[..] } else { &mut [] };
-    let mut into = [IoSliceMut::new(into)];
-    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC;
-    match recvmsg::<()>(fd.as_raw_fd(), &mut into, Some(room), flags) {
-        Ok(got) if got.flags.contains(MsgFlags::MSG_CTRUNC) => {
-            Err(Trouble::new(shown, "open files are on their way through it (SCM_RIGHTS)")
-                .but(BY_CRIU))
-        }
-        Ok(got) => Ok(Some(got.bytes)),
-        Err(Errno::EAGAIN) => Ok(None),
-        // Unconnected, or the other end closed with unread data; the program has yet to be told.
-        Err(Errno::ENOTCONN | Errno::EINVAL | Errno::ECONNRESET) => Ok(None),
-        Err(error) => {
-            Err(Trouble::new(shown, format!("the queue cannot be read: {}", error.desc())))
-        }
-    }
-}
-
-/// CMSG_SPACE(sizeof(struct ucred)): SO_PASSCRED puts this in front of any descriptors.
-const CREDENTIALS: usize = 32;
-
-/// Looks whether the first packet carries descriptors; changes nothing, for use on a running task.
-pub(crate) fn carries_descriptors(fd: BorrowedFd, socket: &UnixSocket) -> Result<(), Trouble> {
-    if socket.state == SocketState::Listening {
-        return Ok(());
-    }
-    peek(fd, &mut [0], socket, &format!("socket:[{}]", socket.inode)).map(|_| ())
-}
-
 #[cfg(test)]
 mod tests {
-    use std::io::{IoSlice, Write};
     use std::net::{TcpListener, TcpStream, UdpSocket};
-    use std::os::fd::{AsFd, RawFd};
-    use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
-
-    use nix::sys::socket::{ControlMessage, sendmsg};
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixListener;
 
     use super::*;
 
@@ -523,60 +436,6 @@ mod tests {
         match read(fd, policy).expect("carried") {
             Socket::Inet(socket) => socket,
             Socket::Unix(other) => panic!("an inet socket: {other:?}"),
-        }
-    }
-
-    #[test]
-    fn a_stream_is_peeked_whole_and_stays() {
-        let (mut left, right) = UnixStream::pair().expect("a pair");
-        let sent: Vec<u8> = (0..=250).cycle().take(100_000).collect();
-        left.write_all(&sent).expect("send");
-        let socket = unix_of(&right);
-        for _ in 0..2 {
-            assert_eq!(queue(right.as_fd(), &socket), Ok(vec![sent.clone()]));
-        }
-        assert_eq!(queue(left.as_fd(), &unix_of(&left)), Ok(vec![]));
-        let mut back = vec![0; sent.len()];
-        io::Read::read_exact(&mut &right, &mut back).expect("receive");
-        assert_eq!(back, sent);
-    }
-
-    #[test]
-    fn packets_keep_their_bounds() {
-        let (left, right) = UnixDatagram::pair().expect("a pair");
-        for packet in [&b"one"[..], b"three", &[7; 3000]] {
-            left.send(packet).expect("send");
-        }
-        let queue = queue(right.as_fd(), &unix_of(&right)).expect("a queue");
-        assert_eq!(queue, [b"one".to_vec(), b"three".to_vec(), vec![7; 3000]]);
-    }
-
-    #[test]
-    fn descriptors_in_flight_are_refused() {
-        for pass_credentials in [false, true] {
-            let (left, right) = UnixStream::pair().expect("a pair");
-            tracee::host::setsockopt(
-                right.as_fd(),
-                libc::SOL_SOCKET,
-                libc::SO_PASSCRED,
-                &u32::from(pass_credentials).to_ne_bytes(),
-            )
-            .expect("SO_PASSCRED");
-            (&left).write_all(b"plain").expect("send");
-            let socket = unix_of(&right);
-            assert_eq!(carries_descriptors(right.as_fd(), &socket), Ok(()));
-            let fds: [RawFd; 1] = [left.as_raw_fd()];
-            let rights = [ControlMessage::ScmRights(&fds)];
-            sendmsg::<()>(
-                left.as_raw_fd(),
-                &[IoSlice::new(b"x")],
-                &rights,
-                MsgFlags::empty(),
-                None,
-            )
-            .expect("send rights");
-            let trouble = queue(right.as_fd(), &socket).expect_err("rights");
-            assert!(trouble.reason.contains("SCM_RIGHTS"), "{trouble:?}");
         }
     }
 

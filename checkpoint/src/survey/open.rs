@@ -17,7 +17,8 @@ use super::needed::Use;
 use super::process::Look;
 use super::refusals::{Trouble, Whose};
 use super::{inotify, locks, terminal, tree, watches};
-use crate::collect::sockets::{Socket, Tcp, carries_descriptors, socket};
+use crate::collect::queues::carries_files;
+use crate::collect::sockets::{Socket, Tcp, socket};
 use crate::collect::streams::ends_of;
 
 impl Look<'_> {
@@ -123,7 +124,10 @@ impl Look<'_> {
             }
             Ok(Socket::Unix(socket)) => {
                 self.unix(whose, number, &socket);
-                carries_descriptors(copy.as_fd(), &socket)
+                if socket.state != SocketState::Listening && carries_files(copy.as_fd()) {
+                    self.ends.files_fly();
+                }
+                Ok(())
             }
             Err(trouble) => Err(trouble),
         })

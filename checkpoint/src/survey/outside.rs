@@ -27,6 +27,8 @@ pub(crate) struct Ends {
     unix: HashSet<u32>,
     /// Who is connected to which inode.
     peers: Vec<(u32, u32, String)>,
+    /// Files are on their way through sockets: they may be the other ends.
+    flying: bool,
     /// Connections within this host.
     loops: HashMap<FourTuple, String>,
 }
@@ -45,6 +47,11 @@ impl Ends {
     /// A pidfd of process `pid`.
     pub(super) fn process(&mut self, pid: i32, object: String) {
         self.processes.push((pid, object));
+    }
+
+    /// Files were seen on their way.
+    pub(super) fn files_fly(&mut self) {
+        self.flying = true;
     }
 
     /// A TCP connection.
@@ -73,7 +80,8 @@ fn plain(FourTuple { local, remote }: FourTuple) -> FourTuple {
 pub(super) fn judge(look: &mut Look) {
     let ends = std::mem::take(&mut look.ends);
     for (inode, peer, object) in ends.peers {
-        if !ends.unix.contains(&peer) {
+        // Whether it is on its way is known when nobody moves any more.
+        if !ends.unix.contains(&peer) && !ends.flying {
             let place = format!("socket:[{inode}]");
             let reason = format!("connected to the unix socket {peer} outside the tree");
             look.refuse(Trouble::new(place, reason).but(BY_CRIU), object);

@@ -147,16 +147,6 @@ static void make(const char *what) {
         struct sockaddr_un a = {.sun_family = AF_UNIX};
         strcpy(a.sun_path, in_folder("test.sock"));
         must(!connect(s, (void *)&a, sizeof a), what);
-    } else if (!strcmp(what, "rights")) {
-        int s[2], fd = 0;
-        must(!socketpair(AF_UNIX, SOCK_STREAM, 0, s), what);
-        char room[CMSG_SPACE(sizeof fd)] = {0}, byte = 'x';
-        struct iovec v = {&byte, 1};
-        struct msghdr m = {.msg_iov = &v, .msg_iovlen = 1, .msg_control = room, .msg_controllen = sizeof room};
-        struct cmsghdr *c = CMSG_FIRSTHDR(&m);
-        c->cmsg_level = SOL_SOCKET, c->cmsg_type = SCM_RIGHTS, c->cmsg_len = CMSG_LEN(sizeof fd);
-        memcpy(CMSG_DATA(c), &fd, sizeof fd);
-        must(sendmsg(s[0], &m, 0) == 1, what);
     } else if (!strcmp(what, "stale-watch")) {
         int e = epoll_create1(0), p[2];
         struct epoll_event ev = {.events = EPOLLIN};

@@ -1,5 +1,6 @@
 //! Sockets.
 
+use super::files::FileId;
 use super::options::SocketOption;
 use super::streams::TcpStream;
 
@@ -97,8 +98,25 @@ pub struct UnixSocket {
     pub shutdown: u32,
     /// Options.
     pub options: SocketOptions,
-    /// What waits to be read, packet by packet (one chunk for a stream).
-    pub queue: Vec<Vec<u8>>,
+    /// What waits to be read, packet by packet; of a stream, piece by piece, a new one where files
+    /// come along.
+    pub queue: Vec<Packet>,
+}
+
+/// What waits to be read from a unix socket.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Packet {
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// Open files that come with its first byte (SCM_RIGHTS, unix(7)).
+    pub files: Vec<FileId>,
+}
+
+impl Packet {
+    /// One without files.
+    pub fn plain(bytes: impl Into<Vec<u8>>) -> Self {
+        Self { bytes: bytes.into(), files: Vec::new() }
+    }
 }
 
 /// tcp(7) and udp(7).

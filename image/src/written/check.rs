@@ -208,7 +208,15 @@ fn check_files(checkpoint: &Checkpoint) -> Result<(), BadImage> {
             return Err(at(BadField::twice("ino", "socket", file.id.0)));
         }
     }
+    let known: HashSet<FileId> = checkpoint.files.iter().map(|file| file.id).collect();
     for (number, file) in checkpoint.files.iter().enumerate() {
+        if let FileKind::Unix(socket) = &file.kind {
+            let mut flying = socket.queue.iter().flat_map(|packet| &packet.files);
+            if let Some(lost) = flying.find(|file| !known.contains(file)) {
+                let lie = BadField::unresolved("scm.rights", "file", lost.0);
+                return Err(lie.at(ImageKind::SocketQueues.name(0), 0));
+            }
+        }
         if let FileKind::Unix(socket) = &file.kind
             && socket.peer != 0
             && !unix.contains(&socket.peer)

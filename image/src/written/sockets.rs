@@ -8,12 +8,12 @@ use crate::error::{BadField, BadImage};
 use crate::frame::FrameWriter;
 use crate::kind::ImageKind;
 use crate::messages::{
-    FilePermsEntry, FownEntry, InetSkEntry, IpOptsEntry, SkOptEntry, SkOptsEntry, SkPacketEntry,
-    TcpOptsEntry, UnixSkEntry,
+    FilePermsEntry, FownEntry, InetSkEntry, IpOptsEntry, ScmEntry, SkOptEntry, SkOptsEntry,
+    SkPacketEntry, TcpOptsEntry, UnixSkEntry,
 };
 use crate::state::check::{absolute_path, bounded_text};
 use crate::state::options::{self, SocketOption};
-use crate::state::{FileId, FileKind, InetSocket, SocketOptions, SocketState, UnixSocket};
+use crate::state::{FileId, FileKind, InetSocket, Packet, SocketOptions, SocketState, UnixSocket};
 
 const STREAM: u32 = 1;
 const DATAGRAM: u32 = 2;
@@ -22,6 +22,10 @@ const INET: u32 = 2;
 const INET6: u32 = 10;
 const TCP: u32 = 6;
 const UDP: u32 = 17;
+/// unix(7).
+const SCM_RIGHTS: u32 = 1;
+/// One more than SCM_MAX_FD of the kernel.
+const MOST_RIGHTS: usize = 254;
 /// sun_path, unix(7), with a NUL more.
 const LONGEST_NAME: usize = 109;
 /// IFNAMSIZ without its NUL.
@@ -407,9 +411,14 @@ pub(super) fn write_queues(writer: &mut Writer<'_>) {
     for file in &writer.checkpoint.files {
         let FileKind::Unix(socket) = &file.kind else { continue };
         for packet in &socket.queue {
-            let length = u32::try_from(packet.len()).expect("a packet is below 4 GiB");
-            let entry = SkPacketEntry { id_for: file.id.0, length, scm: Vec::new() };
-            image.entry(&entry).raw(packet);
+            let length = u32::try_from(packet.bytes.len()).expect("a packet is below 4 GiB");
+            let rights: Vec<u32> = packet.files.iter().map(|file| file.0).collect();
+            let scm = if rights.is_empty() {
+                Vec::new()
+            } else {
+                vec![ScmEntry { r#type: SCM_RIGHTS, rights }]
+            };
+            image.entry(&SkPacketEntry { id_for: file.id.0, length, scm }).raw(&packet.bytes);
             any = true;
         }
     }
@@ -418,16 +427,26 @@ pub(super) fn write_queues(writer: &mut Writer<'_>) {
     }
 }
 
-pub(super) fn read_queues(reader: &Reader<'_>) -> Result<HashMap<FileId, Vec<Vec<u8>>>, BadImage> {
-    let mut queues: HashMap<FileId, Vec<Vec<u8>>> = HashMap::new();
+pub(super) fn read_queues(reader: &Reader<'_>) -> Result<HashMap<FileId, Vec<Packet>>, BadImage> {
+    let mut queues: HashMap<FileId, Vec<Packet>> = HashMap::new();
     let Some(mut frame) = reader.open(ImageKind::SocketQueues, 0)? else { return Ok(queues) };
     while let Some(SkPacketEntry { id_for, length, scm }) = frame.message()? {
-        if !scm.is_empty() {
-            let lie = BadField::unsupported("scm", "descriptors in flight");
+        let mut files = Vec::new();
+        for ScmEntry { r#type, rights } in scm {
+            let lie = match rights.len() {
+                _ if r#type != SCM_RIGHTS => {
+                    BadField::unsupported("scm.type", "something other than files in flight")
+                }
+                many @ MOST_RIGHTS.. => BadField::count("scm.rights", many, "at most 253"),
+                _ => {
+                    files.extend(rights.into_iter().map(FileId));
+                    continue;
+                }
+            };
             return Err(lie.at(frame.image(), frame.entry_number()));
         }
-        let packet = frame.raw(u64::from(length))?;
-        queues.entry(FileId(id_for)).or_default().push(packet);
+        let bytes = frame.raw(u64::from(length))?;
+        queues.entry(FileId(id_for)).or_default().push(Packet { bytes, files });
     }
     Ok(queues)
 }

@@ -325,7 +325,7 @@ fn files() -> Vec<File> {
         backlog: 0,
         shutdown: 2,
         options: SocketOptions { receive_low_water: 1, ..SocketOptions::default() },
-        queue: queue.iter().map(|packet| packet.to_vec()).collect(),
+        queue: queue.iter().map(|packet| Packet::plain(*packet)).collect(),
     };
     let kinds = vec![
         (

@@ -85,23 +85,39 @@ impl<'a> Files<'a> {
             terminal,
             extra: BTreeMap::new(),
         };
-        let held: HashSet<FileId> =
-            from.fd_tables.iter().flat_map(|table| &table.fds).map(|fd| fd.file).collect();
-        let mut held: Vec<&File> =
-            from.files.iter().filter(|file| held.contains(&file.id)).collect();
-        held.sort_unstable_by_key(|file| file.id);
+        let held = files.held();
         let pipes = Pipes::new(&from.pipes);
         pipes.make_all(&held, &mut files.open)?;
         pipes.open_fifos(&held, &files.view, &mut files.open)?;
         ptys.open_all(&held, &mut files.open)?;
         files.sockets = Sockets::make_all(&held, &files.view, takeover, &mut files.open)?;
-        for file in held {
+        for file in &held {
             if !files.open.contains_key(&file.id) {
                 let opened = files.make(file, hosts, maker)?;
                 files.open.insert(file.id, opened);
             }
         }
+        files.sockets.fill(&held, &files.view, &mut files.open)?;
         Ok(files)
+    }
+
+    /// Every file that somebody has open, or that is on its way to somebody through a socket.
+    fn held(&self) -> Vec<&'a File> {
+        let tables = &self.from.fd_tables;
+        let mut new: Vec<FileId> =
+            tables.iter().flat_map(|table| &table.fds).map(|fd| fd.file).collect();
+        let mut held = HashSet::new();
+        while let Some(id) = new.pop() {
+            if held.insert(id)
+                && let Some(FileKind::Unix(socket)) = self.by_id.get(&id).map(|file| &file.kind)
+            {
+                new.extend(socket.queue.iter().flat_map(|packet| &packet.files));
+            }
+        }
+        let mut held: Vec<&File> =
+            self.from.files.iter().filter(|file| held.contains(&file.id)).collect();
+        held.sort_unstable_by_key(|file| file.id);
+        held
     }
 
     /// The open description `id`.

@@ -32,6 +32,62 @@ pub(crate) fn new([family, kind, protocol]: [i32; 3]) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// What recvmsg(2) found when it only looked.
+#[derive(Debug)]
+pub struct Peeked {
+    /// Length of the packet (however little room there is), or of what there was room for.
+    pub length: usize,
+    /// Copies of the files that come along (SCM_RIGHTS).
+    pub files: Vec<OwnedFd>,
+}
+
+/// Most files in one message (SCM_MAX_FD, net/scm.h).
+const MOST_FILES: usize = 253;
+
+/// Looks at what waits first, without waiting and without taking it.
+pub(crate) fn peek(fd: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<Peeked> {
+    // Room for credentials, a pidfd, security and the files, each with its head; as words, so that it
+    // is aligned as `struct cmsghdr` must be.
+    let mut control = [0_u64; (512 + 4 * MOST_FILES) / 8 + 1];
+    let mut vector = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
+    // SAFETY: all zeros is a valid struct msghdr.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut vector;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = size_of_val(&control);
+    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT | libc::MSG_TRUNC | libc::MSG_CMSG_CLOEXEC;
+    // SAFETY: the kernel writes into `into` and `control`, no more than their lengths; both live on.
+    let length = unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, flags) };
+    if length < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let mut files = Vec::new();
+    // SAFETY: `message` is as recvmsg left it, and `control` lives on.
+    let mut header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+    while !header.is_null() {
+        // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR give headers that lie within `control`.
+        let found = unsafe { *header };
+        if (found.cmsg_level, found.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+            // SAFETY: the data of a header lies behind it.
+            let data = unsafe { libc::CMSG_DATA(header) }.cast::<i32>();
+            // SAFETY: numbers only.
+            let head = unsafe { libc::CMSG_LEN(0) } as usize;
+            let count = found.cmsg_len.saturating_sub(head) / size_of::<i32>();
+            for at in 0..count {
+                // SAFETY: the kernel wrote `count` descriptors there, each ours from now on.
+                files.push(unsafe { OwnedFd::from_raw_fd(data.add(at).read_unaligned()) });
+            }
+        }
+        // SAFETY: as above.
+        header = unsafe { libc::CMSG_NXTHDR(&raw const message, header) };
+    }
+    if message.msg_flags & libc::MSG_CTRUNC != 0 {
+        return Err(io::Error::from_raw_os_error(libc::EMFILE));
+    }
+    Ok(Peeked { length: length.unsigned_abs(), files })
+}
+
 /// Sets the option.
 pub(crate) fn set(fd: BorrowedFd<'_>, level: i32, option: i32, value: &[u8]) -> io::Result<()> {
     let len = libc::socklen_t::try_from(value.len()).map_err(|_| io::ErrorKind::InvalidInput)?;

@@ -27,6 +27,8 @@ use streams::Streams;
 #[derive(Default)]
 pub(crate) struct Sockets {
     nodes: Vec<Node>,
+    /// Far ends of unix sockets that nobody in the tree has; closed when all is filled.
+    feeders: HashMap<FileId, OwnedFd>,
     streams: Streams,
     takeover: Takeover,
 }
@@ -51,14 +53,7 @@ impl Sockets {
     ) -> Result<Self> {
         let mut made = Self::default();
         made.takeover = Takeover::of(takeover);
-        let unix: Vec<Named<'_, UnixSocket>> = files
-            .iter()
-            .filter_map(|file| match &file.kind {
-                FileKind::Unix(socket) => Some((*file, socket)),
-                _ => None,
-            })
-            .collect();
-        unix::make_all(&unix, view, &mut made, open)?;
+        unix::make_all(&unix_among(files), view, &mut made, open)?;
         let inet: Vec<Named<'_, InetSocket>> = files
             .iter()
             .filter_map(|file| match &file.kind {
@@ -81,6 +76,16 @@ impl Sockets {
         Ok(made)
     }
 
+    /// Fills in what waits in unix sockets. Every file is open: any may be on its way through them.
+    pub(crate) fn fill(
+        &mut self,
+        files: &[&File],
+        view: &View,
+        open: &mut HashMap<FileId, OwnedFd>,
+    ) -> Result<()> {
+        unix::fill_all(&unix_among(files), view, self, open)
+    }
+
     /// The tree may run: its addresses come here, and its connections speak.
     pub(crate) fn open(&mut self) -> Result<()> {
         self.takeover.begin()?;
@@ -99,6 +104,14 @@ impl Sockets {
             self.nodes.push(Node { path, device: stat.st_dev, inode: stat.st_ino });
         }
     }
+}
+
+fn unix_among<'a>(files: &[&'a File]) -> Vec<Named<'a, UnixSocket>> {
+    let unix = files.iter().filter_map(|file| match &file.kind {
+        FileKind::Unix(socket) => Some((*file, socket)),
+        _ => None,
+    });
+    unix.collect()
 }
 
 impl Drop for Sockets {

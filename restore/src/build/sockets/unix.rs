@@ -5,19 +5,20 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
+use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use image::state::{FileId, SocketState, UnixSocket};
+use image::state::{FileId, Packet, SocketState, UnixSocket};
 use nix::errno::Errno;
 use nix::fcntl::AT_FDCWD;
 use nix::libc;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{
-    AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, bind, connect, listen, send,
-    socket, socketpair,
+    AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, bind, connect,
+    listen, sendmsg, socket, socketpair,
 };
 use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, lstat};
 use nix::unistd::{Gid, Uid, chown};
@@ -28,21 +29,14 @@ use crate::error::{BadCheckpoint, Error, Result, errno_of};
 
 type One<'a> = Named<'a, UnixSocket>;
 
-/// Makes the sockets: first those that stand alone, then connections, then what waits in them.
+/// Makes the sockets: first those that stand alone, then connections.
 pub(super) fn make_all(
     sockets: &[One<'_>],
     view: &View,
     made: &mut Sockets,
     open: &mut HashMap<FileId, OwnedFd>,
 ) -> Result<()> {
-    let mut maker = Maker {
-        by_inode: sockets.iter().map(|one| (one.1.inode, *one)).collect(),
-        sockets,
-        view,
-        nodes: made,
-        open,
-        feeders: HashMap::new(),
-    };
+    let mut maker = Maker::of(sockets, view, made, open);
     let (alone, connected): (Vec<One<'_>>, Vec<One<'_>>) =
         sockets.iter().copied().partition(|one| maker.stands_alone(one.1));
     for one in alone {
@@ -51,6 +45,18 @@ pub(super) fn make_all(
     for one in connected {
         maker.connect(one)?;
     }
+    Ok(())
+}
+
+/// Fills in what waits in the sockets, now that all files that may be among it are open, and sets
+/// their options.
+pub(super) fn fill_all(
+    sockets: &[One<'_>],
+    view: &View,
+    made: &mut Sockets,
+    open: &mut HashMap<FileId, OwnedFd>,
+) -> Result<()> {
+    let mut maker = Maker::of(sockets, view, made, open);
     for one in sockets {
         maker.fill(*one)?;
     }
@@ -64,10 +70,20 @@ struct Maker<'m, 'a> {
     by_inode: HashMap<u32, One<'a>>,
     sockets: &'m [One<'a>],
     view: &'m View,
-    nodes: &'m mut Sockets,
+    made: &'m mut Sockets,
     open: &'m mut HashMap<FileId, OwnedFd>,
-    /// Far ends that nobody in the tree has; closed when all is filled.
-    feeders: HashMap<FileId, OwnedFd>,
+}
+
+impl<'m, 'a> Maker<'m, 'a> {
+    fn of(
+        sockets: &'m [One<'a>],
+        view: &'m View,
+        made: &'m mut Sockets,
+        open: &'m mut HashMap<FileId, OwnedFd>,
+    ) -> Self {
+        let by_inode = sockets.iter().map(|one| (one.1.inode, *one)).collect();
+        Self { by_inode, sockets, view, made, open }
+    }
 }
 
 impl Maker<'_, '_> {
@@ -130,7 +146,7 @@ impl Maker<'_, '_> {
         if state.deleted {
             nix::unistd::unlink(&node).map_err(failed)?;
         } else {
-            self.nodes.note_node(node);
+            self.made.note_node(node);
         }
         Ok(())
     }
@@ -233,7 +249,7 @@ impl Maker<'_, '_> {
         let (near, far) = pair(state.kind).map_err(failed)?;
         self.bind(&near, state)?;
         self.open.insert(file.id, near);
-        self.feeders.insert(file.id, far);
+        self.made.feeders.insert(file.id, far);
         Ok(())
     }
 
@@ -255,7 +271,7 @@ impl Maker<'_, '_> {
         let fresh;
         let from = match sender {
             Some(peer) => self.open.get(&peer).ok_or(BadCheckpoint::File(peer))?,
-            None if self.feeders.contains_key(&file.id) => &self.feeders[&file.id],
+            None if self.made.feeders.contains_key(&file.id) => &self.made.feeders[&file.id],
             None => {
                 let kind = kind(state.kind).map_err(failed("choose a socket type"))?;
                 fresh = socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC, None)
@@ -264,11 +280,11 @@ impl Maker<'_, '_> {
                 &fresh
             }
         };
-        refill(from, &state.queue).map_err(failed("send again what waited to be read"))
+        refill(from, &state.queue, self.open).map_err(failed("send again what waited to be read"))
     }
 
     fn finish(&mut self, (file, state): One<'_>) -> Result<()> {
-        self.feeders.remove(&file.id);
+        self.made.feeders.remove(&file.id);
         let failed = |act| move |errno| Error::Object { file: file.id, act, errno };
         let fd = self.open.get(&file.id).ok_or(BadCheckpoint::File(file.id))?;
         match shut(fd, state.shutdown) {
@@ -334,18 +350,26 @@ fn in_directory(
 }
 
 /// Sends packets, with as much room as they need; the sender's own size is set later.
-fn refill(from: &OwnedFd, queue: &[Vec<u8>]) -> nix::Result<()> {
-    let bytes: usize = queue.iter().map(Vec::len).sum();
+fn refill(from: &OwnedFd, queue: &[Packet], open: &HashMap<FileId, OwnedFd>) -> nix::Result<()> {
+    let bytes: usize = queue.iter().map(|packet| packet.bytes.len()).sum();
     // Every packet costs some hundred bytes of book-keeping besides.
     let room = u32::try_from(bytes.saturating_mul(2) + queue.len() * 2048).unwrap_or(u32::MAX);
     let room = room.clamp(212_992, 1 << 30);
     options::set(from.as_fd(), libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, room)
         .map_err(|error| errno_of(&error))?;
     for packet in queue {
-        let mut rest = packet.as_slice();
+        let mut rest = packet.bytes.as_slice();
+        let files = packet.files.iter().map(|file| open.get(file).map(AsRawFd::as_raw_fd));
+        let files = files.collect::<Option<Vec<_>>>().ok_or(Errno::EBADF)?;
+        let mut rights = Vec::new();
+        if !files.is_empty() {
+            rights.push(ControlMessage::ScmRights(&files));
+        }
         loop {
             let quiet = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-            let sent = send(from.as_raw_fd(), rest, quiet)?;
+            let vector = [IoSlice::new(rest)];
+            let sent = sendmsg::<()>(from.as_raw_fd(), &vector, &rights, quiet, None)?;
+            rights.clear(); // they go with the first byte
             rest = rest.get(sent..).unwrap_or(&[]);
             if rest.is_empty() {
                 break;

@@ -35,8 +35,42 @@ fn make(states: &[UnixSocket]) -> Result<(Sockets, HashMap<FileId, OwnedFd>)> {
         .collect();
     let files: Vec<&File> = files.iter().collect();
     let mut open = HashMap::new();
-    let made = Sockets::make_all(&files, &View::default(), &[], &mut open)?;
+    let mut made = Sockets::make_all(&files, &View::default(), &[], &mut open)?;
+    made.fill(&files, &View::default(), &mut open)?;
     Ok((made, open))
+}
+
+#[test]
+fn files_come_along_with_their_byte() {
+    use std::io::IoSliceMut;
+
+    use nix::sys::socket::{ControlMessageOwned, recvmsg};
+    let mut far = socket_state(2, 3, 1, SocketState::Established);
+    let near = socket_state(3, 2, 1, SocketState::Established);
+    let files = vec![FileId(3), FileId(2)];
+    far.queue = vec![
+        Packet::plain(*b"before"),
+        Packet { bytes: b"xyz".to_vec(), files },
+        Packet::plain(*b"!"),
+    ];
+    let (_made, open) = make(&[far, near]).expect("made");
+    let far = open.get(&FileId(2)).expect("there");
+    let mut control = nix::cmsg_space!([i32; 2]);
+    let mut receive = |count: usize| {
+        let mut bytes = vec![0; count];
+        let mut vector = [IoSliceMut::new(&mut bytes)];
+        let got =
+            recvmsg::<()>(far.as_raw_fd(), &mut vector, Some(&mut control), MsgFlags::empty());
+        let got = got.expect("received");
+        let rights = got.cmsgs().expect("whole").map(|message| match message {
+            ControlMessageOwned::ScmRights(files) => files.len(),
+            other => panic!("{other:?}"),
+        });
+        (got.bytes, rights.sum::<usize>())
+    };
+    assert_eq!(receive(6), (6, 0));
+    assert_eq!(receive(1), (1, 2));
+    assert_eq!(receive(9), (3, 0));
 }
 
 fn name_of(fd: &OwnedFd) -> Vec<u8> {
@@ -51,7 +85,7 @@ fn name_of(fd: &OwnedFd) -> Vec<u8> {
 #[test]
 fn a_pair_keeps_what_waited_and_who_is_whose_peer() {
     let mut near = socket_state(1, 2, 1, SocketState::Established);
-    near.queue = vec![vec![9; 300_000]];
+    near.queue = vec![Packet::plain(vec![9; 300_000])];
     let far = socket_state(2, 1, 1, SocketState::Established);
     let (_, mut open) = make(&[near, far]).expect("a pair");
     let mut near = UnixStream::from(open.remove(&FileId(1)).expect("made"));
@@ -64,7 +98,7 @@ fn a_pair_keeps_what_waited_and_who_is_whose_peer() {
 #[test]
 fn packets_keep_their_boundaries_and_a_gone_peer_is_gone() {
     let mut alone = socket_state(1, 0, 5, SocketState::Established);
-    alone.queue = vec![b"one".to_vec(), b"three".to_vec()];
+    alone.queue = vec![Packet::plain(*b"one"), Packet::plain(*b"three")];
     let (_, open) = make(&[alone]).expect("a socket");
     let mut buffer = [0; 16];
     for expected in [3, 5, 0] {
@@ -122,7 +156,7 @@ fn datagrams_wait_for_a_named_socket() {
     let node = directory.join("log");
     let mut named = socket_state(1, 0, 2, SocketState::Closed);
     named.name = node.as_os_str().as_bytes().to_vec();
-    named.queue = vec![b"first".to_vec(), b"second".to_vec()];
+    named.queue = vec![Packet::plain(*b"first"), Packet::plain(*b"second")];
     let sender = socket_state(2, 1, 2, SocketState::Established);
     let (made, mut open) = make(&[sender, named]).expect("sockets");
     let named = UnixDatagram::from(open.remove(&FileId(1)).expect("made"));
