@@ -396,18 +396,15 @@ impl World {
     fn freeze(&mut self, agreed: source::Agreed) -> Source {
         let mut precopy = agreed.precopy();
         if self.script.rounds > 0 {
-            let outline = precopy.outline(Manifest::default());
-            self.say(SRC, outline);
+            self.say(SRC, precopy.outline(Manifest::default()));
         }
         for _ in 0..self.script.rounds {
-            let end = precopy.round_done(PageCount(10), PageCount(1));
-            self.say(SRC, end);
+            self.say(SRC, precopy.round_done(PageCount(10), PageCount(1)));
         }
         self.source_runs = false;
         let (frozen, freezing) = precopy.freeze(Right);
         self.say(SRC, freezing);
-        let manifest = frozen.manifest(Manifest::default());
-        self.say(SRC, manifest);
+        self.say(SRC, frozen.manifest(Manifest::default()));
         Source::Frozen(frozen)
     }
 
@@ -643,13 +640,10 @@ fn filled(
     after: Result<destination::AfterFilling, crate::PeerMisbehaved>,
     later: u64,
 ) -> Destination {
+    use destination::AfterFilling::{Aborted, Freezing, Manifest, Outline, RoundEnd};
     match after {
-        Ok(destination::AfterFilling::Outline(filling, _))
-        | Ok(destination::AfterFilling::RoundEnd(filling, _))
-        | Ok(destination::AfterFilling::Freezing(filling)) => Destination::Filling(filling),
-        Ok(destination::AfterFilling::Manifest(building, _)) => {
-            Destination::Building(building, later)
-        }
-        Ok(destination::AfterFilling::Aborted(_)) | Err(_) => Destination::Never,
+        Ok(Outline(it, _) | RoundEnd(it, _) | Freezing(it)) => Destination::Filling(it),
+        Ok(Manifest(building, _)) => Destination::Building(building, later),
+        Ok(Aborted(_)) | Err(_) => Destination::Never,
     }
 }
