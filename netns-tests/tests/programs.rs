@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use netns_tests::programs::{Nginx, Pipeline, Postgres, Redis, Transaction, counted};
+use netns_tests::programs::{Nginx, Pipeline, Postgres, Redis, Tmux, Transaction, counted};
 use netns_tests::{
     Lab, Migration, Moved, Side, Subject, in_session, qmig_binary, requirements, rounds,
 };
@@ -241,6 +241,37 @@ fn node_with_timers_workers_and_children() -> Outcome {
         return Ok(());
     }
     rounds(|lab| judged(lab, &Subject::node("loop")))
+}
+
+/// Server, terminal and shell: what was on the screen is there, and what is typed is answered.
+#[test]
+fn tmux_with_a_shell() -> Outcome {
+    if missing(&["tmux", "mount"]) {
+        return Ok(());
+    }
+    rounds(|lab| {
+        let (src, dst) = (lab.src(), lab.dst());
+        let tmux = Tmux::start(lab, src, PID)?;
+        tmux.tell(src, &["send-keys", "word=kept; echo be''fore", "Enter"])?;
+        tmux.see(src, tmux.running(), "\nbefore")?;
+        let tty = tmux.tell(src, &["display-message", "-p", "#{pane_tty} #{pane_pid}"])?;
+
+        let moved = Migration::new(lab)?.run(tmux.pid())?;
+        moved.succeeded()?;
+        tmux.running().wait(SOON)?;
+
+        tmux.see(dst, moved.restore(), "\nbefore")?;
+        assert_eq!(tmux.tell(dst, &["display-message", "-p", "#{pane_tty} #{pane_pid}"])?, tty);
+        tmux.tell(dst, &["send-keys", "echo $word-$(tty)", "Enter"])?;
+        let wanted = format!("kept-{}", tty.split(' ').next().unwrap_or_default());
+        tmux.see(dst, moved.restore(), &wanted)?;
+        tmux.tell(dst, &["send-keys", "sleep 1000", "Enter"])?;
+        tmux.tell(dst, &["send-keys", "C-c", ""])?;
+        tmux.tell(dst, &["send-keys", "echo still $word", "Enter"])?;
+        tmux.see(dst, moved.restore(), "\nstill kept")?;
+        tmux.tell(dst, &["kill-server"])?;
+        ended_well(&moved)
+    })
 }
 
 /// A lease cannot travel: the tree is refused, by the name of the file, and not harmed.

@@ -5,12 +5,14 @@ mod pipeline;
 mod postgres;
 mod redis;
 mod sqlite;
+mod tmux;
 
 pub use nginx::Nginx;
 pub use pipeline::{Pipeline, counted};
 pub use postgres::Postgres;
 pub use redis::{Busy, Redis};
 pub use sqlite::Transaction;
+pub use tmux::Tmux;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
