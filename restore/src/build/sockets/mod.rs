@@ -29,8 +29,10 @@ pub(crate) struct Sockets {
     nodes: Vec<Node>,
     /// Far ends of unix sockets that nobody in the tree has; closed when all is filled.
     feeders: HashMap<FileId, OwnedFd>,
-    streams: Streams,
+    // In this order: addresses are given up before the lock is lifted, or this host would answer for
+    // connections that it no longer has.
     takeover: Takeover,
+    streams: Streams,
 }
 
 /// A node in the file system that bind(2) made for us.
