@@ -3,12 +3,17 @@
 # nothing else on the machine: neither libc nor the package data base. For benchmarks beside CRIU,
 # and for tests of the image format; qmig itself needs no CRIU.
 #
-#   install-criu.sh PREFIX [SUITE]      SUITE: a Debian release that has criu 4.x (default trixie)
+#   install-criu.sh PREFIX [SUITE]      SUITE: a Debian release that has criu 4.2 or newer, because older
+#                                       ones cannot dump sockets on Linux 6.16 (default forky)
 set -euo pipefail
 
 prefix=$(realpath -m "${1:?usage: install-criu.sh PREFIX [SUITE]}")
-suite=${2:-trixie}
-if [ -x "$prefix/sbin/criu" ]; then "$prefix/sbin/criu" --version | head -1; exit 0; fi
+suite=${2:-forky}
+if [ -x "$prefix/sbin/criu" ]; then
+	version=$("$prefix/sbin/criu" --version | sed -n 's/^Version: //p')
+	if printf '4.2\n%s\n' "$version" | sort --version-sort --check=quiet; then echo "CRIU $version"; exit 0; fi
+	rm -rf "$prefix"/{sbin,lib}
+fi
 
 # The mirror and its key are the ones this machine already trusts.
 sources=/etc/apt/sources.list.d/debian.sources

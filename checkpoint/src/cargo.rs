@@ -1,5 +1,7 @@
 //! Everything that leaves, counted before it does.
 
+use std::borrow::Cow;
+
 use image::state::Checkpoint;
 use image::{ImageSet, NamespaceIds, pagemap};
 use pages::{ByteCount, PageCount};
@@ -12,7 +14,7 @@ use crate::lazy::{self, Owed};
 
 /// What leaves beside the pages that cannot wait.
 pub(crate) struct Cargo {
-    checkpoint: Checkpoint,
+    images: ImageSet,
     /// Pages that leave after the hand-over.
     pub(crate) owed: Vec<Owed>,
     totals: Vec<SpaceTotal>,
@@ -20,9 +22,17 @@ pub(crate) struct Cargo {
 
 impl Cargo {
     /// Of a tree that stands still. With `lazy`, pages that may follow after the hand-over are taken
-    /// out of `spaces`.
-    pub(crate) fn load(checkpoint: Checkpoint, spaces: &mut [SpacePages], lazy: bool) -> Self {
-        let owed = if lazy { lazy::defer(&checkpoint, spaces) } else { Vec::new() };
+    /// out of `spaces`; which they are is only known if the images are understood.
+    pub(crate) fn load(
+        images: ImageSet,
+        checkpoint: Option<&Checkpoint>,
+        spaces: &mut [SpacePages],
+        lazy: bool,
+    ) -> Self {
+        let owed = match checkpoint.filter(|_| lazy) {
+            Some(checkpoint) => lazy::defer(checkpoint, spaces),
+            None => Vec::new(),
+        };
         let owed_of = |space| owed.iter().find(|owed: &&Owed| owed.space == space);
         let totals = spaces.iter().map(|space| SpaceTotal {
             space: space.space,
@@ -30,7 +40,7 @@ impl Cargo {
             owed: owed_of(space.space).map_or(PageCount(0), |owed| owed.pages.count()),
         });
         let totals = totals.collect();
-        Self { checkpoint, owed, totals }
+        Self { images, owed, totals }
     }
 
     /// Pages that leave before the hand-over.
@@ -49,13 +59,13 @@ impl Cargo {
     }
 
     /// Every image: the state of the tree, and for each space with owed pages which they are.
-    pub(crate) fn images(&self) -> Images {
+    pub(crate) fn images(&self) -> Images<'_> {
         let owed = self
             .owed
             .iter()
             .map(|owed| (pagemap::image_name(owed.space), pagemap::owed_image(&owed.pages)));
         Images {
-            state: self.checkpoint.to_images(&NamespaceIds::default()),
+            state: Cow::Borrowed(&self.images),
             owed: owed.collect(),
             totals: self.totals.clone(),
         }
@@ -63,17 +73,17 @@ impl Cargo {
 }
 
 /// Written down, ready to be sent.
-pub(crate) struct Images {
-    state: ImageSet,
+pub(crate) struct Images<'a> {
+    state: Cow<'a, ImageSet>,
     owed: Vec<(String, Vec<u8>)>,
     totals: Vec<SpaceTotal>,
 }
 
-impl Images {
+impl Images<'_> {
     /// The state alone, of a tree whose pages are told otherwise.
     pub(crate) fn of_state(checkpoint: &Checkpoint) -> Self {
         let state = checkpoint.to_images(&NamespaceIds::default());
-        Self { state, owed: Vec::new(), totals: Vec::new() }
+        Self { state: Cow::Owned(state), owed: Vec::new(), totals: Vec::new() }
     }
 
     fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {

@@ -14,11 +14,12 @@ use transport::session::{Outcome, Report};
 use transport::wire::Features;
 
 use crate::collect::SpacePages;
-use crate::doomed::{Doomed, Ties};
+use crate::doomed::{Standing, Ties};
 use crate::downtime::Downtime;
+use crate::engine::{Hold as _, stop_and_read};
 use crate::failure::{Cause, Failure};
 use crate::pump::Pump;
-use crate::source::{stop_and_read, told};
+use crate::source::told;
 use crate::survey::{self, SurveyOptions};
 
 /// What becomes of the tree once its checkpoint is complete.
@@ -58,21 +59,17 @@ pub fn dump_to(job: &Checkpointing, watch: &mut dyn Watch) -> Result<Report, Fai
         Afterwards::End => {
             // Its connections go on where it is restored: they end here without a packet.
             let ties = Ties { addresses: job.release.clone(), ..ties };
-            match Doomed::new(held, ties) {
-                Ok(mut doomed) => {
-                    doomed.unlock();
-                    doomed.kill()
-                }
-                Err((held, error)) => {
-                    drop(held); // everybody runs on
-                    Err(error)
-                }
-            }
+            // On an error everybody runs on.
+            let doomed = Box::new(Standing { held, ties }).doom().map_err(|(_, cause)| cause);
+            doomed.and_then(|mut doomed| {
+                doomed.unlock();
+                doomed.kill()
+            })
         }
-        Afterwards::Run => held.resume(),
-        Afterwards::Stop => held.leave_stopped(),
+        Afterwards::Run => held.resume().map_err(Cause::Freeze),
+        Afterwards::Stop => held.leave_stopped().map_err(Cause::Freeze),
     };
-    ended.map_err(Cause::Freeze).map_err(Failure::aborted)?;
+    ended.map_err(Failure::aborted)?;
     downtime.lap("end");
     Ok(Report {
         outcome: Outcome::Moved,

@@ -1,4 +1,4 @@
-//! The stale copy, and what ties it to this host.
+//! The native engine's stopped tree, its stale copy, and what ties it to this host.
 
 use nix::errno::Errno;
 use tracee::Held;
@@ -6,6 +6,8 @@ use tracee::lock::Change;
 use tracee::net::HostAddress;
 
 use crate::collect::{Connections, Doors, Locks, Segments};
+use crate::engine::{Doom, Doomed, Hold, Still};
+use crate::failure::Cause;
 
 /// What a held tree has here that whoever takes its place must have instead. Dropped, everything is
 /// as it was.
@@ -20,12 +22,37 @@ pub(crate) struct Ties {
     pub(crate) addresses: Vec<HostAddress>,
 }
 
-/// A stopped tree whose right to run has left: it dies with us, and it dies when this is dropped.
+/// A stopped tree, with what it has here.
+pub(crate) struct Standing {
+    pub(crate) held: Held,
+    pub(crate) ties: Ties,
+}
+
+impl Hold for Standing {
+    fn doom(self: Box<Self>) -> Result<Doomed, (Still, Cause)> {
+        let Self { mut held, ties } = *self;
+        let promised = held.exit_with_tracer().and_then(|()| {
+            ties.connections.silence().map_err(|error| {
+                let errno = error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
+                tracee::Error::Own { act: "silence its connections", errno }
+            })
+        });
+        match promised {
+            Ok(()) => {
+                let stale = Stale { held: Some(held), ties, unlocked: false, released: Vec::new() };
+                Ok(Box::new(stale))
+            }
+            Err(error) => Err((Box::new(Self { held, ties }), Cause::Freeze(error))),
+        }
+    }
+}
+
+/// It dies with us, and it dies when this is dropped.
 ///
 /// The kernel keeps the first promise (`PTRACE_O_EXITKILL`, ptrace(2), Linux 3.8), also against
 /// SIGKILL of qmig itself; `Drop` keeps the second. Its TCP connections end without a packet: they
 /// go on elsewhere.
-pub(crate) struct Doomed {
+struct Stale {
     held: Option<Held>,
     ties: Ties,
     /// Its locks on files are let go.
@@ -34,25 +61,9 @@ pub(crate) struct Doomed {
     released: Vec<HostAddress>,
 }
 
-impl Doomed {
-    /// From here on the tree cannot outlive us. If the kernel will not promise it, the tree is
-    /// handed back as it was.
-    pub(crate) fn new(mut held: Held, ties: Ties) -> Result<Self, (Held, tracee::Error)> {
-        if let Err(error) = held.exit_with_tracer() {
-            return Err((held, error));
-        }
-        match ties.connections.silence() {
-            Ok(()) => Ok(Self { held: Some(held), ties, unlocked: false, released: Vec::new() }),
-            Err(error) => {
-                let errno = error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
-                Err((held, tracee::Error::Own { act: "silence its connections", errno }))
-            }
-        }
-    }
-
-    /// Lets go of what the tree that takes its place wants to have: locks on files, where both hosts
-    /// see the same files, and addresses.
-    pub(crate) fn unlock(&mut self) {
+impl Doom for Stale {
+    /// Also addresses.
+    fn unlock(&mut self) {
         if let Some(held) = self.held.as_mut().filter(|_| !self.ties.locks.is_empty()) {
             self.unlocked = true;
             self.ties.locks.change(held, Change::LetGo);
@@ -66,10 +77,9 @@ impl Doomed {
         }
     }
 
-    /// The destination said that its copy is gone: ours may run again, with its locks on files, its
-    /// addresses and its connections. Detaching takes the promise of death away with everything
-    /// else ptrace has set.
-    pub(crate) fn reprieve(mut self) -> Held {
+    /// It has its addresses and its connections again, too. Detaching takes the promise of death away
+    /// with everything else ptrace has set.
+    fn reprieve(mut self: Box<Self>) -> Still {
         let mut held = self.held.take().expect("held until taken");
         if self.unlocked {
             self.ties.locks.change(&mut held, Change::Take);
@@ -81,18 +91,17 @@ impl Doomed {
             }
         }
         std::mem::take(&mut self.ties.connections).give_back();
-        held
+        Box::new(Standing { held, ties: std::mem::take(&mut self.ties) })
     }
 
-    /// Ends it.
-    pub(crate) fn kill(mut self) -> tracee::Result<()> {
+    fn kill(mut self: Box<Self>) -> Result<(), Cause> {
         let killed = self.held.take().expect("held until taken").kill();
         self.ties.segments.remove();
-        killed
+        killed.map_err(Cause::Freeze)
     }
 }
 
-impl Drop for Doomed {
+impl Drop for Stale {
     fn drop(&mut self) {
         if let Some(held) = self.held.take() {
             let _ = held.kill();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use transport::session::Parts;
 
 /// From the moment the first thread is told to stop; every lap belongs to one part.
-pub(crate) struct Downtime {
+pub struct Downtime {
     /// What has been measured.
     pub(crate) parts: Parts,
     since: Instant,
@@ -24,6 +24,11 @@ impl Downtime {
     /// How long it has stood still.
     pub(crate) fn so_far(&self) -> Duration {
         self.parts.total() + self.since.elapsed()
+    }
+
+    /// The first thread was told to stop then, by somebody else.
+    pub(crate) fn began(&mut self, at: Instant) {
+        self.since = at;
     }
 
     pub(crate) fn lap(&mut self, name: &'static str) {

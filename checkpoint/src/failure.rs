@@ -4,6 +4,7 @@ use std::fmt;
 
 use image::DirectoryError;
 use image::plan::Refusal;
+use pages::{SharedId, TaskId};
 use transport::PeerMisbehaved;
 use transport::quic::{DialError, IdentityError, LinkError};
 use transport::session::{Outcome, RunsOn};
@@ -60,6 +61,32 @@ pub enum Cause {
     /// Its state could not be read.
     #[error("read the state of the tree: {0}")]
     Collect(#[from] CollectError),
+    /// The engine has no such way.
+    #[error("move the tree: {0}")]
+    Unable(&'static str),
+    /// CRIU did not do its part.
+    #[error("have the tree taken: {0}")]
+    Criu(#[from] criu::Error),
+    /// A process whose number is another inside of its PID namespace.
+    #[error("read memory: CRIU tells of process {0}, and it is none of this PID namespace")]
+    OtherNumber(TaskId),
+    /// An object of shared memory could not be opened.
+    #[error("read memory: open shared object {}: {source}", id.0)]
+    Shared {
+        /// Which.
+        id: SharedId,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// CRIU ended while it held the tree.
+    #[error("hold the tree: CRIU let it go")]
+    LetGo,
+    /// Nobody to end the stopped tree should we die.
+    #[error("set a guard over the stopped tree: {0}")]
+    Guard(std::io::Error),
+    /// CRIU's images cannot be read.
+    #[error("read CRIU's images: {0}")]
+    CriuImages(DirectoryError),
     /// Its pages could not be read.
     #[error("read memory: {0}")]
     Pages(#[from] ReadPages),
@@ -140,6 +167,13 @@ impl Failure {
             | Cause::Hopeless(_)
             | Cause::Collect(_)
             | Cause::Pages(_)
+            | Cause::Unable(_)
+            | Cause::Criu(_)
+            | Cause::CriuImages(_)
+            | Cause::OtherNumber(_)
+            | Cause::Shared { .. }
+            | Cause::LetGo
+            | Cause::Guard(_)
             | Cause::TooMuch(_)
             | Cause::Directory(_) => "the source",
             Cause::Refused(_) | Cause::PeerAborted(_) | Cause::PeerMisbehaved(_) => {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use pages::PageCount;
-use tracee::{Held, chaos};
+use tracee::chaos;
 use transport::encode::Squeezer;
 use transport::event::{Event, Watch};
 use transport::quic::{PageSender, SourceLink};
@@ -14,6 +14,7 @@ use transport::wire::{Abort, AbortCode, Control, Features, Progress};
 use crate::cargo::Cargo;
 use crate::collect::SpacePages;
 use crate::downtime::Downtime;
+use crate::engine::Still;
 use crate::failure::{Cause, Failure};
 use crate::pump::Pump;
 use crate::serve::Server;
@@ -36,13 +37,13 @@ pub(crate) struct Filling<'a> {
 /// Sends images and pages, and waits until the destination stands one instruction from running and
 /// it is time.
 pub(crate) async fn fill(
-    frozen: Frozen<Held>,
+    frozen: Frozen<Still>,
     link: &SourceLink,
     cargo: &Cargo,
     spaces: Vec<SpacePages>,
     server: &mut Server,
     filling: &mut Filling<'_>,
-) -> Result<(Frozen<Held>, StagedProof), Failure> {
+) -> Result<(Frozen<Still>, StagedProof), Failure> {
     let mut pushing = Pushing { since: None, arrived: PageCount(0) };
     let message = match staged(&frozen, link, (cargo, spaces), server, &mut pushing, filling).await
     {
@@ -79,7 +80,7 @@ pub(crate) async fn fill(
 /// The first message of the destination that is not progress, once everything was sent that cannot
 /// wait; or why that could not be sent.
 async fn staged(
-    frozen: &Frozen<Held>,
+    frozen: &Frozen<Still>,
     link: &SourceLink,
     (cargo, spaces): (&Cargo, Vec<SpacePages>),
     server: &mut Server,

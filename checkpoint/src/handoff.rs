@@ -15,7 +15,7 @@ use transport::quic::{self, CloseCode, LinkError, SourceLink};
 use transport::session::source::{AfterHandoff, AfterServing, Committed, Serving};
 use transport::wire::{Control, FaultTotals, Running};
 
-use crate::doomed::Doomed;
+use crate::engine::Doomed;
 use crate::failure::{Cause, Failure};
 use crate::serve::Server;
 use crate::source::Job;

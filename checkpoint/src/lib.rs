@@ -11,6 +11,7 @@ pub mod converge;
 mod directory;
 mod doomed;
 mod downtime;
+pub mod engine;
 mod error;
 mod failure;
 mod fill;

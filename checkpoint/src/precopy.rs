@@ -21,10 +21,11 @@ use crate::cargo::{Images, send_blob};
 use crate::collect::{Moment, SpacePages};
 use crate::converge::{self, Decision, Limits, Round};
 use crate::downtime::Downtime;
+use crate::engine::stop_and_read;
 use crate::failure::{Cause, Failure};
 use crate::fill::send_pages;
 use crate::rounds::Rounds;
-use crate::source::{Job, hear, stop_and_read, tell_peer};
+use crate::source::{Job, hear, tell_peer};
 use transport::encode::Squeezer;
 
 /// Rounds that are tried before the goal is given up.

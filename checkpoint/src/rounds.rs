@@ -20,7 +20,7 @@ use crate::collect::{Collected, PageSource, SpacePages, Waits};
 use crate::survey::mapped::{Shows, shows};
 
 /// The memory of a tree, watched while it runs. Dropped, nothing of the watching stays.
-pub(crate) struct Rounds {
+pub struct Rounds {
     tracker: Tracker,
     early: Checkpoint,
     waits: Waits,

@@ -1,6 +1,6 @@
 //! The source's driver: one line a phase, then how each is undone.
 //!
-//! It runs on the thread that traces, so the stopped tree is a plain value in it ([`Held`]) that
+//! It runs on the thread that traces, so the stopped tree is a plain value in it ([`Still`]) that
 //! lets everybody run on when it is dropped: every `?` above the one-way door ends with the source
 //! running, without a line of code for it. Below the door the same value is [`Doomed`], which kills
 //! when it is dropped.
@@ -9,9 +9,7 @@ use std::time::{Duration, Instant};
 
 use image::plan::{PLAN, Plan};
 use pages::PageCount;
-use tracee::host::Urgency;
-use tracee::net::HostAddress;
-use tracee::{Held, HostPid, chaos};
+use tracee::{HostPid, chaos};
 use transport::encode::Compression;
 use transport::event::{Event, Watch};
 use transport::quic::{self, CloseCode, LinkOptions, SourceLink, SourceTrust};
@@ -22,25 +20,23 @@ use transport::session::{Outcome, Report};
 use transport::wire::{Abort, AbortCode, Control, Features, SessionId, VersionNumber};
 
 use crate::cargo::{Cargo, send_blob};
-use crate::collect::{self, Clockwork, CollectOptions, Collected, Doors, Moment, Waits};
-use crate::doomed::{Doomed, Ties};
 use crate::downtime::Downtime;
-use crate::error::CollectError;
+use crate::engine::{Doomed, Engine, Still, Taken};
 use crate::failure::{Cause, Failure};
 use crate::fill::{Filling, fill};
 use crate::handoff::{self, Left};
 use crate::precopy;
 use crate::rounds::Rounds;
 use crate::serve::Server;
-use crate::survey::{self, SurveyOptions};
+use crate::survey::SurveyOptions;
 use crate::switch::Mode;
 use transport::stop::Stop;
 
 const NO_POST_COPY: &str = "post-copy: the kernel there has no userfaultfd(2) that qmig may use \
     (Linux 4.11, CONFIG_USERFAULTFD, root); --mode stop does without";
 const NO_PRE_COPY: &str = "pre-copy: the qmig there does not know it; --mode stop does without";
-/// How long a tree may take to stand still: a task in uninterruptible sleep cannot be stopped.
-const FREEZE_DEADLINE: Duration = Duration::from_secs(5);
+const NOT_BY_CRIU: &str = "pre-copy: a stock CRIU cannot tell what is written meanwhile; `--engine \
+    native` can";
 
 /// What to move, and where to.
 pub struct Job {
@@ -54,8 +50,8 @@ pub struct Job {
     pub link: LinkOptions,
     /// What may be carried.
     pub survey: SurveyOptions,
-    /// Addresses of this host that go where the tree goes.
-    pub release: Vec<HostAddress>,
+    /// Who stops the tree and reads it.
+    pub engine: Box<dyn Engine>,
     /// How memory moves.
     pub mode: Mode,
     /// How long the tree may stand still, for modes that have a choice.
@@ -75,8 +71,11 @@ pub async fn migrate_out(
     watch: &mut dyn Watch,
 ) -> Result<Report, Failure> {
     let started = Instant::now();
-    let plan = survey::survey(job.root, &job.survey).map_err(Failure::refused)?;
+    let plan = job.engine.survey(job.root, &job.survey).map_err(Failure::refused)?;
     watch.event(told(&plan));
+    if job.mode == Mode::PreCopy && !job.engine.pre_copies() {
+        return Err(Failure::refused(Cause::Unable(NOT_BY_CRIU)));
+    }
     chaos::point("source:surveyed").map_err(Failure::refused)?;
 
     let link = quic::dial(&job.to, &job.trust, &job.link).await.map_err(Failure::refused)?;
@@ -94,11 +93,10 @@ pub async fn migrate_out(
     let mut downtime = Downtime::starts();
     let features = agreed.features();
     let lazy = features.contains(Features::POST_COPY);
-    let (frozen, collected) =
+    let (frozen, taken) =
         freeze(agreed, &link, job, (&plan, rounds.as_ref()), &mut downtime).await?;
-    let Collected { checkpoint, mut spaces, ties } = collected;
-    let ties = Ties { addresses: job.release.clone(), ..ties };
-    let cargo = Cargo::load(checkpoint, &mut spaces, lazy);
+    let Taken { images, checkpoint, mut spaces } = taken;
+    let cargo = Cargo::load(images, checkpoint.as_ref(), &mut spaces, lazy);
     watch.event(Event::Frozen { pages: cargo.pages().0 });
 
     let mut server = Server::new(&cargo.owed).map_err(Failure::aborted)?;
@@ -107,7 +105,7 @@ pub async fn migrate_out(
     let (frozen, proof) = filled?;
     watch.event(Event::Staged);
 
-    let committed = commit(frozen, ties, proof, &link, watch).await?;
+    let committed = commit(frozen, proof, &link, watch).await?;
     let left = Left { server, owed: cargo.owed(), sent: cargo.sent() };
     let mut moved = handoff::follow(committed, link, left, job, stop, watch).await?;
     downtime.lap("commit");
@@ -170,23 +168,12 @@ async fn freeze(
     job: &Job,
     (plan, rounds): (&Plan, Option<&Rounds>),
     downtime: &mut Downtime,
-) -> Result<(Frozen<Held>, Collected), Failure> {
-    let urgency = Urgency::raise();
-    let waits = rounds.map(Rounds::waits);
-    let taken = stop_and_read(job.root, plan, &job.survey, waits, downtime);
-    let taken = taken.and_then(|(held, mut collected)| {
-        if let Some(rounds) = rounds {
-            rounds.finish(&mut collected).map_err(Cause::Watch)?;
-            downtime.lap("last look");
-        }
-        Ok((held, collected))
-    });
-    drop(urgency);
-    match taken {
-        Ok((held, collected)) => {
-            let (frozen, freezing) = agreed.freeze(held);
+) -> Result<(Frozen<Still>, Taken), Failure> {
+    match job.engine.freeze(job.root, (plan, rounds), &job.survey, downtime).await {
+        Ok((still, taken)) => {
+            let (frozen, freezing) = agreed.freeze(still);
             link.send(&freezing).await.map_err(Failure::aborted)?;
-            Ok((frozen, collected))
+            Ok((frozen, taken))
         }
         Err(cause) => {
             tell_peer(link, agreed.abort(Abort::new(AbortCode::FAILED, cause.to_string()))).await;
@@ -195,42 +182,9 @@ async fn freeze(
     }
 }
 
-/// What a freeze is: nobody runs between its two lines. If the tree was stopped `before` to watch what
-/// it writes, it was in these waits then.
-pub(crate) fn stop_and_read(
-    root: HostPid,
-    plan: &Plan,
-    survey: &SurveyOptions,
-    before: Option<&Waits>,
-    downtime: &mut Downtime,
-) -> Result<(Held, Collected), Cause> {
-    let doors = Doors::shut(plan, survey.tcp).map_err(CollectError::from)?;
-    let clockwork = Clockwork::sample(root);
-    let clockwork = match before {
-        Some(waits) => clockwork.again(waits),
-        None => clockwork,
-    };
-    downtime.begin();
-    let mut held = Held::freeze(root, FREEZE_DEADLINE).map_err(Cause::Freeze)?;
-    let frozen = Moment::now();
-    downtime.lap("freeze");
-    chaos::point("source:frozen")?;
-    let options = CollectOptions {
-        tcp: survey.tcp,
-        ghost_limit: survey.ghost_limit,
-        clockwork: &clockwork,
-        frozen,
-    };
-    let mut collected = collect::collect(&mut held, plan, &options)?;
-    collected.ties.doors = doors;
-    downtime.lap("collect");
-    Ok((held, collected))
-}
-
 /// **The one-way door.** Below it the tree can only die here, unless the destination gives it back.
 async fn commit(
-    frozen: Frozen<Held>,
-    ties: Ties,
+    frozen: Frozen<Still>,
     proof: StagedProof,
     link: &SourceLink,
     watch: &mut dyn Watch,
@@ -238,7 +192,7 @@ async fn commit(
     if let Err(told) = chaos::point("source:staged") {
         return Err(give_up(frozen, link, told.into()).await);
     }
-    match frozen.map(|held| Doomed::new(held, ties)) {
+    match frozen.map(|still| still.doom()) {
         Ok(frozen) => {
             let (committed, handoff) = frozen.commit(proof);
             // A link that is lost here is found out, and asked about, by whoever follows.
@@ -246,12 +200,12 @@ async fn commit(
             watch.event(Event::Handoff);
             Ok(committed)
         }
-        Err((frozen, error)) => Err(give_up(frozen, link, Cause::Freeze(error)).await),
+        Err((frozen, cause)) => Err(give_up(frozen, link, cause).await),
     }
 }
 
 /// Lets the tree run on, and tells the destination why.
-pub(crate) async fn give_up(frozen: Frozen<Held>, link: &SourceLink, cause: Cause) -> Failure {
+pub(crate) async fn give_up(frozen: Frozen<Still>, link: &SourceLink, cause: Cause) -> Failure {
     let code = match cause {
         Cause::Interrupted => AbortCode::CANCELLED,
         Cause::PeerMisbehaved(_) => AbortCode::MISBEHAVED,

@@ -27,7 +27,7 @@ pub(crate) mod watches;
 
 use std::time::Duration;
 
-use image::plan::{Plan, PlannedTask, TCP_ESTABLISHED};
+use image::plan::{CRIU, Plan, PlannedTask, Refusal, TCP_ESTABLISHED};
 use pages::{ByteCount, PAGE_SHIFT, TaskId};
 use tracee::HostPid;
 use tracee::proc::stat::Stat;
@@ -35,6 +35,7 @@ use tracee::proc::stat::Stat;
 pub use crate::error::SurveyError;
 use host::Host;
 use process::Look;
+use refusals::BY_CRIU;
 
 /// What the person who asks for the migration allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,16 +79,45 @@ pub fn survey(root: HostPid, options: &SurveyOptions) -> Result<Plan, SurveyErro
     let mut looks = 1;
     loop {
         match look_at(root, options) {
-            Err(SurveyError::Refused(_)) if looks < LOOKS => {
+            Ok((_, refusals)) if !refusals.is_empty() => {
+                if looks == LOOKS {
+                    return Err(SurveyError::Refused(refusals));
+                }
                 looks += 1;
                 std::thread::sleep(LOOK_AGAIN);
             }
-            other => return other,
+            Ok((plan, _)) => return Ok(plan),
+            Err(error) => return Err(error),
         }
     }
 }
 
-fn look_at(root: HostPid, options: &SurveyOptions) -> Result<Plan, SurveyError> {
+/// Surveys a tree that a stock CRIU shall take, which knows itself what it can carry. What the
+/// native engine cannot, no native engine can restore: the plan then needs CRIU.
+pub(crate) fn survey_for_criu(root: HostPid, options: &SurveyOptions) -> Result<Plan, SurveyError> {
+    let (plan, mut refusals) = look_at(root, options)?;
+    let needs = if refusals.is_empty() { Vec::new() } else { vec![CRIU.to_owned()] };
+    for (there, object, reason) in [
+        (plan.shell_job, "terminal", "a stock CRIU has no terminal to give"),
+        (options.tcp == TcpPolicy::Keep, "TCP connections", "they go along with qmig's own only"),
+    ] {
+        if there {
+            refusals.push(Refusal::new(object, "", reason).hint("use `--engine native`"));
+        }
+    }
+    match criu_can(&refusals) {
+        true => Ok(Plan { needs, ..plan }),
+        false => Err(SurveyError::Refused(refusals)),
+    }
+}
+
+/// True if everything that is refused could be carried by a stock CRIU.
+pub fn criu_can(refusals: &[Refusal]) -> bool {
+    refusals.iter().all(|refusal| refusal.hint.as_deref() == Some(BY_CRIU))
+}
+
+/// What a tree looks like, and why it cannot be carried.
+fn look_at(root: HostPid, options: &SurveyOptions) -> Result<(Plan, Vec<Refusal>), SurveyError> {
     let root_stat = Stat::read(root).map_err(|error| gone(root, error))?;
     let host = Host::look().map_err(|source| SurveyError::Host { act: "ask for uname", source })?;
     let mut look = Look::new(root, options)?;
@@ -101,10 +131,7 @@ fn look_at(root: HostPid, options: &SurveyOptions) -> Result<Plan, SurveyError> 
     if !pids.contains(&root) || Stat::read(root).is_err() {
         return Err(SurveyError::NoSuchProcess(root));
     }
-    if !look.refusals.is_empty() {
-        return Err(SurveyError::Refused(look.refusals));
-    }
-    Ok(Plan {
+    let plan = Plan {
         qmig_version: env!("CARGO_PKG_VERSION").to_owned(),
         kernel: host.kernel,
         architecture: host.architecture,
@@ -125,7 +152,8 @@ fn look_at(root: HostPid, options: &SurveyOptions) -> Result<Plan, SurveyError> 
         shell_job: look.terminal,
         // What the first version carries every destination knows.
         needs: if look.connections == 0 { Vec::new() } else { vec![TCP_ESTABLISHED.to_owned()] },
-    })
+    };
+    Ok((plan, look.refusals))
 }
 
 fn gone(root: HostPid, error: tracee::Error) -> SurveyError {

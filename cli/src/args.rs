@@ -106,7 +106,7 @@ pub(crate) struct Dump {
     #[arg(long, value_name = "auto|none|lz4|zstd[:LEVEL]", default_value = "auto", value_parser = str::parse::<Compression>)]
     pub(crate) compress: Compression,
 
-    /// Which engine takes the tree. Only `native` exists in this version; `auto` picks it.
+    /// Who takes the tree.
     #[arg(long, value_enum, default_value_t = Engine::Auto)]
     pub(crate) engine: Engine,
 
@@ -240,6 +240,10 @@ pub(crate) struct Restore {
     #[arg(long, short)]
     pub(crate) detach: bool,
 
+    /// Who builds the tree. Either can take what the other has sent.
+    #[arg(long, value_enum, default_value_t = Engine::Auto, conflicts_with = "images_dir")]
+    pub(crate) engine: Engine,
+
     /// Give the tree a PID namespace of its own, so that its PIDs are always free.
     #[arg(long)]
     pub(crate) pidns: bool,
@@ -366,8 +370,10 @@ pub(crate) enum Mode {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Engine {
-    /// native, as long as it can carry the tree.
+    /// native, as long as it can carry the tree; else criu.
     Auto,
     /// qmig's own.
     Native,
+    /// The stock CRIU of this host ($QMIG_CRIU, or `criu` in $PATH).
+    Criu,
 }

@@ -68,6 +68,19 @@ pub(crate) fn software() -> String {
     concat!("qmig ", env!("CARGO_PKG_VERSION")).to_owned()
 }
 
+/// The stock CRIU of this host.
+pub(crate) fn criu() -> Result<criu::Criu, Failure> {
+    let found = criu::find().ok_or_else(|| {
+        Failure::here("find a criu in $PATH".to_owned())
+            .hint("install CRIU 4.0 or newer, or name one by QMIG_CRIU")
+    })?;
+    if found.version < criu::Criu::OLDEST {
+        let what = format!("use {} {}", found.path.display(), found.version);
+        return Err(Failure::here(what).hint("install CRIU 4.0 or newer"));
+    }
+    Ok(found)
+}
+
 /// The files of a certificate authority, if they were named.
 pub(crate) fn ca_files(args: &CaFiles) -> Result<Option<quic::CaFiles>, Failure> {
     let (Some(cacert), Some(cert), Some(key)) = (&args.cacert, &args.cert, &args.key) else {

@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use crate::binary::Criu;
 use crate::error::{Error, Result};
@@ -39,6 +40,7 @@ pub struct Dumping<S> {
 pub struct Dumped {
     worker: Worker,
     images: Scratch,
+    since: Instant,
 }
 
 impl Criu {
@@ -76,11 +78,16 @@ impl<S: Store> Dumping<S> {
     /// Waits until the tree stands still and everything about it is written down.
     pub fn until_images(self) -> Result<(Dumped, S)> {
         let Self { mut worker, images, server } = self;
+        let mut since = Instant::now();
         loop {
             match worker.hear()? {
                 Some(Said::Asks(Hook::PostDump, _)) => break,
+                Some(Said::Asks(Hook::PreDump, _)) => {
+                    since = Instant::now();
+                    worker.answer(true)?;
+                }
                 Some(Said::Asks(
-                    Hook::PreDump | Hook::NetworkLock | Hook::QueryExtFiles | Hook::NetworkUnlock,
+                    Hook::NetworkLock | Hook::QueryExtFiles | Hook::NetworkUnlock,
                     _,
                 )) => worker.answer(true)?,
                 Some(Said::Asks(hook, _)) => return Err(Error::UnexpectedHook { hook }),
@@ -91,7 +98,7 @@ impl<S: Store> Dumping<S> {
         let (store, served) =
             server.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         match served {
-            Ok(()) => Ok((Dumped { worker, images }, store)),
+            Ok(()) => Ok((Dumped { worker, images, since }, store)),
             Err(error) => Err(Error::Pages(error)),
         }
     }
@@ -101,6 +108,11 @@ impl Dumped {
     /// Where the images are.
     pub fn images(&self) -> &Scratch {
         &self.images
+    }
+
+    /// When CRIU began: the tree has stood still since a little later.
+    pub fn stands_since(&self) -> Instant {
+        self.since
     }
 
     /// CRIU ends the tree. An error means that it did not, or did not say so.

@@ -23,6 +23,7 @@
 mod binary;
 mod dump;
 mod error;
+mod lazy_socket;
 mod log;
 pub mod page_server;
 mod restore;
@@ -32,5 +33,6 @@ mod scratch;
 pub use binary::{Criu, Features, Version, find};
 pub use dump::{DumpOptions, Dumped, Dumping};
 pub use error::{Error, Result};
+pub use lazy_socket::LazyProcess;
 pub use restore::{RestoreOptions, Restored, Restoring};
 pub use scratch::Scratch;

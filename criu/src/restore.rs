@@ -7,6 +7,7 @@ use nix::unistd::Pid;
 
 use crate::binary::Criu;
 use crate::error::{Error, Result};
+use crate::lazy_socket::{Handed, LazyProcess, LazySocket};
 use crate::log;
 use crate::rpc::messages::{Options, RequestType, Response};
 use crate::rpc::{Hook, Said, Worker};
@@ -21,12 +22,15 @@ pub struct RestoreOptions {
     pub tcp_close: bool,
     /// Locks on files are taken again.
     pub file_locks: bool,
+    /// So many processes live, and pages that their maps call lazy are put there by us.
+    pub lazy: Option<usize>,
 }
 
 /// CRIU builds a tree. Dropped, it is told to stop, and nothing of the tree is left.
 #[derive(Debug)]
 pub struct Restoring {
     tree: Tree,
+    lazy: Option<(LazySocket, usize)>,
 }
 
 /// The tree is built and has not run. Dropped, CRIU kills it, and has when the drop returns.
@@ -34,6 +38,7 @@ pub struct Restoring {
 pub struct Restored {
     tree: Tree,
     root: i32,
+    lazy: Option<Handed>,
 }
 
 /// What CRIU has made so far.
@@ -61,29 +66,35 @@ impl Criu {
     ///
     /// Pages are taken out of their image as they are read, so that memory is not held twice.
     pub fn restore(&self, options: RestoreOptions, images: Scratch) -> Result<Restoring> {
+        let lazy = options.lazy.map(|count| Ok((LazySocket::listen(&images)?, count)));
+        let lazy = lazy.transpose()?;
         let mut worker = Worker::start(self, None)?;
         let asked = Options {
             shell_job: Some(options.shell_job),
             tcp_close: Some(options.tcp_close),
             file_locks: Some(options.file_locks),
             auto_dedup: Some(true),
+            lazy_pages: Some(lazy.is_some()),
             rst_sibling: Some(true),
             ..Options::default()
         };
         worker.ask(RequestType::Restore, asked, &images)?;
-        Ok(Restoring { tree: Tree { worker, images, root: None } })
+        Ok(Restoring { tree: Tree { worker, images, root: None }, lazy })
     }
 }
 
 impl Restoring {
     /// Waits until every task is there and none has run.
     pub fn until_restored(self) -> Result<Restored> {
-        let Self { mut tree } = self;
+        let Self { mut tree, lazy } = self;
         loop {
             let (hook, root) = tree.asked()?.ok_or_else(Tree::out_of_turn)?;
             tree.root = root.map(Pid::from_raw).or(tree.root);
             match (hook, root) {
-                (Hook::PostRestore, Some(root)) => return Ok(Restored { tree, root }),
+                (Hook::PostRestore, Some(root)) => {
+                    let lazy = lazy.map(|(socket, count)| socket.take(count)).transpose()?;
+                    return Ok(Restored { tree, root, lazy });
+                }
                 (Hook::PreRestore | Hook::SetupNamespaces | Hook::PostSetupNamespaces, _) => {
                     tree.worker.answer(true)?;
                 }
@@ -99,9 +110,14 @@ impl Restored {
         self.root
     }
 
+    /// Of a lazy restore: who misses pages. They must be served from when it runs.
+    pub fn take_lazy(&mut self) -> Vec<LazyProcess> {
+        self.lazy.as_mut().map(|handed| std::mem::take(&mut handed.processes)).unwrap_or_default()
+    }
+
     /// The tree runs. On an error it does not, and is gone.
     pub fn run(self) -> Result<i32> {
-        let Self { mut tree, root } = self;
+        let Self { mut tree, root, lazy } = self;
         tree.worker.answer(true)?;
         while let Some((hook, _)) = tree.asked()? {
             match hook {
@@ -110,6 +126,9 @@ impl Restored {
                 }
                 hook => return Err(Error::UnexpectedHook { hook }),
             }
+        }
+        if let Some(mut handed) = lazy {
+            handed.finished()?;
         }
         tree.root = None; // nobody's to end any more
         Ok(root)

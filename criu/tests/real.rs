@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -205,15 +206,7 @@ fn a_restored_tree_runs_when_we_say_so_and_is_gone_if_we_do_not() {
     let mut subject = Subject::start();
     let pid = subject.pid();
     let (dumped, kept) = dumped(&criu, &subject, Kept::default());
-    let saved: Vec<(String, Vec<u8>)> = fs::read_dir(dumped.images().path())
-        .expect("a listing")
-        .map(|entry| entry.expect("an entry"))
-        .filter(|entry| entry.file_name().to_string_lossy().ends_with(".img"))
-        .map(|entry| {
-            let name = entry.file_name().into_string().expect("a name");
-            (name, fs::read(entry.path()).expect("an image"))
-        })
-        .collect();
+    let saved = saved(&dumped);
     dumped.let_die().expect("ended");
     assert!(!subject.0.wait().expect("reaped").success());
 
@@ -241,6 +234,36 @@ fn a_restored_tree_runs_when_we_say_so_and_is_gone_if_we_do_not() {
     }
 }
 
+/// Every process of a lazy restore comes with its userfaultfd, before it has run.
+#[test]
+fn a_lazy_restore_hands_out_who_misses_pages() {
+    let Some(criu) = criu() else { return };
+    let mut subject = Subject::start();
+    let pid = subject.pid();
+    let (dumped, kept) = dumped(&criu, &subject, Kept::default());
+    let saved = saved(&dumped);
+    dumped.let_die().expect("ended");
+    subject.0.wait().expect("reaped");
+    let images = Scratch::new(ROOM).expect("a scratch directory");
+    for (name, bytes) in &saved {
+        fs::write(images.path().join(name), bytes).expect("written");
+    }
+    write_pages(&images, &kept);
+    let options = RestoreOptions { lazy: Some(1), ..RestoreOptions::default() };
+    let restoring = criu.restore(options, images).expect("begun");
+    let mut restored = restoring.until_restored().expect("restored");
+    let lazy = restored.take_lazy();
+    assert_eq!(lazy.iter().map(|process| process.pid.cast_signed()).collect::<Vec<_>>(), [pid]);
+    let what = fs::read_link(format!("/proc/self/fd/{}", lazy[0].uffd.as_raw_fd()));
+    assert_eq!(what.expect("open"), Path::new("anon_inode:[userfaultfd]"));
+    // Nothing is missing, and nobody will serve: it runs once nobody can wait for us any more.
+    drop(lazy);
+    assert_eq!(restored.run().expect("runs"), pid);
+    kill(Pid::from_raw(pid), Signal::SIGTERM).expect("sent");
+    let ended = waitpid(Pid::from_raw(pid), None).expect("our child");
+    assert_eq!(ended, WaitStatus::Signaled(Pid::from_raw(pid), Signal::SIGTERM, false));
+}
+
 #[test]
 fn half_a_set_of_images_is_refused_and_leaves_nothing() {
     let Some(criu) = criu() else { return };
@@ -248,6 +271,18 @@ fn half_a_set_of_images_is_refused_and_leaves_nothing() {
     let restoring = criu.restore(RestoreOptions::default(), images).expect("begun");
     let error = restoring.until_restored().expect_err("no images");
     assert!(matches!(error, Error::Refused { .. }), "{error}");
+}
+
+fn saved(dumped: &Dumped) -> Vec<(String, Vec<u8>)> {
+    fs::read_dir(dumped.images().path())
+        .expect("a listing")
+        .map(|entry| entry.expect("an entry"))
+        .filter(|entry| entry.file_name().to_string_lossy().ends_with(".img"))
+        .map(|entry| {
+            let name = entry.file_name().into_string().expect("a name");
+            (name, fs::read(entry.path()).expect("an image"))
+        })
+        .collect()
 }
 
 fn write_pages(images: &Scratch, kept: &Kept) {

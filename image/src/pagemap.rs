@@ -51,6 +51,20 @@ pub fn to_image(pages_id: u32, present: &PageSet) -> Vec<u8> {
     image.finish()
 }
 
+/// A pagemap image that says: `present` in `pages-<pages_id>.img`, and `owed` with whoever serves them.
+///
+/// # Panics
+/// If a page is in both: a bug of the caller's.
+pub fn lazy_image(pages_id: u32, present: &PageSet, owed: &PageSet) -> Vec<u8> {
+    assert!(present.intersect(owed).is_empty(), "a page is in one place");
+    let here = present.ranges().iter().map(|range| (*range, PRESENT));
+    let mut runs: Vec<_> = here.chain(owed.ranges().iter().map(|range| (*range, LAZY))).collect();
+    runs.sort_by_key(|(range, _)| range.start());
+    let mut image = start(pages_id);
+    runs.into_iter().for_each(|(range, flags)| add_run(&mut image, range, flags));
+    image.finish()
+}
+
 /// A pagemap image that says: exactly `owed`, all of them with the source, which serves them.
 pub fn owed_image(owed: &PageSet) -> Vec<u8> {
     let mut image = start(0);
@@ -185,6 +199,19 @@ mod tests {
 
     fn entry(vaddr: u64, old: u32, new: Option<u64>, flags: Option<u32>) -> PagemapEntry {
         PagemapEntry { vaddr, compat_nr_pages: old, nr_pages: new, flags, in_parent: None }
+    }
+
+    #[test]
+    fn two_kinds_of_pages_are_told_in_one_order() {
+        let present = [range(1, 4), range(9, 1)].into_iter().collect();
+        let owed = [range(5, 4), range(20, 1)].into_iter().collect();
+        let image = lazy_image(2, &present, &owed);
+        let reader = PagemapReader::open("pagemap-1.img", &*image).expect("a pagemap");
+        let runs = reader.runs().expect("runs");
+        let told: Vec<_> = runs.iter().map(|run| (run.range, run.place)).collect();
+        let (here, there) = (Place::Here, Place::Source);
+        let all = [(1, 4, here), (5, 4, there), (9, 1, here), (20, 1, there)];
+        assert_eq!(told, all.map(|(start, count, place)| (range(start, count), place)));
     }
 
     #[test]

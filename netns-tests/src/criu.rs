@@ -44,6 +44,11 @@ impl Criu {
         self
     }
 
+    /// Where it is.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
     /// What it calls itself: `4.1.1`.
     pub fn version(&self) -> Result<String> {
         let program = self.program.display().to_string();

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::chaos::Fault;
+use crate::criu::Criu;
 use crate::init::beside_current_exe;
 use crate::lab::{Lab, Side};
 use crate::running::{GLANCE, Running};
@@ -44,6 +45,7 @@ pub struct Migration<'lab> {
     dump_args: Vec<String>,
     restore_args: Vec<String>,
     fault: Option<Fault>,
+    criu: Option<PathBuf>,
     deadline: Duration,
 }
 
@@ -66,6 +68,7 @@ impl<'lab> Migration<'lab> {
             dump_args: Vec::new(),
             restore_args: Vec::new(),
             fault: None,
+            criu: None,
             deadline: MOVE,
         }
     }
@@ -103,6 +106,19 @@ impl<'lab> Migration<'lab> {
     #[must_use]
     pub fn fault(mut self, fault: Fault) -> Self {
         self.fault = Some(fault);
+        self
+    }
+
+    /// Who takes the tree, and who builds it: `native`, `criu` or `auto`.
+    #[must_use]
+    pub fn engines(self, dump: &str, restore: &str) -> Self {
+        self.dump_arg("--engine").dump_arg(dump).restore_arg("--engine").restore_arg(restore)
+    }
+
+    /// Both find this CRIU.
+    #[must_use]
+    pub fn criu(mut self, criu: &Criu) -> Self {
+        self.criu = Some(criu.program().to_owned());
         self
     }
 
@@ -149,6 +165,9 @@ impl<'lab> Migration<'lab> {
         command.arg(verb).arg("--json");
         if self.uses_ticket {
             command.arg("--ticket-file").arg(&self.ticket);
+        }
+        if let Some(criu) = &self.criu {
+            command.env("QMIG_CRIU", criu);
         }
         if let Some(fault) = self.fault.as_ref().filter(|fault| fault.side() == side) {
             fault.set_on(&mut command);

@@ -11,7 +11,7 @@ mod network;
 mod report;
 pub(crate) mod vdso;
 
-use image::plan::{Plan, Refusal};
+use image::plan::{CRIU, Plan, Refusal};
 
 use crate::skeleton::BuildOptions;
 pub use report::{Item, host_report};
@@ -27,6 +27,23 @@ pub fn check(plan: &Plan, options: BuildOptions) -> Result<(), Vec<Refusal>> {
         return Err(vec![refusal.hint("run it as root")]);
     }
     let mut refusals = Vec::new();
+    host::check(plan, options, &mut refusals);
+    host::check_native(plan, &mut refusals);
+    ids::check(plan, options, &mut refusals);
+    files::check(plan, options, &mut refusals);
+    network::check(plan, options, &mut refusals);
+    if refusals.is_empty() { Ok(()) } else { Err(refusals) }
+}
+
+/// Every reason why a stock CRIU of this host cannot carry `plan`. It brings its own vdso along, and
+/// knows itself what it can restore.
+pub(crate) fn check_for_criu(plan: &Plan) -> Result<(), Vec<Refusal>> {
+    let options = BuildOptions::default();
+    let mut refusals = Vec::new();
+    for need in plan.needs.iter().filter(|need| *need != CRIU) {
+        let hint = "use `--engine native` here";
+        refusals.push(Refusal::new(need, HERE, "a stock CRIU does not know it").hint(hint));
+    }
     host::check(plan, options, &mut refusals);
     ids::check(plan, options, &mut refusals);
     files::check(plan, options, &mut refusals);

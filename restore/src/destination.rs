@@ -11,10 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use image::plan::{LONGEST_PLAN, PLAN, Plan};
-use image::state::Checkpoint;
 use image::{ImageSet, ImageSetBuilder, Limits, pagemap};
 use pages::{ByteCount, PageCount, PageSet, SpaceId};
-use tracee::host::Urgency;
 use tracee::{Keeper, chaos};
 use transport::event::{Event, Watch};
 use transport::quic::{CloseCode, DestinationLink, Incoming, LinkError, Listener, PageReceiver};
@@ -24,16 +22,14 @@ use transport::session::destination::{
 use transport::stop::Stop;
 use transport::wire::{Abort, AbortCode, BlobName, Control, Features, Manifest, SpaceTotal};
 
-use crate::build::{Built, Ready, Sink};
-use crate::check;
+use crate::build::Sink;
+use crate::engine::{Engine, Ready};
 use crate::failure::{Cause, Failure};
-use crate::faults::Faults;
 use crate::fill::Fill;
 use crate::handoff::{self, Farewell};
 use crate::inflow::Inflow;
 use crate::offspring::Offspring;
 use crate::rounds::{self, Early};
-use crate::skeleton::{BuildOptions, Skeleton};
 
 /// How often whoever watches is told how far it is.
 pub(crate) const TELL_EVERY: Duration = Duration::from_millis(100);
@@ -44,8 +40,8 @@ const PLAN_DEADLINE: Duration = Duration::from_secs(60);
 pub struct Host<'a> {
     /// Where sources knock.
     pub listener: &'a Listener,
-    /// How the tree is to be made.
-    pub build: BuildOptions,
+    /// Who builds the tree.
+    pub engine: &'a dyn Engine,
     /// How long a staged tree waits for a source whose link was lost.
     pub grace: Duration,
     /// How this qmig calls itself.
@@ -84,7 +80,9 @@ async fn take(
     let checked = agree(&link, greeted, &plan, host).await.map_err(Failure::refused)?;
 
     let (hearing, early) = if greeted_rounds {
-        match rounds::rounds(&link, checked, host.build, stop, watch).await {
+        match rounds::rounds(&link, checked, host.engine.grows().unwrap_or_default(), stop, watch)
+            .await
+        {
             Ok((filling, early)) => (Hearing::Filling(filling), Some(early)),
             Err(cause) => return Err(goodbye(&link, cause).await),
         }
@@ -129,7 +127,7 @@ async fn knock(host: &Host<'_>, stop: &mut Stop) -> Result<(DestinationLink, Con
 }
 
 async fn greet(link: &DestinationLink, hello: Control, host: &Host<'_>) -> Result<Greeted, Cause> {
-    let answering = Answering::new(features(), &host.software);
+    let answering = Answering::new(features(host.engine), &host.software);
     match answering.receive(hello)? {
         AfterHello::Greeted(greeted, reply) => {
             link.send(&reply).await?;
@@ -145,10 +143,11 @@ async fn greet(link: &DestinationLink, hello: Control, host: &Host<'_>) -> Resul
 }
 
 /// What this host can do.
-fn features() -> Features {
+fn features(engine: &dyn Engine) -> Features {
     let lazy = tracee::uffd::Features::of_this_kernel().contains(tracee::uffd::Features::LAZY);
     let lazy = if lazy { Features::POST_COPY } else { Features::NONE };
-    let always = Features::STOP_AND_COPY.with(Features::PRE_COPY);
+    let early = if engine.grows().is_some() { Features::PRE_COPY } else { Features::NONE };
+    let always = Features::STOP_AND_COPY.with(early);
     always.with(lazy).with(Features::LZ4).with(Features::ZSTD)
 }
 
@@ -189,7 +188,7 @@ async fn agree(
     host: &Host<'_>,
 ) -> Result<Checked, Cause> {
     let told_to_fail = chaos::point("destination:answering");
-    match check::check(plan, host.build) {
+    match host.engine.check(plan) {
         Ok(()) => {
             told_to_fail?;
             let (checked, ready) = greeted.ready();
@@ -357,32 +356,25 @@ async fn build(
     watch: &mut dyn Watch,
 ) -> Result<Staging, Cause> {
     let begun = Instant::now();
-    let urgency = Urgency::raise();
-    let checkpoint = Checkpoint::from_images(&gathered.images)?;
-    let mut built = match gathered.early {
-        Some(early) => early.into_built(&checkpoint, host.build)?,
-        None => Skeleton::create(&checkpoint, host.build)?.build(&checkpoint)?,
-    };
-    drop(urgency);
+    let Gathered { images, manifest, owed, bulk, early } = gathered;
+    let hollow = host.engine.build(images, manifest.spaces(), early)?;
     let skeleton = begun.elapsed();
     tracing::debug!("the tree is built; its memory is empty");
     chaos::point("destination:building")?;
-    let roaming = built.roam()?;
-    let Gathered { manifest, owed, bulk, .. } = gathered;
-    let (door, mut fill) = Fill::start(manifest.spaces(), sinks(&built, manifest.spaces())?);
+    let roaming = hollow.roam()?;
+    let sinks = sinks(|space| hollow.sink(space), manifest.spaces())?;
+    let (door, mut fill) = Fill::start(manifest.spaces(), sinks);
     let mut inflow = Inflow::start(link.clone(), bulk, owed.clone(), door, fill.installed());
     let arriving = Arriving { total: total(&manifest), counted: fill.installed() };
     receive(link, building, &mut fill, &mut inflow, &arriving, stop, watch).await?;
     drop(roaming);
     tracing::debug!("what cannot wait is in its memory");
     chaos::point("destination:pages")?;
-    let _urgency = Urgency::raise();
     let begun = Instant::now();
-    if let Some(keeper) = keeper.filter(|_| !owed.is_empty()) {
-        let openings = built.wait_for(&owed, &checkpoint, &keeper)?;
-        inflow.open(Faults::watch(openings, keeper).map_err(crate::Error::from)?);
+    let (ready, faults) = hollow.finish(owed, keeper).await?;
+    if let Some(faults) = faults {
+        inflow.open(faults);
     }
-    let ready = built.finish(&checkpoint)?;
     Ok(Staging { ready, inflow, took: skeleton + begun.elapsed() })
 }
 
@@ -422,10 +414,10 @@ async fn receive(
 }
 
 pub(crate) fn sinks(
-    built: &Built,
+    open: impl Fn(SpaceId) -> Result<Sink, crate::Error>,
     spaces: &[SpaceTotal],
 ) -> Result<HashMap<SpaceId, Sink>, crate::Error> {
-    spaces.iter().map(|space| Ok((space.space, built.sink(space.space)?))).collect()
+    spaces.iter().map(|space| Ok((space.space, open(space.space)?))).collect()
 }
 
 /// Tells the source why it ends here; what was built is gone already.

@@ -40,7 +40,7 @@ fn build(directory: &Path, options: BuildOptions) -> Result<Running, Cause> {
     let spaces = announced(directory, &checkpoint)?;
     let roaming = built.roam()?;
     let vdsos = Vdsos::of(&checkpoint);
-    let (door, fill) = Fill::start(&spaces, sinks(&built, &spaces)?);
+    let (door, fill) = Fill::start(&spaces, sinks(|space| built.sink(space), &spaces)?);
     for space in &spaces {
         let mut reader = PagesReader::open(directory, space.space)?;
         loop {

@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use pages::{PageRange, SharedId, SpaceId, TaskId};
 
 /// `Result` of this crate.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// The tree could not be built here. Nothing of it is left behind.
 #[derive(Debug, thiserror::Error)]

@@ -90,6 +90,9 @@ pub enum Cause {
     /// The tree could not be built.
     #[error("build the tree: {0}")]
     Build(#[from] crate::Error),
+    /// CRIU did not do its part.
+    #[error("have the tree built: {0}")]
+    Criu(#[from] criu::Error),
     /// The checkpoint was made on another kernel.
     #[error(
         "build the tree: its vdso is another kernel's; restore it where `uname -r` is the same"
@@ -135,7 +138,9 @@ impl Failure {
     /// Whose fault it is.
     pub fn whose(&self) -> &'static str {
         match &*self.cause {
-            Cause::Accept(_) | Cause::CannotTake(_) | Cause::Build(_) => "the destination",
+            Cause::Accept(_) | Cause::CannotTake(_) | Cause::Build(_) | Cause::Criu(_) => {
+                "the destination"
+            }
             Cause::Fill(error) if !error.is_peers_fault() => "the destination",
             Cause::Inflow(error) if !error.is_peers_fault() => "the destination",
             Cause::NoCommonVersion

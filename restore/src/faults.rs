@@ -48,7 +48,7 @@ pub(crate) struct Opening {
 }
 
 /// Every address space of the tree with missing pages.
-pub(crate) struct Faults {
+pub struct Faults {
     /// In the order of their births.
     spaces: BTreeMap<u64, Lazy>,
     next_id: u64,

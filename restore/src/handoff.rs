@@ -14,8 +14,8 @@ use transport::session::destination::{
 use transport::stop::Stop;
 use transport::wire::Control;
 
-use crate::build::Ready;
 use crate::destination::Host;
+use crate::engine::Ready;
 use crate::failure::{Cause, Failure};
 use crate::inflow::Inflow;
 use crate::offspring::Offspring;
@@ -139,11 +139,9 @@ async fn launch(
 ) -> Result<(Offspring, Farewell), Failure> {
     let since = Instant::now();
     let ready = entrusted.built().take().expect("staged with a tree");
-    let running = match ready.run() {
+    let running = match ready.run().await {
         Ok(running) => running,
-        Err(error) => {
-            return Err(destroy(entrusted.condemn(), link, host, Cause::Build(error)).await);
-        }
+        Err(cause) => return Err(destroy(entrusted.condemn(), link, host, cause).await),
     };
     let (session, _, message) = entrusted.launched(plan.root, since.elapsed());
     watch.event(Event::Running { pid: running.root.0 });

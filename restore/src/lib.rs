@@ -8,6 +8,7 @@ pub mod build;
 pub mod check;
 mod destination;
 mod directory;
+pub mod engine;
 pub mod error;
 mod failure;
 mod faults;
@@ -21,7 +22,7 @@ mod rounds;
 pub mod skeleton;
 mod takeover;
 
-pub use build::{Built, Grown, Ready, Running, Sink};
+pub use build::{Built, Grown, Ready, Roaming, Running, Sink};
 pub use check::host_report;
 pub use destination::{Host, migrate_in};
 pub use directory::restore_from;

@@ -32,7 +32,7 @@ use crate::fill::{Fill, FillDoor};
 use crate::skeleton::{BuildOptions, Skeleton};
 
 /// A tree that has most of its pages, and what it was when it was made.
-pub(crate) struct Early {
+pub struct Early {
     grown: Grown,
     checkpoint: Checkpoint,
     /// When its clocks began to go.

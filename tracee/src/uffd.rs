@@ -236,7 +236,7 @@ impl Uffd {
     }
 
     /// A userfaultfd of which nothing is known but that it is one.
-    pub(crate) fn adopt(fd: OwnedFd) -> Self {
+    pub fn adopt(fd: OwnedFd) -> Self {
         Self { fd, features: Features::empty() }
     }
 

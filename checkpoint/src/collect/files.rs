@@ -434,8 +434,10 @@ fn search(known: &[Known], holder: (HostPid, i32)) -> Result<Result<usize, usize
     Ok(Err(from))
 }
 
-/// Where the numbers of memfds begin: those of System V segments are below.
-const NAMELESS: u32 = 1 << 31;
+/// Where the numbers of memfds begin: those of System V segments are below, until one place in their
+/// table has been used 65024 times (two of one number are refused). Not above, because CRIU takes the
+/// inode number of a memfd, which is made of this, for a signed one.
+const NAMELESS: u32 = 0x7f00_0000;
 
 fn position(info: &FdInfo) -> u64 {
     u64::try_from(info.pos).unwrap_or(0)

@@ -4,8 +4,7 @@ use image::plan::Refusal;
 use tracee::HostPid;
 
 /// Stock CRIU can carry it.
-pub(crate) const BY_CRIU: &str =
-    "a stock `criu dump` can carry it; qmig's criu engine is of a later version";
+pub(crate) const BY_CRIU: &str = "use `--engine criu` on both hosts: a stock CRIU can carry it";
 /// What to do about terminals.
 pub(crate) const SHELL_JOB: &str = "use `--shell-job`: the destination's terminal takes its place";
 /// What to do about TCP connections.

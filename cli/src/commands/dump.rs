@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use checkpoint::engine::{Auto, Native, Stock};
 use checkpoint::{Afterwards, Checkpointing, Failure as Ended, Job, SurveyOptions};
 use pages::ByteCount;
 use tracee::HostPid;
@@ -10,7 +11,7 @@ use transport::quic::{FirstUse, Identity, KeyFingerprint, Pins, SourceTrust, Tic
 use transport::session::{Outcome, Report};
 
 use super::{chain, runtime, wishes};
-use crate::args::{Dump, DumpTrust, Mode};
+use crate::args::{Dump, DumpTrust, Engine, Mode};
 use crate::exit::Exit;
 use crate::options;
 use crate::progress::{Failure, Progress};
@@ -24,6 +25,10 @@ pub(crate) fn run(args: Dump, progress: &mut Progress) -> Result<Exit, Failure> 
     };
     let report = match (&args.to, &args.images_dir) {
         (Some(to), _) => migrate(&args, to.clone(), survey, progress)?,
+        (None, Some(_)) if args.engine == Engine::Criu => {
+            let what = "write a plain checkpoint with the criu engine";
+            return Err(Failure::usage(what, "that is what `criu dump` itself does"));
+        }
         (None, Some(directory)) => {
             let afterwards = match (args.leave_running, args.leave_stopped) {
                 (true, _) => Afterwards::Run,
@@ -56,7 +61,7 @@ fn migrate(
         to,
         link,
         survey,
-        release: args.release_ip.clone(),
+        engine: engine(args)?,
         mode: match args.mode {
             Mode::Auto => checkpoint::Mode::Auto,
             Mode::Stop => checkpoint::Mode::Stop,
@@ -72,6 +77,23 @@ fn migrate(
     runtime()?.block_on(async {
         let mut stop = wishes::listen()?;
         checkpoint::migrate_out(&job, &mut stop, progress).await.map_err(told)
+    })
+}
+
+fn engine(args: &Dump) -> Result<Box<dyn checkpoint::engine::Engine>, Failure> {
+    let native = Native { release: args.release_ip.clone() };
+    let plain = args.release_ip.is_empty();
+    Ok(match args.engine {
+        Engine::Native => Box::new(native),
+        Engine::Criu if plain => Box::new(Stock::new(options::criu()?)),
+        Engine::Criu => {
+            let what = "release addresses with the criu engine";
+            return Err(Failure::usage(what, "use `--engine native`"));
+        }
+        Engine::Auto => {
+            let stock = options::criu().ok().filter(|_| plain).map(Stock::new);
+            Box::new(Auto::new(native, stock))
+        }
     })
 }
 

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use restore::engine::{Auto, Native, Stock};
 use restore::{BuildOptions, Failure as Ended, Farewell, Host, Offspring};
 use tokio::signal::unix::SignalKind;
 use transport::event::{Event, Watch as _};
@@ -16,7 +17,7 @@ use transport::quic::{AuthorizedPeers, DestinationTrust, Identity, Listener};
 use transport::session::Outcome;
 
 use super::{chain, runtime, wishes};
-use crate::args::Restore;
+use crate::args::{Engine, Restore};
 use crate::exit::Exit;
 use crate::options;
 use crate::progress::{Failure, Progress};
@@ -36,10 +37,34 @@ pub(crate) fn run(args: Restore, progress: &mut Progress) -> Result<Exit, Failur
     }
     runtime()?.block_on(async {
         let listener = listen(&args, progress).await?;
-        let host =
-            Host { listener: &listener, build, grace: args.grace, software: options::software() };
+        let engine = engine(&args, build)?;
+        let host = Host {
+            listener: &listener,
+            engine: &*engine,
+            grace: args.grace,
+            software: options::software(),
+        };
         let (offspring, farewell) = next(&host, &args, progress).await?;
         outlive(offspring, Some((farewell, &listener)), &args, progress).await
+    })
+}
+
+fn engine(
+    args: &Restore,
+    build: BuildOptions,
+) -> Result<Box<dyn restore::engine::Engine>, Failure> {
+    let plain = build == BuildOptions::default();
+    Ok(match args.engine {
+        Engine::Native => Box::new(Native { options: build }),
+        Engine::Criu if plain => Box::new(Stock::new(options::criu()?)),
+        Engine::Criu => {
+            let what = "use --pidns, --shell-job or --takeover-ip with the criu engine";
+            return Err(Failure::usage(what, "use `--engine native`"));
+        }
+        Engine::Auto => {
+            let stock = options::criu().ok().filter(|_| plain).map(Stock::new);
+            Box::new(Auto::new(build, stock))
+        }
     })
 }
 

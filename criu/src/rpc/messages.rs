@@ -61,6 +61,8 @@ pub(crate) struct Options {
     pub(crate) rst_sibling: Option<bool>,
     #[prost(uint32, optional, tag = "35")]
     pub(crate) ghost_limit: Option<u32>,
+    #[prost(bool, optional, tag = "48")]
+    pub(crate) lazy_pages: Option<bool>,
     #[prost(bool, optional, tag = "52")]
     pub(crate) tcp_close: Option<bool>,
 }

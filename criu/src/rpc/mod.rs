@@ -7,6 +7,7 @@ mod hook;
 pub(crate) mod messages;
 
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 
 use nix::errno::Errno;
@@ -56,6 +57,7 @@ impl Worker {
             .stdin(theirs)
             .stdout(pages.map_or_else(Stdio::null, Stdio::from))
             .stderr(Stdio::null())
+            .process_group(0) // Ctrl-C is for us, who will tell it what to do
             .spawn()
             .map_err(|source| Error::Start { program: criu.path.clone(), source })?;
         Ok(Self { socket: Some(ours), child })

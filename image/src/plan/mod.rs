@@ -24,6 +24,8 @@ pub use wire::BadPlan;
 pub const PLAN: &str = "plan";
 /// What a plan needs that has established TCP connections.
 pub const TCP_ESTABLISHED: &str = "tcp-established";
+/// A need that only a stock CRIU on the destination meets.
+pub const CRIU: &str = "criu";
 /// Most bytes of a plan.
 pub const LONGEST_PLAN: usize = 16 << 20;
 

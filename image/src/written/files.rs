@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use pages::SharedId;
+use pages::{SharedId, TaskId};
 
 use super::nodes::FreeIds;
 use super::{Reader, Writer, descriptors, inotify, sockets, streams, tty};
@@ -16,8 +16,8 @@ use crate::messages::{
 };
 use crate::state::check::{absolute_path, task_id};
 use crate::state::{
-    EpollTarget, FdTable, Fifo, File, FileId, FileKind, GhostId, IntervalTimer, Owner, PipeId,
-    Regular, TimerFd, Tty,
+    Checkpoint, EpollTarget, FdTable, FdTableId, Fifo, File, FileId, FileKind, GhostId,
+    IntervalTimer, Owner, PipeId, Regular, TimerFd, Tty,
 };
 
 /// O_CLOEXEC, which is the descriptor's and not the file's.
@@ -32,7 +32,7 @@ pub(super) fn write(writer: &mut Writer<'_>) {
     let checkpoint = writer.checkpoint;
     let mut image = FrameWriter::new(ImageKind::Files);
     let mut ids = FreeIds::new(checkpoint.files.iter().map(|file| file.id.0));
-    for file in &checkpoint.files {
+    for file in in_criu_s_order(checkpoint) {
         let node = ids.node_of(file);
         let node_id = node.as_ref().map(|node| node.id.0);
         image.entry(&to_entry(file, node_id, writer.namespaces.net));
@@ -44,6 +44,31 @@ pub(super) fn write(writer: &mut Writer<'_>) {
     sockets::write_queues(writer);
     streams::write(writer);
     tty::write(writer);
+}
+
+/// The files as they stand, but for unix sockets, which take turns among themselves: those whose first
+/// holder has the highest pid come before the others.
+///
+/// CRIU makes a connected pair in the process that is the first holder of whichever of the two it
+/// meets first, reading backwards; and it fails if that process has the other one too, but not as
+/// its first holder.
+fn in_criu_s_order(checkpoint: &Checkpoint) -> Vec<&File> {
+    let tables: HashMap<FdTableId, &FdTable> =
+        checkpoint.fd_tables.iter().map(|table| (table.id, table)).collect();
+    let mut first_holder: HashMap<FileId, TaskId> = HashMap::new();
+    for task in &checkpoint.tasks {
+        let table = task.living().and_then(|living| tables.get(&living.fds));
+        for fd in table.into_iter().flat_map(|table| &table.fds) {
+            let holder = first_holder.entry(fd.file).or_insert(task.id);
+            *holder = task.id.min(*holder);
+        }
+    }
+    let is_unix = |file: &&File| matches!(file.kind, FileKind::Unix(_));
+    let mut unix: Vec<_> = checkpoint.files.iter().filter(is_unix).collect();
+    unix.sort_by_key(|file| std::cmp::Reverse(first_holder.get(&file.id).copied()));
+    let mut unix = unix.into_iter();
+    let turn = |file| if is_unix(&file) { unix.next().unwrap_or(file) } else { file };
+    checkpoint.files.iter().map(turn).collect()
 }
 
 pub(super) fn type_of(kind: &FileKind) -> FdType {

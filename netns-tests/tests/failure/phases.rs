@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use netns_tests::chaos::{Action, Fault, Runs, who_runs};
-use netns_tests::{Lab, LabError, Migration, Moving, Side, Started, Subject};
+use netns_tests::{Criu, Lab, LabError, Migration, Moving, Side, Started, Subject, requirements};
 use nix::sys::signal::Signal;
 
 use crate::end::{self, End, SETTLE};
@@ -57,15 +57,22 @@ struct Row {
     runs: Option<Runs>,
     /// What moves.
     subject: &'static str,
+    /// A stock CRIU is the engine of both.
+    criu: bool,
 }
 
 const fn row(at: &'static str, event: Event, dump: &'static [End], restore: &'static [End]) -> Row {
-    Row { at, event, person: None, dump, restore, runs: None, subject: "heartbeat" }
+    Row { at, event, person: None, dump, restore, runs: None, subject: "heartbeat", criu: false }
 }
 
 impl Row {
     const fn moves(mut self, subject: &'static str) -> Self {
         self.subject = subject;
+        self
+    }
+
+    const fn by_criu(mut self) -> Self {
+        self.criu = true;
         self
     }
 
@@ -115,6 +122,31 @@ fn qmig_crashes() -> Outcome {
         row("source:staged", DestinationDies, &[Aborted], &[Killed])
             .person(Signal::SIGUSR1)
             .moves("locks"),
+    ])
+}
+
+/// The same promises, kept by a stock CRIU and what is around it.
+#[test]
+fn with_criu_as_the_engine() -> Outcome {
+    if Criu::installed().is_none() {
+        let _ = requirements::skip("no CRIU here (netns-tests/install-criu.sh /opt/qmig-criu)");
+        return Ok(());
+    }
+    try_all(&[
+        // The slow ones first: they wait for a silent link to be given up.
+        row("source:staged", Cut(TooLate), &[Aborted], &[Aborted]).by_criu(),
+        row("source:staged", Kill, &[Killed], &[Aborted]).by_criu().runs(Source),
+        row("source:pages", Kill, &[Killed], &[Aborted]).by_criu().runs(Source),
+        row("destination:staged", Kill, &[Aborted], &[Killed]).by_criu(),
+        row("source:staged", DestinationDies, &[Aborted], &[Killed])
+            .by_criu()
+            .person(Signal::SIGUSR1),
+        row("source:committed", Kill, &[Killed], &[Parent]).by_criu().runs(Destination),
+        row("source:running", Kill, &[Killed], &[Parent]).by_criu().runs(Destination),
+        row("source:frozen", Fail, &[Aborted], &[Aborted]).by_criu(),
+        row("source:staged", Fail, &[Aborted], &[Aborted]).by_criu(),
+        row("destination:staged", Fail, &[Aborted], &[Aborted]).by_criu(),
+        row("source:pages", Interrupt(Signal::SIGINT), &[Aborted], &[Aborted]).by_criu(),
     ])
 }
 
@@ -210,6 +242,13 @@ fn one(row: &Row) -> Result<(), Box<dyn Error>> {
     let migration = Migration::new(&lab)?.deadline(SETTLE).fault(fault(row));
     let migration = migration.restore_arg("--grace").restore_arg(grace);
     let migration = migration.dump_arg("--connect-timeout").dump_arg("2s");
+    let migration = match Criu::installed().filter(|_| row.criu) {
+        // Nothing of it is missing over there after the hand-over.
+        Some(criu) => {
+            migration.criu(&criu).engines("criu", "criu").dump_arg("--mode").dump_arg("stop")
+        }
+        None => migration,
+    };
     let moving = migration.listen()?.dump(started.pid())?;
     happen(row, &lab, &moving, started.pid())
         .and_then(|()| settle(row, &lab, &moving, &started))

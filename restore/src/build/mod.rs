@@ -257,7 +257,7 @@ impl Built {
 
 mod reaper;
 
-fn unknown(space: SpaceId) -> Error {
+pub(crate) fn unknown(space: SpaceId) -> Error {
     match space {
         SpaceId::Process(task) => BadCheckpoint::NoLeader(task).into(),
         SpaceId::Shared(id) => BadCheckpoint::Shared(id).into(),

@@ -11,6 +11,7 @@ use tracee::{HostPid, Memory};
 
 use super::memfds::Memfds;
 use super::mm;
+use crate::engine::PagesImage;
 use crate::error::{Error, Result, errno_of};
 
 /// Zeros are written in pieces of this many pages.
@@ -56,11 +57,25 @@ pub struct Sink {
 }
 
 enum To {
-    Process { memory: Memory, own: PageSet, kernels: PageSet },
-    Shared { file: File, size: u64 },
+    Process {
+        memory: Memory,
+        own: PageSet,
+        kernels: PageSet,
+    },
+    Shared {
+        file: File,
+        size: u64,
+    },
+    /// An image that somebody else will read.
+    Image(PagesImage),
 }
 
 impl Sink {
+    /// Pages that go into an image.
+    pub(crate) fn of_image(space: SpaceId, image: PagesImage) -> Self {
+        Self { space, to: To::Image(image) }
+    }
+
     /// Whose pages.
     pub fn space(&self) -> SpaceId {
         self.space
@@ -81,6 +96,9 @@ impl Sink {
                 let (offset, len) = self.within(range, *size)?;
                 file.write_all_at(&bytes[..len], offset)
                     .map_err(|error| self.failed(range, errno_of(&error)))
+            }
+            To::Image(image) => {
+                image.write(range, bytes).map_err(|error| self.failed(range, errno_of(&error)))
             }
         }
     }
@@ -104,6 +122,9 @@ impl Sink {
                     FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
                 let [offset, len] = [offset, len as u64].map(|n| i64::try_from(n).unwrap_or(0));
                 fallocate(file, hole, offset, len).map_err(|errno| self.failed(range, errno))
+            }
+            To::Image(image) => {
+                image.zero(range).map_err(|error| self.failed(range, errno_of(&error)))
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Processor, kernel, rights and limits.
 
-use image::plan::{Plan, Refusal, TCP_ESTABLISHED};
+use image::plan::{CRIU, Plan, Refusal, TCP_ESTABLISHED};
 use nix::libc;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::utsname::uname;
@@ -60,6 +60,13 @@ const COMPONENTS: [&str; 19] = [
 
 pub(super) fn check(plan: &Plan, options: BuildOptions, refusals: &mut Vec<Refusal>) {
     processor(plan, refusals);
+    terminal(plan, options, refusals);
+    limits(plan, refusals);
+    rights(refusals);
+}
+
+/// What the native engine asks beyond that.
+pub(super) fn check_native(plan: &Plan, refusals: &mut Vec<Refusal>) {
     let here = vdso::of_this_kernel();
     if plan.vdso.is_empty() || here.as_ref() != Some(&plan.vdso) {
         let kernel = format!("made for kernel {}, and this kernel's is another", plan.kernel);
@@ -67,12 +74,13 @@ pub(super) fn check(plan: &Plan, options: BuildOptions, refusals: &mut Vec<Refus
         refusals.push(Refusal::new("[vdso]", HERE, kernel).hint(hint));
     }
     for need in plan.needs.iter().filter(|need| *need != TCP_ESTABLISHED) {
-        let hint = "run the same version of qmig on both hosts";
-        refusals.push(Refusal::new(need, HERE, "this qmig does not know it").hint(hint));
+        let (reason, hint) = if need == CRIU {
+            ("only a stock CRIU can restore it", "use `--engine criu` here too")
+        } else {
+            ("this qmig does not know it", "run the same version of qmig on both hosts")
+        };
+        refusals.push(Refusal::new(need, HERE, reason).hint(hint));
     }
-    terminal(plan, options, refusals);
-    limits(plan, refusals);
-    rights(refusals);
 }
 
 fn processor(plan: &Plan, refusals: &mut Vec<Refusal>) {

@@ -1,0 +1,204 @@
+//! A stock CRIU as the engine.
+//!
+//! CRIU stops the tree, writes every image into memory, and asks whether the tree may die; until it
+//! has an answer the tree stands still. That is all that is wanted of it: the pages, of which it has
+//! told the map, are read from the tree itself, like the native engine's. A no, an end of ours, or
+//! an end of CRIU's lets the tree run on.
+//!
+//! Once its right to run has left, that must not be. So each of its processes is then sent SIGSTOP,
+//! which it will find before its first instruction, whoever lets go of it; and a guard, for the case
+//! that we die, ends it.
+
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, Stdio};
+
+use criu::page_server::PageMaps;
+use criu::{Criu, DumpOptions, Dumped, Scratch};
+use image::plan::Plan;
+use image::state::Checkpoint;
+use image::{ImageSet, Limits};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use pages::{PageSet, SpaceId};
+use tokio::sync::oneshot;
+use tracee::proc::status::Status;
+use tracee::{HostPid, chaos};
+
+use super::{Doom, Doomed, Engine, Freezing, Hold, Still, Taken, shared};
+use crate::collect::{PageSource, SpacePages};
+use crate::downtime::Downtime;
+use crate::error::SurveyError;
+use crate::failure::Cause;
+use crate::rounds::Rounds;
+use crate::survey::{self, SurveyOptions, TcpPolicy, tree};
+
+/// Room for everything that CRIU writes beside files without a name.
+const IMAGES: u64 = 256 << 20;
+
+/// A CRIU of this host.
+#[derive(Clone, Debug)]
+pub struct Stock {
+    criu: Criu,
+}
+
+impl Stock {
+    /// This one.
+    pub fn new(criu: Criu) -> Self {
+        Self { criu }
+    }
+}
+
+impl Engine for Stock {
+    fn survey(&self, root: HostPid, options: &SurveyOptions) -> Result<Plan, SurveyError> {
+        survey::survey_for_criu(root, options)
+    }
+
+    fn pre_copies(&self) -> bool {
+        false
+    }
+
+    fn freeze<'a>(
+        &'a self,
+        root: HostPid,
+        _: (&'a Plan, Option<&'a Rounds>),
+        options: &'a SurveyOptions,
+        downtime: &'a mut Downtime,
+    ) -> Freezing<'a> {
+        Box::pin(async move {
+            let images = Scratch::new(IMAGES.saturating_add(options.ghost_limit.0))?;
+            let asked = DumpOptions {
+                root: root.0,
+                shell_job: false,
+                tcp_close: options.tcp == TcpPolicy::Close,
+                file_locks: true,
+                ghost_limit: u32::try_from(options.ghost_limit.0).unwrap_or(u32::MAX),
+            };
+            let dumping = self.criu.dump(asked, images, PageMaps::default())?;
+            let (tell, told) = oneshot::channel();
+            std::thread::spawn(move || tell.send(dumping.until_images()));
+            let (dumped, maps) = told.await.expect("it always tells")?;
+            downtime.began(dumped.stands_since());
+            downtime.lap("freeze");
+            chaos::point("source:frozen")?;
+            let processes = tree::processes(root);
+            let images = ImageSet::from_directory(&dumped.images().path(), Limits::default())
+                .map_err(Cause::CriuImages)?;
+            let checkpoint = Checkpoint::from_images(&images)
+                .inspect_err(|beyond| tracing::debug!(%beyond, "only CRIU understands it"))
+                .ok();
+            let spaces = maps.into_spaces().map(|space| located(space, &processes));
+            let spaces = spaces.collect::<Result<_, Cause>>()?;
+            let still: Still = Box::new(Standing { dumped, processes });
+            downtime.lap("collect");
+            Ok((still, Taken { images, checkpoint, spaces }))
+        })
+    }
+}
+
+/// Where pages are read: a process has the number by which it knows itself, because it is of our PID
+/// namespace.
+fn located((space, pages): (SpaceId, PageSet), processes: &[HostPid]) -> Result<SpacePages, Cause> {
+    let source = match space {
+        SpaceId::Process(task) => {
+            let pid = HostPid(task.0.cast_signed());
+            let known = processes.contains(&pid);
+            PageSource::Process(known.then_some(pid).ok_or(Cause::OtherNumber(task))?)
+        }
+        SpaceId::Shared(id) => PageSource::Shared {
+            file: shared::open(id, processes).map_err(|source| Cause::Shared { id, source })?,
+        },
+    };
+    Ok(SpacePages { space, pages, source })
+}
+
+/// CRIU waits for our answer.
+struct Standing {
+    dumped: Dumped,
+    processes: Vec<HostPid>,
+}
+
+impl Hold for Standing {
+    fn doom(self: Box<Self>) -> Result<Doomed, (Still, Cause)> {
+        signal_all(&self.processes, Signal::SIGSTOP);
+        let guard = if self.processes.iter().all(|pid| is_held(*pid)) {
+            Guard::set(&self.processes)
+        } else {
+            Err(Cause::LetGo)
+        };
+        match guard {
+            Ok(guard) => Ok(Box::new(Stale { standing: Some(*self), guard })),
+            Err(cause) => {
+                signal_all(&self.processes, Signal::SIGCONT);
+                Err((self, cause))
+            }
+        }
+    }
+}
+
+/// The right to run has left.
+struct Stale {
+    standing: Option<Standing>,
+    guard: Guard,
+}
+
+impl Doom for Stale {
+    /// CRIU has no way to let go of locks; the tree over there takes them once this one is dead.
+    fn unlock(&mut self) {}
+
+    fn reprieve(mut self: Box<Self>) -> Still {
+        self.guard.stand_down();
+        let standing = self.standing.take().expect("there until taken");
+        // A SIGSTOP that has not been acted upon yet is taken back by this.
+        signal_all(&standing.processes, Signal::SIGCONT);
+        Box::new(standing)
+    }
+
+    fn kill(mut self: Box<Self>) -> Result<(), Cause> {
+        let Standing { dumped, .. } = self.standing.take().expect("there until taken");
+        let ended = dumped.let_die();
+        self.guard.stand_down();
+        Ok(ended?)
+    }
+}
+
+impl Drop for Stale {
+    fn drop(&mut self) {
+        if let Some(Standing { dumped, processes }) = self.standing.take() {
+            if dumped.let_die().is_err() {
+                signal_all(&processes, Signal::SIGKILL);
+            }
+            self.guard.stand_down();
+        }
+    }
+}
+
+fn signal_all(processes: &[HostPid], signal: Signal) {
+    for pid in processes {
+        let _ = kill(Pid::from_raw(pid.0), signal); // a zombie, or one that is gone
+    }
+}
+
+/// Somebody traces it, so it has not run since it was stopped; or it is a zombie.
+fn is_held(pid: HostPid) -> bool {
+    Status::read(pid).is_ok_and(|status| status.tracer != 0 || status.state == 'Z')
+}
+
+/// A process that kills a stopped tree if we die.
+struct Guard(Child);
+
+impl Guard {
+    fn set(processes: &[HostPid]) -> Result<Self, Cause> {
+        let mut command = Command::new("/bin/sh");
+        // Its input ends when we do: nobody else has the other end.
+        command.args(["-c", "read word; kill -KILL \"$@\"", "qmig-guard"]);
+        command.args(processes.iter().map(|pid| pid.0.to_string()));
+        command.process_group(0); // Ctrl-C is for us, not for it
+        command.current_dir("/").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().map(Self).map_err(Cause::Guard)
+    }
+
+    fn stand_down(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

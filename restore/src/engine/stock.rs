@@ -1,0 +1,188 @@
+//! A stock CRIU as the engine.
+//!
+//! Images and pages are put into a directory in memory, which CRIU reads once they are complete; it
+//! takes the pages out as it goes, so that memory is not needed twice. It then asks whether the tree
+//! may be let go. Until the hand-off has arrived it has no answer, and if none ever comes (because we
+//! died) it kills the tree.
+
+use std::collections::HashMap;
+use std::os::fd::AsFd;
+
+use criu::{Criu, LazyProcess, RestoreOptions, Restored, Scratch};
+use image::ImageSet;
+use image::plan::{Plan, Refusal};
+use image::state::{Checkpoint, Living, VmaFlags, VmaKind};
+use pages::{ByteCount, PageSet, SpaceId, TaskId};
+use tokio::sync::oneshot;
+use tracee::host::pidfd_open;
+use tracee::uffd::Uffd;
+use tracee::{HostPid, Keeper};
+use transport::wire::SpaceTotal;
+
+use super::{Engine, Hollow, PagesImage, Ready, Shell, Staged, Step};
+use crate::build::{Roaming, Running, Sink};
+use crate::check;
+use crate::error::{During, Error, Result};
+use crate::failure::Cause;
+use crate::faults::{Faults, Opening};
+use crate::rounds::Early;
+use crate::skeleton::BuildOptions;
+
+/// A CRIU of this host.
+#[derive(Clone, Debug)]
+pub struct Stock {
+    criu: Criu,
+}
+
+impl Stock {
+    /// This one.
+    pub fn new(criu: Criu) -> Self {
+        Self { criu }
+    }
+}
+
+impl Engine for Stock {
+    fn check(&self, plan: &Plan) -> Result<(), Vec<Refusal>> {
+        check::check_for_criu(plan)
+    }
+
+    fn grows(&self) -> Option<BuildOptions> {
+        None
+    }
+
+    fn build(
+        &self,
+        images: ImageSet,
+        spaces: &[SpaceTotal],
+        _: Option<Early>,
+    ) -> Result<Hollow, Cause> {
+        let pages: u64 = spaces.iter().map(|space| space.sent.0).sum();
+        let room = ByteCount(pages.saturating_mul(pages::PAGE_SIZE as u64));
+        let folder = Scratch::new(ROOM.saturating_add(images.total_bytes() + room.0))?;
+        images.to_directory(&folder.path())?;
+        let mut into = HashMap::new();
+        for (space, id) in spaces.iter().zip(1..) {
+            let image = PagesImage::create(&folder.path(), id).during("make a pages image")?;
+            into.insert(space.space, (id, image));
+        }
+        Ok(Box::new(Gathering { criu: self.criu.clone(), images, folder, into }))
+    }
+}
+
+/// What CRIU itself writes: its log, its statistics.
+const ROOM: u64 = 16 << 20;
+
+/// Pages arrive.
+struct Gathering {
+    criu: Criu,
+    images: ImageSet,
+    folder: Scratch,
+    into: HashMap<SpaceId, (u32, PagesImage)>,
+}
+
+impl Shell for Gathering {
+    fn roam(&self) -> Result<Option<Roaming>> {
+        Ok(None)
+    }
+
+    fn sink(&self, space: SpaceId) -> Result<Sink> {
+        let (_, image) = self.into.get(&space).ok_or_else(|| crate::build::unknown(space))?;
+        Ok(Sink::of_image(space, image.clone()))
+    }
+
+    fn finish(
+        self: Box<Self>,
+        owed: HashMap<SpaceId, PageSet>,
+        keeper: Option<Keeper>,
+    ) -> Step<(Ready, Option<Faults>)> {
+        Box::pin(async move {
+            let checkpoint = match owed.is_empty() {
+                true => None,
+                false => Some(Checkpoint::from_images(&self.images)?),
+            };
+            let living = checkpoint.as_ref().map(|checkpoint| living(checkpoint).count());
+            let (tell, told) = oneshot::channel();
+            let missing = owed.clone();
+            std::thread::spawn(move || tell.send(self.restore(living, &missing)));
+            let mut restored = told.await.expect("it always tells")?;
+            let faults = match (checkpoint, keeper) {
+                (Some(checkpoint), Some(keeper)) => {
+                    let openings = openings(restored.take_lazy(), &checkpoint, &owed);
+                    hold(&openings, &keeper)?;
+                    Some(Faults::watch(openings, keeper).map_err(Error::from)?)
+                }
+                _ => None,
+            };
+            let ready: Ready = Box::new(Waiting(restored));
+            Ok((ready, faults))
+        })
+    }
+}
+
+impl Gathering {
+    fn restore(
+        self,
+        lazy: Option<usize>,
+        owed: &HashMap<SpaceId, PageSet>,
+    ) -> Result<Restored, Cause> {
+        let nothing = PageSet::new();
+        for (space, (id, image)) in &self.into {
+            let owed = owed.get(space).unwrap_or(&nothing);
+            let finished = image.finish(&self.folder.path(), *space, *id, owed);
+            finished.during("complete a pages image")?;
+        }
+        let options = RestoreOptions { shell_job: false, tcp_close: true, file_locks: true, lazy };
+        Ok(self.criu.restore(options, self.folder)?.until_restored()?)
+    }
+}
+
+fn living(checkpoint: &Checkpoint) -> impl Iterator<Item = (&Living, TaskId)> {
+    checkpoint.tasks.iter().filter_map(|task| Some((task.living()?, task.id)))
+}
+
+/// What is to be watched. CRIU has registered every mapping whose pages may follow, also those of
+/// which none do.
+fn openings(
+    lazy: Vec<LazyProcess>,
+    checkpoint: &Checkpoint,
+    owed: &HashMap<SpaceId, PageSet>,
+) -> Vec<Opening> {
+    let of = |LazyProcess { pid, uffd }| {
+        let (living, id) = living(checkpoint).find(|(_, id)| id.0 == pid)?;
+        let vmas = living.mm.vmas.iter().filter(|vma| vma.kind == VmaKind::Anon);
+        let watched = vmas.filter(|vma| !vma.flags.contains(VmaFlags::LOCKED));
+        let origin = SpaceId::Process(id);
+        Some(Opening {
+            origin,
+            uffd: Uffd::adopt(uffd),
+            owed: owed.get(&origin).cloned().unwrap_or_default(),
+            watched: watched.map(|vma| vma.range).collect(),
+        })
+    };
+    lazy.into_iter().filter_map(of).collect()
+}
+
+fn hold(openings: &[Opening], keeper: &Keeper) -> Result<()> {
+    let pids = openings.iter().filter_map(|opening| match opening.origin {
+        SpaceId::Process(TaskId(id)) => Some(HostPid(id.cast_signed())),
+        SpaceId::Shared(_) => None,
+    });
+    let processes = pids.map(pidfd_open).collect::<tracee::Result<Vec<_>>>()?;
+    let processes: Vec<_> = processes.iter().map(AsFd::as_fd).collect();
+    let uffds: Vec<&Uffd> = openings.iter().map(|opening| &opening.uffd).collect();
+    Ok(keeper.hold(&uffds, &processes)?)
+}
+
+/// CRIU waits for our answer.
+struct Waiting(Restored);
+
+impl Staged for Waiting {
+    fn run(self: Box<Self>) -> Step<Running> {
+        Box::pin(async move {
+            let (tell, told) = oneshot::channel();
+            std::thread::spawn(move || tell.send(self.0.run()));
+            let root = HostPid(told.await.expect("it always tells")?);
+            Ok(Running { root, child: root })
+        })
+    }
+}
