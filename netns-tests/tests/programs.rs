@@ -24,6 +24,8 @@ fn missing(programs: &[&str]) -> bool {
 /// The restored tree has ended, and `qmig restore` with it and with its status.
 fn ended_well(moved: &Moved) -> Outcome {
     let status = moved.restore().wait(SOON)?;
+    // Its last words may still be on their way to us.
+    moved.restore().stdout().wait_end(SOON);
     let said = moved.event(Side::Destination, "exited").map(|event| event.field("status").clone());
     if status.success() && said == Some(0.into()) {
         return Ok(());
@@ -265,8 +267,11 @@ fn tmux_with_a_shell() -> Outcome {
         tmux.tell(dst, &["send-keys", "echo $word-$(tty)", "Enter"])?;
         let wanted = format!("kept-{}", tty.split(' ').next().unwrap_or_default());
         tmux.see(dst, moved.restore(), &wanted)?;
-        tmux.tell(dst, &["send-keys", "sleep 1000", "Enter"])?;
-        tmux.tell(dst, &["send-keys", "C-c", ""])?;
+        // The job itself says that it is in the foreground.
+        tmux.tell(dst, &["send-keys", "sh -c 'echo a''sleep; exec sleep 1000'", "Enter"])?;
+        tmux.see(dst, moved.restore(), "\nasleep")?;
+        tmux.tell(dst, &["send-keys", "C-c"])?;
+        tmux.see(dst, moved.restore(), "^C\nready>")?;
         tmux.tell(dst, &["send-keys", "echo still $word", "Enter"])?;
         tmux.see(dst, moved.restore(), "\nstill kept")?;
         tmux.tell(dst, &["kill-server"])?;

@@ -45,15 +45,18 @@ impl Tmux {
     /// Give the server on `host` a command; its answer.
     pub fn tell(&self, host: &Host, words: &[&str]) -> Result<String> {
         let mut command = Command::new("tmux");
-        command.env("LC_ALL", "C.UTF-8").arg("-S").arg(&self.socket).args(words);
+        // -N: a client that is early must not start a server of its own.
+        command.env("LC_ALL", "C.UTF-8").args(["-N", "-S"]).arg(&self.socket).args(words);
         Ok(String::from_utf8_lossy(&host.run(command)?.stdout).trim().to_owned())
     }
 
     /// Wait until the screen shows `text`. `parent` ends when the server does.
     pub fn see(&self, host: &Host, parent: &Running, text: &str) -> Result<()> {
+        let mut screen = String::new();
         until(&format!("the screen show {text:?}"), parent, || {
-            let screen = self.tell(host, &["capture-pane", "-p"]).ok()?;
+            screen = self.tell(host, &["capture-pane", "-p"]).ok()?;
             screen.contains(text).then_some(())
         })
+        .inspect_err(|_| eprintln!("the screen shows:\n{screen}"))
     }
 }
