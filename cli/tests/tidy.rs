@@ -54,7 +54,19 @@ fn crates_import_only_what_the_map_allows() {
         ("transport", &["pages"]),
         ("checkpoint", &["pages", "image", "tracee", "criu", "transport"]),
         ("restore", &["pages", "image", "tracee", "criu", "transport"]),
-        ("cli", &["pages", "image", "tracee", "transport", "checkpoint", "restore", "netns-tests"]),
+        (
+            "cli",
+            &[
+                "pages",
+                "image",
+                "tracee",
+                "criu",
+                "transport",
+                "checkpoint",
+                "restore",
+                "netns-tests",
+            ],
+        ),
         ("netns-tests", &[]),
     ];
     for (name, may) in allowed {
