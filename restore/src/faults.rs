@@ -93,7 +93,7 @@ impl Faults {
 
     /// True once nothing is watched any more.
     pub(crate) fn is_complete(&self) -> bool {
-        self.spaces.is_empty()
+        self.spaces.is_empty() && self.keeper.is_none()
     }
 
     /// How many pages came and were wanted.
@@ -135,7 +135,6 @@ impl Faults {
         let dead = self.spaces.iter().filter(|(_, lazy)| !lazy.uffd.is_alive());
         let dead: Vec<u64> = dead.map(|(id, _)| *id).collect();
         dead.into_iter().for_each(|id| self.gone(id));
-        self.finish_if_all_done();
     }
 
     /// Reads everything the address spaces tell; answers what must be asked for.
@@ -327,6 +326,7 @@ impl Faults {
         if let Some(lazy) = self.spaces.remove(&id) {
             let _ = self.ready.delete(&lazy.uffd);
         }
+        self.finish_if_all_done();
     }
 
     /// Lets go of an address space in which nothing is missing: from here on it is the kernel's again.

@@ -59,6 +59,7 @@ fn indexed(fd: BorrowedFd, [family, _, protocol]: Kind, shown: &str) -> Result<(
 fn read(fd: BorrowedFd, kind: Kind) -> Vec<SocketOption> {
     let levels = CARRIED.iter().filter(|(level, _)| has(kind, *level));
     let names = levels.flat_map(|(level, names)| names.iter().map(|name| (*level, *name)));
+    let names = names.filter(|option| kind[2] != TCP || !MULTICAST.contains(option));
     let value = |(level, name): (u32, u32)| {
         let most = SocketOption::LONGEST;
         let value = tracee::host::getsockopt(fd, level.cast_signed(), name.cast_signed(), most);
@@ -66,6 +67,10 @@ fn read(fd: BorrowedFd, kind: Kind) -> Vec<SocketOption> {
     };
     names.filter_map(value).collect()
 }
+
+/// IP_MULTICAST_IF, IP_MULTICAST_TTL, IPV6_MULTICAST_HOPS: an accepted TCP connection has them from
+/// the packet it came by, and no TCP socket can be given them.
+const MULTICAST: [(u32, u32); 3] = [(IP, 32), (IP, 33), (IPV6, 18)];
 
 /// Does a socket of this kind have options of this level?
 fn has([family, kind, protocol]: Kind, level: u32) -> bool {
@@ -127,6 +132,8 @@ mod tests {
         assert_eq!(changed(listener.as_fd(), kind_of(listener.as_fd()), "it"), Ok(vec![]));
         let near = std::net::TcpStream::connect(listener.local_addr().expect("bound")).expect("it");
         assert_eq!(changed(near.as_fd(), kind_of(near.as_fd()), "it"), Ok(vec![]));
+        let (accepted, _) = listener.accept().expect("it");
+        assert_eq!(changed(accepted.as_fd(), kind_of(accepted.as_fd()), "it"), Ok(vec![]));
         let (unix, _) = std::os::unix::net::UnixStream::pair().expect("a pair");
         assert_eq!(changed(unix.as_fd(), kind_of(unix.as_fd()), "it"), Ok(vec![]));
     }
