@@ -15,6 +15,7 @@ use tokio::signal::unix::SignalKind;
 use transport::event::{Event, Watch as _};
 use transport::quic::{AuthorizedPeers, DestinationTrust, Identity, Listener};
 use transport::session::Outcome;
+use transport::stop::Stop;
 
 use super::{chain, runtime, wishes};
 use crate::args::{Engine, Restore};
@@ -36,15 +37,17 @@ pub(crate) fn run(args: Restore, progress: &mut Progress) -> Result<Exit, Failur
         return runtime()?.block_on(outlive(offspring, None, &args, progress));
     }
     runtime()?.block_on(async {
-        let listener = listen(&args, progress).await?;
+        // Before it says that it listens: whoever reads that may ask it to end at once.
+        let mut stop = wishes::listen()?;
         let engine = engine(&args, build)?;
+        let listener = listen(&args, progress).await?;
         let host = Host {
             listener: &listener,
             engine: &*engine,
             grace: args.grace,
             software: options::software(),
         };
-        let (offspring, farewell) = next(&host, &args, progress).await?;
+        let (offspring, farewell) = next(&host, &args, &mut stop, progress).await?;
         outlive(offspring, Some((farewell, &listener)), &args, progress).await
     })
 }
@@ -72,11 +75,11 @@ fn engine(
 async fn next(
     host: &Host<'_>,
     args: &Restore,
+    stop: &mut Stop,
     progress: &mut Progress,
 ) -> Result<(Offspring, Farewell), Failure> {
     loop {
-        let mut stop = wishes::listen()?;
-        match restore::migrate_in(host, &mut stop, progress).await {
+        match restore::migrate_in(host, stop, progress).await {
             Ok(arrived) => return Ok(arrived),
             Err(ended) if args.keep && !ended.is_final() => {
                 if let Some(session) = ended.session {
