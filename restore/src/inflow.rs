@@ -187,6 +187,8 @@ impl Task {
         let mut tick = tokio::time::interval(TELL_EVERY);
         // A page that may wait, and came before anybody can.
         let mut early: Option<(PageRun, Bytes)> = None;
+        // True once the source was told that nothing is missing.
+        let mut ended = false;
         loop {
             let woken = tokio::select! {
                 biased;
@@ -238,12 +240,10 @@ impl Task {
                     state.failed = Some(Arc::new(error));
                 });
             }
-            // The source sends what is owed against credit, and may wait for the last of it.
-            let due = match self.tell.borrow().complete {
-                true => self.told.0 + 1,
-                false => self.told.0 + TELL_AFTER.0,
-            };
-            if !self.owed.is_empty() && self.consumed().0 >= due {
+            // The source sends what is owed against credit, and may wait to hear that all is here.
+            let complete = self.tell.borrow().complete && !std::mem::replace(&mut ended, true);
+            let due = complete || self.consumed().0 >= self.told.0 + TELL_AFTER.0;
+            if due && !self.owed.is_empty() {
                 self.report(false).await;
             }
         }

@@ -56,9 +56,11 @@ impl Drop for Subject {
 }
 
 /// Numbers nobody has: far from those given out next, and apart for each test.
-fn free_pids(from: i32, count: usize) -> Vec<i32> {
+fn free_pids(place: i32, count: usize) -> Vec<i32> {
     let free = |pid: &i32| !std::path::Path::new(&format!("/proc/{pid}")).exists();
-    (from..32_000).filter(free).take(count).collect()
+    let last = std::fs::read_to_string("/proc/sys/kernel/ns_last_pid").expect("the newest number");
+    let begin = last.trim().parse::<i32>().expect("a number") + 12_000 + place;
+    (begin..).map(|number| 1_000 + number % 31_000).filter(free).take(count).collect()
 }
 
 fn call(task: &mut Stopped, gate: VirtAddr, nr: libc::c_long) -> u64 {
@@ -82,7 +84,7 @@ fn a_seed_grows_with_the_pid_and_descriptors_it_is_given() {
             })
         })
         .collect();
-    let pid = free_pids(20_000, 1)[0];
+    let pid = free_pids(0, 1)[0];
     let seed = Seed::at(BASE).expect("a seed");
     let (reader, writer) = nix::unistd::pipe().expect("a pipe");
     let mut writer = File::from(writer);
@@ -140,7 +142,7 @@ fn a_seed_that_cannot_be_executed_is_an_error_and_leaves_nothing() {
     }
     // Nothing can be mapped there.
     let seed = Seed::at(VirtAddr(0x7fff_ffff_f000)).expect("only a file");
-    let pid = free_pids(20_500, 1)[0];
+    let pid = free_pids(500, 1)[0];
     let ids = NewTask { pid: Some(pid), ..NewTask::default() };
     let error = seed.spawn(ids, &[]).map(drop).expect_err("not executable");
     assert!(matches!(error, Error::NotStarted { .. } | Error::Own { .. }), "{error}");
@@ -163,7 +165,7 @@ fn children_are_forked_in_a_skeleton_with_their_pids() {
     let parent = subject.pid;
     let (task, gate) = subject.parts();
     let mut runner = Runner::install(task, gate, None, 64 << 10).expect("installed");
-    for pid in free_pids(21_000, 3) {
+    for pid in free_pids(1_000, 3) {
         let number = pid.unsigned_abs();
         let mut child = fork_in(task, &mut runner, number, 0).expect("forked");
         assert_eq!(child.tid(), HostPid(pid));
@@ -185,7 +187,7 @@ fn children_are_forked_in_a_skeleton_with_their_pids() {
         let gone = runner.call(task, libc::SYS_wait4, &[u64::MAX, 0, 0, 0]).expect("ran");
         assert_eq!(gone, Ok(u64::from(number)), "the parent reaps its child");
     }
-    let pid = free_pids(21_500, 1)[0];
+    let pid = free_pids(1_500, 1)[0];
     let sibling = fork_in(task, &mut runner, pid.unsigned_abs(), libc::CLONE_PARENT as u64);
     let sibling = sibling.expect("forked");
     let me = std::process::id().cast_signed();
@@ -206,7 +208,7 @@ fn threads_are_made_in_one_go_with_their_numbers() {
     let mut runner = Runner::install(task, gate, None, 128 << 10).expect("installed");
     let clear = runner.room(4096).expect("room");
     runner.flush().expect("written");
-    let tids: Vec<(u32, u64)> = free_pids(22_000, 1000)
+    let tids: Vec<(u32, u64)> = free_pids(2_000, 1000)
         .iter()
         .map(|tid| (tid.unsigned_abs(), if tid % 2 == 0 { clear.0 } else { 0 }))
         .collect();
@@ -267,7 +269,7 @@ fn dropped_skeletons_do_not_run() {
     let mut skeleton = seed.spawn(NewTask::default(), &[]).expect("spawned");
     let pid = skeleton.task.tid();
     let mut runner = Runner::install(&mut skeleton.task, skeleton.gate, None, 4096).expect("in");
-    let number = free_pids(23_500, 1)[0];
+    let number = free_pids(3_500, 1)[0];
     let child = fork_in(&mut skeleton.task, &mut runner, number.unsigned_abs(), 0);
     let child = child.expect("forked");
     drop((skeleton, child));
