@@ -14,7 +14,7 @@ demo:
 ## Install what the tests need, then build and run all of them (root for everything to run).
 test: install-needs
 	$(CARGO) build --workspace --bins
-	$(CARGO) test --workspace --no-fail-fast
+	CARGO=$(CARGO) ./netns-tests/run-tests.sh
 
 ## Format, lints, documentation: warnings are errors.
 check:

@@ -5,10 +5,6 @@
 
 #include "subject.h"
 
-static volatile sig_atomic_t interrupted, resized;
-static void on_int(int signal) { (void)signal, interrupted++; }
-static void on_winch(int signal) { (void)signal, resized++; }
-
 static int master_of(int *index) {
     int master = posix_openpt(O_RDWR | O_NOCTTY);
     MUST(master >= 0 && !grantpt(master) && !unlockpt(master) && !ioctl(master, TIOCGPTN, index));
@@ -29,27 +25,31 @@ static void answer(int slave, const char *format, int a, int b, int c) {
     if (write(slave, line, (size_t)length) != length) _exit(7);
 }
 
+/* The handler itself tells: a job that tells once its read() was interrupted would miss a signal
+ * that comes before it reads again. */
+static int terminal, interrupted, resized;
+static void on_signal(int signal) {
+    struct winsize size;
+    *(signal == SIGINT ? &interrupted : &resized) += 1;
+    ioctl(terminal, TIOCGWINSZ, &size);
+    answer(terminal, "signals %d %d %d\n", interrupted, resized, size.ws_col);
+}
+
 /* Echoes words, tells of signals, as a shell's foreground job would. */
 static void job(int slave) {
-    struct sigaction action = {.sa_handler = on_int}, winch = {.sa_handler = on_winch};
-    sigaction(SIGINT, &action, NULL), sigaction(SIGWINCH, &winch, NULL);
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+    sigaddset(&action.sa_mask, SIGINT), sigaddset(&action.sa_mask, SIGWINCH);
+    terminal = slave;
+    sigaction(SIGINT, &action, NULL), sigaction(SIGWINCH, &action, NULL);
     answer(slave, "job %d %d %d\n", 0, 0, 0);
     for (;;) {
         char word[100];
         ssize_t got = read(slave, word, sizeof word);
-        struct winsize size;
-        if (got < 0 && errno == EINTR) {
-            ioctl(slave, TIOCGWINSZ, &size);
-            answer(slave, "signals %d %d %d\n", interrupted, resized, size.ws_col);
-        } else if (got > 0 && word[0] == 'q') {
-            _exit(0);
-        } else if (got > 0) {
-            int tty = open("/dev/tty", O_RDWR);
-            answer(slave, "told %d %d %d\n", tcgetpgrp(slave) == getpgrp(), tty >= 0 && tcgetsid(slave) == getsid(0), (int)got);
-            if (tty >= 0) close(tty);
-        } else {
-            _exit(9);
-        }
+        if (got <= 0) _exit(9);
+        if (word[0] == 'q') _exit(0);
+        int tty = open("/dev/tty", O_RDWR);
+        answer(slave, "told %d %d %d\n", tcgetpgrp(slave) == getpgrp(), tty >= 0 && tcgetsid(slave) == getsid(0), (int)got);
+        if (tty >= 0) close(tty);
     }
 }
 
