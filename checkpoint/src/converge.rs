@@ -1,10 +1,11 @@
-//! When rounds of pre-copy have done what they can: a pure function of what was measured.
+//! When rounds of pre-copy have done what they can: pure functions of what was measured.
 //!
-//! The prediction: what changed during the last round is what is left to be sent when the program
-//! stands still (it changes no more while that is sent), at the best rate a round has shown, and the
-//! standstill costs a little beside pages. If that fits the goal, now is the moment. If not, another
-//! round shrinks it as long as rounds send faster than the program writes; when they do not, no
-//! number of rounds will.
+//! The prediction: what is left after a round is what is left to be sent when the program stands still
+//! (it changes no more while that is sent), at the best rate a round has shown, and the standstill
+//! costs a little beside pages. If that fits the goal, now is the moment. If not, another round
+//! shrinks it as long as rounds send faster than the program writes; when they do not, no number of
+//! rounds will. Then what is left may follow after the hand-over, where that was asked for; else the
+//! program stays, and is told why in numbers.
 
 use std::fmt;
 use std::time::Duration;
@@ -18,8 +19,10 @@ pub struct Round {
     pub pages: PageCount,
     /// From its first page read to its last page in place.
     pub took: Duration,
-    /// Pages that changed meanwhile.
+    /// Pages that were over there, and changed meanwhile.
     pub dirty: PageCount,
+    /// Pages to be sent now: those, and what no round has had yet.
+    pub left: PageCount,
 }
 
 /// What was asked for.
@@ -29,28 +32,36 @@ pub struct Limits {
     pub max_downtime: Duration,
     /// How many rounds may be tried.
     pub max_rounds: u32,
+    /// How long rounds may be tried.
+    pub deadline: Option<Duration>,
     /// How long a standstill takes beside its pages.
     pub overhead: Duration,
+    /// True if what is left may follow after the hand-over.
+    pub may_owe: bool,
 }
 
 /// What to do after a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// One more.
-    Again,
+    /// One more, of at most so many pages.
+    Again(PageCount),
     /// What is left fits the goal, as far as one can tell: this long.
     Freeze(Duration),
-    /// More rounds would not help.
+    /// More rounds would not help, so what is left shall follow after the hand-over.
+    SwitchOver(Hopeless),
+    /// More rounds would not help; nothing was stopped.
     GiveUp(Hopeless),
 }
 
-/// Why more rounds would not help; nothing was stopped.
+/// Why more rounds would not help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hopeless {
+    /// What has come to an end.
+    pub end: End,
     /// Rounds that were tried.
     pub rounds: usize,
-    /// Bytes that changed during the last.
-    pub dirty: ByteCount,
+    /// Bytes that are left.
+    pub left: ByteCount,
     /// How fast the program changes memory, in bytes per second.
     pub dirty_rate: u64,
     /// How fast rounds send, in bytes per second.
@@ -61,12 +72,29 @@ pub struct Hopeless {
     pub goal: Duration,
 }
 
+/// What has come to an end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Rounds make no less of it: it changes as fast as they send.
+    Progress,
+    /// As many rounds as were allowed.
+    Rounds,
+    /// The time that was allowed.
+    Time(Duration),
+}
+
 /// Rounds in a row that may fail to make less of what is left.
 const PATIENCE: usize = 3;
+/// The same where what is left may follow: another round in vain costs more than it is worth.
+const LITTLE_PATIENCE: usize = 1;
+/// With a deadline the first round is this small, to learn how fast rounds are: 16 MiB.
+const PROBE: PageCount = PageCount(4096);
 
-/// Judges the rounds so far; the last one is the latest. Without any, another is due.
-pub fn decide(rounds: &[Round], limits: &Limits) -> Decision {
-    let Some(last) = rounds.last() else { return Decision::Again };
+/// Judges the rounds so far, which began `spent` ago; the last one is the latest. Without any,
+/// another is due.
+pub fn decide(rounds: &[Round], spent: Duration, limits: &Limits) -> Decision {
+    let again = Decision::Again(most(rounds, spent, limits));
+    let Some(last) = rounds.last() else { return again };
     let predicted = predict(rounds, limits);
     if predicted <= limits.max_downtime {
         return Decision::Freeze(predicted);
@@ -74,25 +102,46 @@ pub fn decide(rounds: &[Round], limits: &Limits) -> Decision {
     // What a round leaves is what the next one sends; less than a tenth off is no progress.
     let stuck = |round: &&Round| round.dirty.0.saturating_mul(10) > round.pages.0.saturating_mul(9);
     let in_vain = rounds.iter().rev().take_while(stuck).count();
-    if in_vain < PATIENCE && rounds.len() < limits.max_rounds as usize {
-        return Decision::Again;
-    }
-    Decision::GiveUp(Hopeless {
+    let patience = if limits.may_owe { LITTLE_PATIENCE } else { PATIENCE };
+    let end = if let Some(time) = limits.deadline.filter(|time| spent >= *time) {
+        End::Time(time)
+    } else if in_vain >= patience {
+        End::Progress
+    } else if rounds.len() >= limits.max_rounds as usize {
+        End::Rounds
+    } else {
+        return again;
+    };
+    let hopeless = Hopeless {
+        end,
         rounds: rounds.len(),
-        dirty: last.dirty.bytes(),
+        left: last.left.bytes(),
         dirty_rate: per_second(last.dirty, last.took),
         rate: best_rate(rounds),
         predicted,
         goal: limits.max_downtime,
-    })
+    };
+    if limits.may_owe { Decision::SwitchOver(hopeless) } else { Decision::GiveUp(hopeless) }
 }
 
 /// How long the program would stand still if it were stopped after these rounds.
 pub fn predict(rounds: &[Round], limits: &Limits) -> Duration {
-    let left = rounds.last().map_or(0, |last| last.dirty.bytes().0);
+    let left = rounds.last().map_or(0, |last| last.left.bytes().0);
     let seconds = left as f64 / (best_rate(rounds).max(1)) as f64;
     // Beyond a day all is the same.
     limits.overhead + Duration::from_secs_f64(seconds.min(86_400.0))
+}
+
+/// Pages of the next round: all there are, unless it would go on beyond the deadline.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // saturates
+fn most(rounds: &[Round], spent: Duration, limits: &Limits) -> PageCount {
+    let Some(deadline) = limits.deadline else { return PageCount(u64::MAX) };
+    if rounds.is_empty() {
+        return PROBE;
+    }
+    let time = deadline.saturating_sub(spent).as_secs_f64();
+    let pages = best_rate(rounds) as f64 * time / pages::PAGE_SIZE as f64;
+    PageCount((pages as u64).max(1))
 }
 
 /// Short rounds are mostly latency, so the best tells what the way can carry.
@@ -107,13 +156,23 @@ fn per_second(pages: PageCount, took: Duration) -> u64 {
 
 impl fmt::Display for Hopeless {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rounds = self.rounds;
+        match self.end {
+            End::Progress => write!(f, "{rounds} rounds make no less of it: it still changes ")?,
+            End::Rounds => {
+                write!(f, "{rounds} rounds are all that was allowed: it still changes ")?
+            }
+            End::Time(time) => {
+                let time = time.as_secs_f64();
+                write!(f, "{time} s are all that was allowed: after {rounds} rounds it changes ")?;
+            }
+        }
         write!(
             f,
-            "after {} rounds it still changes {}/s and {}/s can be sent: it would stand still for \
-             {} ms (goal {} ms)",
-            self.rounds,
+            "{}/s and {}/s can be sent; with {} left it would stand still for {} ms (goal {} ms)",
             ByteCount(self.dirty_rate),
             ByteCount(self.rate),
+            self.left,
             self.predicted.as_millis(),
             self.goal.as_millis()
         )
@@ -127,19 +186,28 @@ mod tests {
     const LIMITS: Limits = Limits {
         max_downtime: Duration::from_millis(300),
         max_rounds: 8,
+        deadline: None,
         overhead: Duration::from_millis(20),
+        may_owe: false,
     };
 
     /// 100 MiB/s are 25 600 pages in a second.
     fn round(pages: u64, millis: u64, dirty: u64) -> Round {
-        let took = Duration::from_millis(millis);
-        Round { pages: PageCount(pages), took, dirty: PageCount(dirty) }
+        part(pages, millis, dirty, dirty)
     }
 
-    fn word(decision: Decision) -> &'static str {
-        match decision {
-            Decision::Again => "again",
+    /// One that was not of all there was.
+    fn part(pages: u64, millis: u64, dirty: u64, left: u64) -> Round {
+        let took = Duration::from_millis(millis);
+        let [pages, dirty, left] = [pages, dirty, left].map(PageCount);
+        Round { pages, took, dirty, left }
+    }
+
+    fn word(rounds: &[Round], limits: &Limits) -> &'static str {
+        match decide(rounds, rounds.iter().map(|round| round.took).sum(), limits) {
+            Decision::Again(_) => "again",
             Decision::Freeze(_) => "freeze",
+            Decision::SwitchOver(_) => "switch over",
             Decision::GiveUp(_) => "give up",
         }
     }
@@ -147,14 +215,23 @@ mod tests {
     #[test]
     fn decisions_follow_from_the_numbers() {
         let whole = round(256_000, 10_000, 12_800); // 1 GiB at 100 MiB/s, 50 MiB changed
-        let table: [(&str, &[Round], &str); 9] = [
-            ("nothing was sent yet", &[], "again"),
-            ("500 ms of pages are left", &[whole], "again"),
-            ("an idle program", &[round(256_000, 10_000, 0)], "freeze"),
-            ("100 ms are left", &[whole, round(12_800, 500, 2560)], "freeze"),
-            ("280 ms would do, 281 not", &[round(25_600, 1000, 7169)], "again"),
-            ("280 ms", &[round(25_600, 1000, 7168)], "freeze"),
-            ("a short round is slow only by its latency", &[whole, round(10, 40, 100)], "freeze"),
+        let table: [(&str, &[Round], [&str; 2]); 10] = [
+            ("nothing was sent yet", &[], ["again"; 2]),
+            ("500 ms of pages are left", &[whole], ["again"; 2]),
+            ("an idle program", &[round(256_000, 10_000, 0)], ["freeze"; 2]),
+            ("100 ms are left", &[whole, round(12_800, 500, 2560)], ["freeze"; 2]),
+            ("280 ms would do, 281 not", &[round(25_600, 1000, 7169)], ["again"; 2]),
+            ("280 ms", &[round(25_600, 1000, 7168)], ["freeze"; 2]),
+            (
+                "a short round is slow only by its latency",
+                &[whole, round(10, 40, 100)],
+                ["freeze"; 2],
+            ),
+            (
+                "it writes as fast as the way carries, perhaps",
+                &[whole, round(12_800, 500, 12_800)],
+                ["again", "switch over"],
+            ),
             (
                 "it writes as fast as the way carries",
                 &[
@@ -163,7 +240,7 @@ mod tests {
                     round(12_800, 500, 12_700),
                     round(12_700, 500, 12_900),
                 ],
-                "give up",
+                ["give up", "switch over"],
             ),
             (
                 "two bad rounds, and then a good one",
@@ -173,11 +250,12 @@ mod tests {
                     round(12_800, 500, 12_700),
                     round(12_700, 500, 9_000),
                 ],
-                "again",
+                ["again"; 2],
             ),
         ];
         for (what, rounds, expected) in table {
-            assert_eq!(word(decide(rounds, &LIMITS)), expected, "{what}");
+            let said = [false, true].map(|may_owe| word(rounds, &Limits { may_owe, ..LIMITS }));
+            assert_eq!(said, expected, "{what}");
         }
     }
 
@@ -185,18 +263,41 @@ mod tests {
     fn rounds_end() {
         // It shrinks, but too slowly.
         let rounds: Vec<_> = (0..8).map(|_| round(25_600, 1000, 20_000)).collect();
-        assert_eq!(word(decide(&rounds[..7], &LIMITS)), "again");
-        let Decision::GiveUp(why) = decide(&rounds, &LIMITS) else { panic!("no end") };
+        assert_eq!(word(&rounds[..7], &LIMITS), "again");
+        assert_eq!(word(&rounds, &Limits { may_owe: true, ..LIMITS }), "switch over");
+        let Decision::GiveUp(why) = decide(&rounds, Duration::from_secs(8), &LIMITS) else {
+            panic!("no end")
+        };
         assert_eq!(
             why.to_string(),
-            "after 8 rounds it still changes 78.1 MiB/s and 100.0 MiB/s can be sent: it would stand \
-             still for 801 ms (goal 300 ms)"
+            "8 rounds are all that was allowed: it still changes 78.1 MiB/s and 100.0 MiB/s can be \
+             sent; with 78.1 MiB left it would stand still for 801 ms (goal 300 ms)"
         );
     }
 
     #[test]
+    fn a_deadline_bounds_each_round() {
+        let limits = Limits { deadline: Some(Duration::from_secs(5)), ..LIMITS };
+        let ms = Duration::from_millis;
+        assert_eq!(decide(&[], ms(0), &limits), Decision::Again(PROBE));
+        // 16 MiB in 160 ms: 484 MiB fit what is left of five seconds. What is left of the first
+        // round was never sent, so that there is so much of it is nobody's lack of progress.
+        let probe = part(4096, 160, 100, 256_000);
+        assert_eq!(decide(&[probe], ms(160), &limits), Decision::Again(PageCount(123_904)));
+        let late = [probe, part(123_904, 4840, 3000, 150_000)];
+        let Decision::GiveUp(why) = decide(&late, ms(5000), &limits) else { panic!("no end") };
+        assert_eq!(
+            why.to_string(),
+            "5 s are all that was allowed: after 2 rounds it changes 2.4 MiB/s and 100.0 MiB/s can \
+             be sent; with 585.9 MiB left it would stand still for 5879 ms (goal 300 ms)"
+        );
+        let little = [probe, part(123_904, 4840, 3000, 3000)];
+        assert_eq!(word(&little, &limits), "freeze", "it is never too late for the goal");
+    }
+
+    #[test]
     fn no_time_at_all_is_no_division_by_zero() {
-        assert_eq!(word(decide(&[round(0, 0, 0)], &LIMITS)), "freeze");
-        assert_eq!(word(decide(&[round(0, 0, 1)], &LIMITS)), "again");
+        assert_eq!(word(&[round(0, 0, 0)], &LIMITS), "freeze");
+        assert_eq!(word(&[round(0, 0, 1)], &LIMITS), "again");
     }
 }

@@ -19,7 +19,7 @@ use crate::failure::{Cause, Failure};
 use crate::pump::Pump;
 use crate::serve::Server;
 use crate::source::{Job, give_up, hear};
-use crate::switch;
+use crate::switch::{self, Mode};
 
 /// Between two looks at how pages that come ahead of the hand-over get on.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
@@ -27,6 +27,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// What filling reports to, and hears from.
 pub(crate) struct Filling<'a> {
     pub(crate) job: &'a Job,
+    /// How what is left now moves.
+    pub(crate) mode: Mode,
     /// What both ends have.
     pub(crate) features: Features,
     pub(crate) stop: &'a mut Stop,
@@ -140,7 +142,7 @@ async fn push(
     pushing: &mut Pushing,
     filling: &mut Filling<'_>,
 ) -> Result<(), Cause> {
-    let Job { mode, max_downtime, .. } = *filling.job;
+    let (mode, max_downtime) = (filling.mode, filling.job.max_downtime);
     loop {
         let state = switch::Push {
             frozen: filling.downtime.so_far(),

@@ -29,6 +29,7 @@ mod switch;
 pub use directory::{Afterwards, Checkpointing, dump_to};
 pub use error::{CollectError, SurveyError};
 pub use failure::{Cause, Failure};
+pub use precopy::MAX_ROUNDS;
 pub use source::{Job, migrate_out};
 pub use survey::{SurveyOptions, TcpPolicy, survey};
 pub use switch::Mode;

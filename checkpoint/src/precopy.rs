@@ -1,4 +1,4 @@
-//! Pages leave while the program runs, round by round, until the rest fits the goal.
+//! Pages leave while the program runs, round by round, until the rest fits the goal, or will never do.
 //!
 //! The program stands still twice: for the few milliseconds in which its shape is read and the
 //! watching arranged, and at the end for good. Any error before that ends with the program running
@@ -24,14 +24,22 @@ use crate::downtime::Downtime;
 use crate::engine::stop_and_read;
 use crate::failure::{Cause, Failure};
 use crate::fill::send_pages;
-use crate::rounds::Rounds;
+use crate::rounds::{Look, Rounds};
 use crate::source::{Job, hear, tell_peer};
 use transport::encode::Squeezer;
 
-/// Rounds that are tried before the goal is given up.
-const MAX_ROUNDS: u32 = 30;
+/// Rounds that are tried, unless somebody says otherwise, before the goal is given up.
+pub const MAX_ROUNDS: u32 = 30;
 /// What a standstill takes on the other side, beside its pages and what was measured here.
 const REMOTE: Duration = Duration::from_millis(10);
+
+/// How rounds have ended.
+pub(crate) enum Ending {
+    /// What is left fits the goal, as far as one can tell.
+    Fits,
+    /// It never will: it shall follow after the hand-over.
+    Follows,
+}
 
 /// Sends rounds until the program should be stopped.
 pub(crate) async fn rounds(
@@ -41,11 +49,11 @@ pub(crate) async fn rounds(
     plan: &Plan,
     stop: &mut Stop,
     watch: &mut dyn Watch,
-) -> Result<(Precopy, Rounds), Failure> {
+) -> Result<(Precopy, Rounds, Ending), Failure> {
     let features = agreed.features();
     let mut precopy = agreed.precopy();
     match run(&mut precopy, link, (job, features), plan, stop, watch).await {
-        Ok(rounds) => Ok((precopy, rounds)),
+        Ok((rounds, ending)) => Ok((precopy, rounds, ending)),
         Err(cause) => {
             let code = match cause {
                 Cause::Interrupted => AbortCode::CANCELLED,
@@ -65,8 +73,9 @@ async fn run(
     plan: &Plan,
     stop: &mut Stop,
     watch: &mut dyn Watch,
-) -> Result<Rounds, Cause> {
+) -> Result<(Rounds, Ending), Cause> {
     let (mut rounds, stood) = begin(job, plan)?;
+    let begun = Instant::now();
     watch.event(Event::Watched { stood });
     // Its clocks go on: as late as possible, so that they are not behind over there.
     let mut early = rounds.early().clone();
@@ -76,14 +85,31 @@ async fn run(
     images.send(link).await?;
     chaos::point("source:outlined")?;
 
-    let limits =
-        Limits { max_downtime: job.max_downtime, max_rounds: MAX_ROUNDS, overhead: stood + REMOTE };
+    let limits = Limits {
+        max_downtime: job.max_downtime,
+        max_rounds: job.max_rounds,
+        deadline: job.deadline,
+        overhead: stood + REMOTE,
+        may_owe: features.contains(Features::POST_COPY),
+    };
     let mut measured: Vec<Round> = Vec::new();
     let mut sent = PageCount(0);
     rounds.look().map_err(Cause::Watch)?;
     loop {
+        let most = match converge::decide(&measured, begun.elapsed(), &limits) {
+            Decision::Again(most) => most,
+            Decision::Freeze(_) => return Ok((rounds, Ending::Fits)),
+            Decision::SwitchOver(why) => {
+                watch.event(Event::SwitchedOver { why: why.to_string() });
+                return Ok((rounds, Ending::Follows));
+            }
+            Decision::GiveUp(why) => return Err(Cause::Hopeless(why)),
+        };
+        if let Some(last) = measured.last() {
+            link.send(&precopy.round_done(last.pages, last.dirty)).await?;
+        }
         let began = Instant::now();
-        let (outline, spaces) = rounds.next();
+        let (outline, spaces) = rounds.next(most);
         let pages = outline.spaces.iter().map(|space| space.pages).sum();
         let name = format!("{OUTLINE}{}", measured.len() + 1);
         send_blob(link, &name, outline.to_bytes()).await?;
@@ -91,21 +117,17 @@ async fn run(
         let squeezer = Squeezer::new(job.compress, features);
         send(precopy, link, (spaces, squeezer), sent, stop).await?;
         let took = began.elapsed();
-        let dirty = rounds.look().map_err(Cause::Watch)?;
-        measured.push(Round { pages, took, dirty });
+        let Look { dirty, left } = rounds.look().map_err(Cause::Watch)?;
+        measured.push(Round { pages, took, dirty, left });
         watch.event(Event::Round {
             number: measured.len(),
             pages: pages.0,
             took,
             dirty: dirty.0,
+            left: left.0,
             predicted: converge::predict(&measured, &limits),
         });
         chaos::point("source:round")?;
-        match converge::decide(&measured, &limits) {
-            Decision::Again => link.send(&precopy.round_done(pages, dirty)).await?,
-            Decision::Freeze(_) => return Ok(rounds),
-            Decision::GiveUp(why) => return Err(Cause::Hopeless(why)),
-        }
     }
 }
 

@@ -5,10 +5,12 @@
 //! of files hold of their own, and shared memory, travels when the program stands still.
 //!
 //! The pages of a round are told and protected first and read then ([`tracee::dirty`]); a page that
-//! changes while it is read is told again. For each process three sets are kept: `sent`, what the
-//! destination has a version of; `changed`, what was told and not sent since; and `room`, where the
-//! destination has memory. What is sent lies always within `room`, and leaving it means being
-//! forgotten: the destination takes that memory away.
+//! changes while it is read is told again. For each process is kept: `sent`, what the destination has
+//! a version of; `changed`, what was told and not sent since; `room`, where there is memory; and
+//! `made`, where the destination has it, which is what it was told with the last round. What is sent
+//! lies always within `made`, and leaving it means being forgotten, when a round tells: then the
+//! destination takes that memory away. Not before: memory that went after the last round, and came
+//! back before the end, is still there with what was sent into it.
 
 use image::outline::{LASTING, Outline, Room, SpaceOutline, kept, kept_in};
 use image::state::{Checkpoint, VmaFlags};
@@ -29,6 +31,14 @@ pub struct Rounds {
     sent: PageCount,
 }
 
+/// What a look has told.
+pub(crate) struct Look {
+    /// Pages that changed and are not among those that no round has had yet.
+    pub(crate) dirty: PageCount,
+    /// Those, and the ones that no round has had.
+    pub(crate) left: PageCount,
+}
+
 /// One address space of it.
 struct Space {
     task: TaskId,
@@ -36,6 +46,8 @@ struct Space {
     /// As they were when `room` was made of them.
     mappings: Vec<Mapping>,
     room: Vec<Room>,
+    /// As of the last round.
+    made: Vec<Room>,
     sent: PageSet,
     changed: PageSet,
 }
@@ -73,8 +85,9 @@ impl Rounds {
         self.sent
     }
 
-    /// Looks what has changed since the last look; how much is to be sent now.
-    pub(crate) fn look(&mut self) -> tracee::Result<PageCount> {
+    /// Looks what has changed since the last look.
+    pub(crate) fn look(&mut self) -> tracee::Result<Look> {
+        let before = self.left();
         for space in &mut self.spaces {
             // A process that has ended or become another: the tree is not the same any more, and
             // everything will be sent at the end.
@@ -84,22 +97,30 @@ impl Rounds {
                 looked => looked?,
             }
         }
-        Ok(self.spaces.iter().map(|space| space.changed.count()).sum())
+        let left = self.left();
+        Ok(Look { dirty: PageCount(left.0.saturating_sub(before.0)), left })
     }
 
-    /// The next round: where there must be room, and what to send into it.
-    pub(crate) fn next(&mut self) -> (Outline, Vec<SpacePages>) {
+    /// Pages to be sent now.
+    fn left(&self) -> PageCount {
+        self.spaces.iter().map(|space| space.changed.count()).sum()
+    }
+
+    /// The next round: where there must be room, and what to send into it, at most `most` pages.
+    pub(crate) fn next(&mut self, most: PageCount) -> (Outline, Vec<SpacePages>) {
         let mut outline = Outline::default();
         let mut pages = Vec::new();
+        let mut room_for = most.0;
         for space in &mut self.spaces {
-            let changed = std::mem::take(&mut space.changed);
+            let changed = first(&mut space.changed, PageCount(room_for));
+            room_for -= changed.count().0;
+            space.tell(&changed);
             outline.spaces.push(SpaceOutline {
                 task: space.task,
-                room: space.room.clone(),
+                room: space.made.clone(),
                 pages: changed.count(),
             });
             self.sent = self.sent + changed.count();
-            space.sent.add_all(&changed);
             if !changed.is_empty() {
                 pages.push(SpacePages {
                     space: SpaceId::Process(space.task),
@@ -124,7 +145,7 @@ impl Rounds {
             let left =
                 collected.spaces.iter_mut().find(|left| left.space == SpaceId::Process(space.task));
             let (Some(living), Some(left)) = (living, left) else { continue };
-            let there = kept(&space.room, &living.mm).intersect(&space.sent);
+            let there = kept(&space.made, &living.mm).intersect(&space.sent);
             let changed = match self.tracker.space(space.pid) {
                 Some(tracked) => {
                     let mut changed = space.changed.clone();
@@ -142,6 +163,25 @@ impl Rounds {
     }
 }
 
+/// Takes the first pages out, at most `most`.
+fn first(pages: &mut PageSet, most: PageCount) -> PageSet {
+    if pages.count() <= most {
+        return std::mem::take(pages);
+    }
+    let mut rest = most.0;
+    let mut taken = Vec::new();
+    for range in pages.ranges() {
+        let Some(part) = PageRange::new(range.start(), PageCount(rest.min(range.count().0))) else {
+            break; // that was all
+        };
+        rest -= part.count().0;
+        taken.push(part);
+    }
+    let taken = taken.into_iter().collect();
+    pages.remove_all(&taken);
+    taken
+}
+
 /// What is left to be sent of `content`, if the destination has versions of the pages `there`, of
 /// which those `changed` are old. Pages that have no content any more are among it: they read as
 /// zeros here, and must do so over there.
@@ -156,9 +196,16 @@ fn remaining(content: &PageSet, there: &PageSet, changed: &PageSet) -> PageSet {
 
 impl Space {
     fn new(task: TaskId, pid: HostPid) -> Self {
-        let (mappings, room) = (Vec::new(), Vec::new());
+        let (mappings, room, made) = (Vec::new(), Vec::new(), Vec::new());
         let (sent, changed) = (PageSet::new(), PageSet::new());
-        Self { task, pid, mappings, room, sent, changed }
+        Self { task, pid, mappings, room, made, sent, changed }
+    }
+
+    /// A round tells where there is room now, and brings `pages`.
+    fn tell(&mut self, pages: &PageSet) {
+        self.sent = self.sent.intersect(&kept_in(&self.made, self.room.iter().copied()));
+        self.made.clone_from(&self.room);
+        self.sent.add_all(pages);
     }
 
     fn look(&mut self, tracked: &Tracked) -> tracee::Result<()> {
@@ -167,7 +214,6 @@ impl Space {
             // Only smaps tells the flags, and to write it the kernel looks at every page.
             let room: Vec<_> =
                 maps::read_with_flags(self.pid)?.iter().filter_map(room_of).collect();
-            self.sent = self.sent.intersect(&kept_in(&self.room, room.iter().copied()));
             let all = room.iter().map(|room| room.range).collect();
             self.changed = self.changed.intersect(&all);
             (self.mappings, self.room) = (mappings, room);
@@ -219,10 +265,37 @@ mod tests {
     }
 
     #[test]
+    fn a_round_takes_no_more_than_it_may() {
+        let mut pages = set(&[(0, 10), (20, 10), (40, 1)]);
+        assert_eq!(first(&mut pages, PageCount(12)), set(&[(0, 10), (20, 2)]));
+        assert_eq!(first(&mut pages, PageCount(8)), set(&[(22, 8)]));
+        assert_eq!(first(&mut pages, PageCount(0)), PageSet::new());
+        assert_eq!(first(&mut pages, PageCount(u64::MAX)), set(&[(40, 1)]));
+        assert!(pages.is_empty());
+    }
+
+    #[test]
     fn nothing_there_leaves_everything() {
         let content = set(&[(3, 4)]);
         assert_eq!(remaining(&content, &PageSet::new(), &content), content);
         assert_eq!(remaining(&content, &content, &PageSet::new()), PageSet::new());
+    }
+
+    #[test]
+    fn memory_that_went_is_forgotten_only_when_that_is_told() {
+        let range = set(&[(0, 10)]).ranges()[0];
+        let here = Room { range, prot: 3, flags: VmaFlags::empty() };
+        let there = |space: &Space| kept_in(&space.made, [here]).intersect(&space.sent);
+        let mut space = Space::new(TaskId(1), HostPid(1));
+        space.room = vec![here];
+        space.tell(&set(&[(2, 3)]));
+        // Unmapped at the last look, and there again, empty, at the end.
+        space.room.clear();
+        assert_eq!(there(&space), set(&[(2, 3)]), "it has old pages over there");
+        space.tell(&PageSet::new());
+        space.room = vec![here];
+        space.tell(&PageSet::new());
+        assert_eq!(there(&space), PageSet::new(), "it was taken away and made anew");
     }
 
     #[test]

@@ -25,11 +25,11 @@ use crate::engine::{Doomed, Engine, Still, Taken};
 use crate::failure::{Cause, Failure};
 use crate::fill::{Filling, fill};
 use crate::handoff::{self, Left};
-use crate::precopy;
+use crate::precopy::{self, Ending};
 use crate::rounds::Rounds;
 use crate::serve::Server;
 use crate::survey::SurveyOptions;
-use crate::switch::Mode;
+use crate::switch::{self, Beginning, Mode};
 use transport::stop::Stop;
 
 const NO_POST_COPY: &str = "post-copy: the kernel there has no userfaultfd(2) that qmig may use \
@@ -56,6 +56,10 @@ pub struct Job {
     pub mode: Mode,
     /// How long the tree may stand still, for modes that have a choice.
     pub max_downtime: Duration,
+    /// How many rounds of pre-copy may be tried.
+    pub max_rounds: u32,
+    /// How long rounds of pre-copy may be tried.
+    pub deadline: Option<Duration>,
     /// How pages are written.
     pub compress: Compression,
     /// How this qmig calls itself.
@@ -73,7 +77,7 @@ pub async fn migrate_out(
     let started = Instant::now();
     let plan = job.engine.survey(job.root, &job.survey).map_err(Failure::refused)?;
     watch.event(told(&plan));
-    if job.mode == Mode::PreCopy && !job.engine.pre_copies() {
+    if job.mode.wants_rounds() && !job.engine.pre_copies() {
         return Err(Failure::refused(Cause::Unable(NOT_BY_CRIU)));
     }
     chaos::point("source:surveyed").map_err(Failure::refused)?;
@@ -83,24 +87,32 @@ pub async fn migrate_out(
     let agreed = agree(&link, job, &plan, stop).await.map_err(Failure::refused)?;
     chaos::point("source:agreed").map_err(Failure::refused)?;
 
-    let (agreed, rounds) = match job.mode {
-        Mode::PreCopy => {
-            let (precopy, rounds) = precopy::rounds(agreed, &link, job, &plan, stop, watch).await?;
-            (precopy.last_round_done(), Some(rounds))
+    let mut mode = job.mode;
+    let (agreed, rounds) = if agreed.features().contains(Features::PRE_COPY) {
+        let (precopy, rounds, ending) =
+            precopy::rounds(agreed, &link, job, &plan, stop, watch).await?;
+        if let Ending::Follows = ending {
+            mode = Mode::PostCopy;
         }
-        _ => (agreed, None),
+        (precopy.last_round_done(), Some(rounds))
+    } else {
+        (agreed, None)
     };
     let mut downtime = Downtime::starts();
     let features = agreed.features();
-    let lazy = features.contains(Features::POST_COPY);
     let (frozen, taken) =
         freeze(agreed, &link, job, (&plan, rounds.as_ref()), &mut downtime).await?;
     let Taken { images, checkpoint, mut spaces } = taken;
-    let cargo = Cargo::load(images, checkpoint.as_ref(), &mut spaces, lazy);
+    let cargo = Cargo::load(
+        images,
+        checkpoint.as_ref(),
+        &mut spaces,
+        features.contains(Features::POST_COPY),
+    );
     watch.event(Event::Frozen { pages: cargo.pages().0 });
 
     let mut server = Server::new(&cargo.owed).map_err(Failure::aborted)?;
-    let mut filling = Filling { job, features, stop, watch, downtime: &mut downtime };
+    let mut filling = Filling { job, mode, features, stop, watch, downtime: &mut downtime };
     let filled = fill(frozen, &link, &cargo, spaces, &mut server, &mut filling).await;
     let (frozen, proof) = filled?;
     watch.event(Event::Staged);
@@ -137,7 +149,8 @@ async fn agree(
     stop: &mut Stop,
 ) -> Result<Agreed, Cause> {
     let session = SessionId::random()?;
-    let (offering, mut hello) = Offering::new(session, features(job.mode), &job.software);
+    let offered = features(job, plan, link.stats().min_rtt);
+    let (offering, mut hello) = Offering::new(session, offered, &job.software);
     if let (true, Control::Hello(hello)) = (chaos::told("source:hello", "version"), &mut hello) {
         hello.versions = vec![VersionNumber(u16::MAX)];
     }
@@ -147,10 +160,10 @@ async fn agree(
         AfterHello::Refused(reasons) => return Err(Cause::refused(&reasons)),
         AfterHello::Aborted(abort) => return Err(Cause::PeerAborted(abort)),
     };
-    if job.mode == Mode::PreCopy && !greeted.features().contains(Features::PRE_COPY) {
+    if job.mode.wants_rounds() && !greeted.features().contains(Features::PRE_COPY) {
         return Err(Cause::Refused(vec![NO_PRE_COPY.to_owned()]));
     }
-    if job.mode == Mode::PostCopy && !greeted.features().contains(Features::POST_COPY) {
+    if job.mode.wants_to_owe() && !greeted.features().contains(Features::POST_COPY) {
         return Err(Cause::Refused(vec![NO_POST_COPY.to_owned()]));
     }
     send_blob(link, PLAN, plan.to_bytes()).await?;
@@ -232,13 +245,14 @@ pub(crate) async fn hear(link: &SourceLink, stop: &mut Stop) -> Result<Control, 
 }
 
 /// What the way memory is to move takes of a destination.
-fn features(mode: Mode) -> Features {
-    let more = match mode {
-        Mode::Stop => Features::NONE,
-        Mode::PreCopy => Features::PRE_COPY,
-        Mode::PostCopy | Mode::Hybrid | Mode::Auto => Features::POST_COPY,
-    };
-    Features::STOP_AND_COPY.with(more).with(Features::LZ4).with(Features::ZSTD)
+fn features(job: &Job, plan: &Plan, rtt: Duration) -> Features {
+    let able = job.engine.pre_copies() && tracee::dirty::offered().is_ok();
+    let beginning = Beginning { able, resident: plan.resident, rtt };
+    let rounds = switch::begins_with_rounds(job.mode, &beginning);
+    let rounds = if rounds { Features::PRE_COPY } else { Features::NONE };
+    let owing = if job.mode.is_lazy() { Features::POST_COPY } else { Features::NONE };
+    let always = Features::STOP_AND_COPY.with(Features::LZ4).with(Features::ZSTD);
+    always.with(rounds).with(owing)
 }
 
 pub(crate) fn told(plan: &Plan) -> Event {

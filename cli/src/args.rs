@@ -101,6 +101,15 @@ pub(crate) struct Dump {
     #[arg(long, value_name = "TIME", default_value = "300ms", value_parser = crate::options::parse_duration)]
     pub(crate) max_downtime: Duration,
 
+    /// With rounds (see --mode): try no more than so many.
+    #[arg(long, value_name = "N", default_value_t = checkpoint::MAX_ROUNDS, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_rounds: u32,
+
+    /// With rounds: try for no longer than this; then what is left follows (hybrid, auto), or the
+    /// tree stays (pre-copy). A round is made to end by then.
+    #[arg(long, value_name = "TIME", value_parser = crate::options::parse_duration)]
+    pub(crate) deadline: Option<Duration>,
+
     /// How pages are compressed: `auto` where it makes the whole faster, `none`, `lz4`, or `zstd`
     /// with a level from 1 to 19.
     #[arg(long, value_name = "auto|none|lz4|zstd[:LEVEL]", default_value = "auto", value_parser = str::parse::<Compression>)]
@@ -355,7 +364,8 @@ pub(crate) enum Part {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Mode {
-    /// Everything while the tree stands still if that ends in --max-downtime, else as post-copy.
+    /// As hybrid for a tree of 64 MiB and more (8 MiB where a round trip takes 1 ms and more); a
+    /// smaller one crosses while it stands still if that ends in --max-downtime, else as post-copy.
     Auto,
     /// Stop the tree, copy everything, run it there.
     Stop,
@@ -364,7 +374,8 @@ pub(crate) enum Mode {
     PreCopy,
     /// Run it there at once; pages follow when they are touched, and in the background.
     PostCopy,
-    /// Push pages for --max-downtime while the tree stands still; the rest follows as in post-copy.
+    /// Copy while it runs, as pre-copy; if it writes too fast for that, run it there at once, and
+    /// only what changed last follows as in post-copy.
     Hybrid,
 }
 

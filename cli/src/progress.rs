@@ -195,7 +195,7 @@ impl Watch for Progress {
                 ));
                 self.emit("watched", json!({ "stood_us": micros(stood) }));
             }
-            Event::Round { number, pages, took, dirty, predicted } => {
+            Event::Round { number, pages, took, dirty, left, predicted } => {
                 let bytes = pages << pages::PAGE_SHIFT;
                 let dirty_bytes = dirty << pages::PAGE_SHIFT;
                 let [rate, dirty_rate] = [bytes, dirty_bytes].map(|bytes| per_second(bytes, took));
@@ -210,9 +210,13 @@ impl Watch for Progress {
                 self.emit(
                     "round",
                     json!({ "n": number, "pages": pages, "bytes": bytes, "took_us": micros(took),
-                            "dirty_pages": dirty, "rate": rate, "dirty_rate": dirty_rate,
+                            "dirty_pages": dirty, "left_pages": left, "rate": rate, "dirty_rate": dirty_rate,
                             "predicted_downtime_us": micros(predicted) }),
                 );
+            }
+            Event::SwitchedOver { why } => {
+                self.say(&format!("what is left follows on demand: {why}"));
+                self.emit("switched_over", json!({ "why": why }));
             }
             Event::Frozen { pages } => {
                 self.bar_of_pages(pages);

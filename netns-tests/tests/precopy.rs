@@ -1,10 +1,15 @@
-//! Pre-copy: programs that write all the time are moved while they run, and lose nothing.
+//! Pre-copy, and what is left of it on demand: programs that write all the time are moved while they
+//! run, and lose nothing.
+//!
+//! `QMIG_TEST_REPEAT=100` repeats those that change the shape of their memory, three times as often,
+//! each time in another way.
 
 use std::error::Error;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use netns_tests::chaos::{Action, Fault, Runs, who_runs};
-use netns_tests::{Lab, Migration, Moved, Side, Subject, requirements};
+use netns_tests::{Lab, Link, Migration, Moved, Side, Subject, requirements, rounds};
 
 type Outcome = Result<(), Box<dyn Error>>;
 
@@ -25,16 +30,36 @@ fn pages(moved: &Moved, event: &str) -> Vec<u64> {
     events.filter_map(|event| event.field("pages").as_u64()).collect()
 }
 
+/// As much as it writes: rounds, then what changed last on demand.
+fn hybrid(lab: &Lab) -> Result<Migration<'_>, Box<dyn Error>> {
+    let migration = Migration::new(lab)?.dump_arg("--mode").dump_arg("hybrid");
+    Ok(migration.dump_arg("--max-downtime").dump_arg("1ms"))
+}
+
 fn moves(subject: &Subject) -> Result<Moved, Box<dyn Error>> {
     let lab = Lab::two_hosts()?;
-    let started = subject.start(&lab, lab.src())?;
-    let moved = precopy(&lab)?.run(started.pid())?;
-    moved.succeeded()?;
-    started.running().wait(SOON)?;
-    let verdict = moved.ask(&lab, &started)?;
-    assert!(verdict.passed(), "{verdict}\n{}", moved.logs());
+    let moved = moves_by(&lab, subject, precopy(&lab)?)?;
     assert_eq!(lab.wait_empty(SOON), []);
     Ok(moved)
+}
+
+fn moves_by(
+    lab: &Lab,
+    subject: &Subject,
+    migration: Migration<'_>,
+) -> Result<Moved, Box<dyn Error>> {
+    let started = subject.start(lab, lab.src())?;
+    let moved = migration.run(started.pid())?;
+    moved.succeeded()?;
+    started.running().wait(SOON)?;
+    let verdict = moved.ask(lab, &started)?;
+    assert!(verdict.passed(), "{verdict}\n{}", moved.logs());
+    Ok(moved)
+}
+
+/// Another one each time.
+fn churn(seeds: &AtomicU64) -> Subject {
+    Subject::new("churn").arg("seed").arg(seeds.fetch_add(1, Ordering::Relaxed))
 }
 
 #[test]
@@ -57,11 +82,8 @@ fn memory_that_changes_its_shape_arrives() -> Outcome {
     if missing() {
         return Ok(());
     }
-    for seed in 1..=3 {
-        let subject = Subject::new("churn").arg("seed").arg(seed);
-        moves(&subject)?;
-    }
-    Ok(())
+    let seeds = AtomicU64::new(1);
+    (1..=3).try_for_each(|_| rounds(|lab| moves_by(lab, &churn(&seeds), precopy(lab)?).map(drop)))
 }
 
 #[test]
@@ -122,5 +144,60 @@ fn a_goal_that_cannot_be_met_is_given_up_with_numbers() -> Outcome {
     assert_eq!(who_runs(&lab, started.pid(), SOON), Runs::Source);
     let verdict = started.ask(lab.src())?;
     assert!(verdict.passed(), "{verdict}");
+    Ok(())
+}
+
+/// It writes faster than the link carries, to a quarter of its memory: that quarter follows.
+#[test]
+fn what_never_stops_changing_follows_on_demand() -> Outcome {
+    if missing() {
+        return Ok(());
+    }
+    let link: Link = "rate=400Mbit rtt=4ms queue=20ms".parse()?;
+    let lab = Lab::plan().link(link).build()?;
+    let subject = Subject::new("writer").arg("mib").arg(32).arg("rate").arg(0).arg("hot").arg(25);
+    let moved = moves_by(&lab, &subject, hybrid(&lab)?)?;
+    let why = moved.event(Side::Source, "switched_over").expect("rounds do not end by themselves");
+    assert!(why.field("why").to_string().contains("rounds make no less of it"), "{why:?}");
+    let (rounds, frozen) = (pages(&moved, "round"), pages(&moved, "frozen"));
+    assert!(rounds[0] >= 32 << 8 && frozen[0] < rounds[0] / 2, "{rounds:?}, {frozen:?}");
+    let report = moved.event(Side::Source, "report").expect("a report");
+    assert!(!report.field("faults").is_null(), "it waited for no page: {report:?}");
+    Ok(())
+}
+
+/// All that can happen to memory in rounds, and then again to what is missing of it.
+#[test]
+fn memory_that_changes_its_shape_arrives_in_part_on_demand() -> Outcome {
+    if missing() {
+        return Ok(());
+    }
+    let seeds = AtomicU64::new(1);
+    (1..=3)
+        .try_for_each(|_| rounds(|lab| moves_by(lab, &churn(&seeds), hybrid(lab)?).map(drop)))?;
+    for name in ["forks", "threads", "memory", "files", "waits", "zombie", "lazy"] {
+        let lab = Lab::two_hosts()?;
+        let moved = moves_by(&lab, &Subject::new(name), hybrid(&lab)?);
+        moved.map_err(|error| format!("{name}: {error}"))?;
+    }
+    Ok(())
+}
+
+/// The first round would take seconds; it is cut where the time is over.
+#[test]
+fn a_deadline_ends_rounds_in_time() -> Outcome {
+    if missing() {
+        return Ok(());
+    }
+    let link: Link = "rate=100Mbit rtt=4ms queue=20ms".parse()?;
+    let lab = Lab::plan().link(link).build()?;
+    let subject = Subject::new("writer").arg("mib").arg(48).arg("rate").arg(1);
+    let args = ["--compress", "none", "--deadline", "2s"];
+    let migration = args.iter().fold(hybrid(&lab)?, |migration, arg| migration.dump_arg(arg));
+    let moved = moves_by(&lab, &subject, migration)?;
+    let why = moved.event(Side::Source, "switched_over").expect("the time was over");
+    assert!(why.field("why").to_string().contains("2 s are all that was allowed"), "{why:?}");
+    let sent: u64 = pages(&moved, "round").iter().sum();
+    assert!(sent < 40 << 8, "all of it in no time? {}", moved.logs());
     Ok(())
 }

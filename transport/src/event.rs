@@ -48,10 +48,17 @@ pub enum Event {
         pages: u64,
         /// How long it took.
         took: Duration,
-        /// Pages that changed meanwhile.
+        /// Pages that were over there and changed meanwhile.
         dirty: u64,
+        /// Pages that are to be sent now.
+        left: u64,
         /// How long the tree would stand still if it were stopped now.
         predicted: Duration,
+    },
+    /// Rounds would not end, so what is left follows after the hand-over.
+    SwitchedOver {
+        /// Why, with numbers.
+        why: String,
     },
     /// The tree stands still.
     Frozen {

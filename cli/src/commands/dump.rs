@@ -70,6 +70,8 @@ fn migrate(
             Mode::Hybrid => checkpoint::Mode::Hybrid,
         },
         max_downtime: args.max_downtime,
+        max_rounds: args.max_rounds,
+        deadline: args.deadline,
         compress: args.compress,
         software: options::software(),
         patience: args.connect_timeout,

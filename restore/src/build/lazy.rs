@@ -2,15 +2,20 @@
 //!
 //! Only when the pages that could not wait are in place, because whoever wrote a page of a watched
 //! mapping by other means would wait for itself ([`tracee::uffd`]).
+//!
+//! What a round has brought and is owed again must be missing, so it is taken away before: only that,
+//! because all else that rounds have brought is good.
 
 use std::collections::HashMap;
 use std::os::fd::AsFd as _;
 
 use image::state::{Checkpoint, VmaFlags, VmaKind};
+use nix::libc;
 use pages::{PageSet, SpaceId};
-use tracee::Keeper;
 use tracee::uffd::{Faults, Features, Mode, Uffd};
+use tracee::{Keeper, Pagemap, Wanted};
 
+use super::process::{Batch, Process};
 use super::{Built, living, task};
 use crate::error::{BadCheckpoint, Error, Result};
 use crate::faults::Opening;
@@ -47,6 +52,7 @@ impl Built {
             if let Some(outside) = first_outside(owed, &watched) {
                 return Err(Error::OutsideSpace { space: origin, range: outside });
             }
+            drop_old(process, owed, &watched)?;
             let gate = process.gate;
             let leader = process.threads.first_mut().ok_or(BadCheckpoint::NoLeader(id))?;
             let uffd = Uffd::create_in(leader, gate, Faults::All, Features::LAZY)?;
@@ -60,6 +66,23 @@ impl Built {
         keeper.hold(&uffds, &processes)?;
         Ok(openings)
     }
+}
+
+/// Takes away what a process has of the pages it is owed.
+fn drop_old(process: &mut Process, owed: &PageSet, watched: &PageSet) -> Result<()> {
+    let pagemap = Pagemap::open(process.host)?;
+    let mut there = PageSet::new();
+    for range in watched.ranges() {
+        there.add_all(&pagemap.scan(*range, Wanted::Present)?);
+    }
+    let mut batch = Batch::default();
+    for range in there.intersect(owed).ranges() {
+        let args =
+            [range.start_addr().0, range.bytes().0, u64::from(libc::MADV_DONTNEED.cast_unsigned())];
+        batch.must("take away what is old", libc::SYS_madvise, &args);
+    }
+    process.run(0, batch)?;
+    Ok(())
 }
 
 /// The first run of `pages` that is not wholly within `allowed`.
