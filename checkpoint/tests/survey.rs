@@ -100,6 +100,9 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("sigtrap", "process", "SIGTRAP"),
     ("uts", "process", "another UTS namespace"),
     ("shared-fs", "process", "CLONE_FS"),
+    ("thread-parts-fs", "thread", "CLONE_FS"),
+    ("thread-parts-files", "thread", "CLONE_FILES"),
+    ("thread-parts-uts", "thread", "another UTS namespace"),
     ("shared-memory", "process", "CLONE_VM"),
 ];
 

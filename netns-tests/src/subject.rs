@@ -52,7 +52,7 @@ enum Language {
 
 impl Subject {
     /// Every subject in C: the file names in `subjects/`.
-    pub const ALL: [&str; 27] = [
+    pub const ALL: [&str; 28] = [
         "churn",
         "creds",
         "events",
@@ -69,6 +69,7 @@ impl Subject {
         "registers",
         "rseq",
         "server",
+        "settings",
         "signals",
         "sockets",
         "streams",

@@ -59,7 +59,7 @@ macro_rules! smoke {
 
 smoke! {
     churn creds events fifos files filler forks heartbeat locks memory pipes places ptys registers
-    rseq signals sockets sysv threads timers toucher waits watches writer zombie
+    rseq settings signals sockets sysv threads timers toucher waits watches writer zombie
 }
 
 #[test]

@@ -121,7 +121,7 @@ macro_rules! honest {
 
 honest! {
     churn creds events fifos files filler forks heartbeat locks memory pipes places ptys registers
-    rseq server signals sockets streams sysv threads timers toucher waits watches writer zombie
+    rseq server settings signals sockets streams sysv threads timers toucher waits watches writer zombie
 }
 
 #[test]

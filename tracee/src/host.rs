@@ -140,6 +140,39 @@ pub fn set_sched(tid: HostPid, policy: u32, priority: u32, nice: i32) -> Result<
         .map_err(set)
 }
 
+/// The length of the turns of a thread of an ordinary class, in nanoseconds; `None` if there is no
+/// such thing (before Linux 6.12, and in other classes).
+pub fn slice(tid: HostPid) -> Option<u64> {
+    let attributes = sys::sched::attributes(tid.0).ok()?;
+    let ordinary = matches!(attributes.policy, 0 | 3);
+    (ordinary && attributes.runtime != 0).then_some(attributes.runtime)
+}
+
+/// The cookie of a thread that shares cores with its like alone (PR_SCHED_CORE), if it has one.
+pub fn core_cookie(tid: HostPid) -> Option<u64> {
+    sys::sched::core_cookie(tid.0).ok().filter(|cookie| *cookie != 0)
+}
+
+/// Least and most use of a CPU, of 1024, if a thread has clamped it (sched_setattr(2)).
+pub fn utilization_clamps(tid: HostPid) -> Option<(u32, u32)> {
+    let attributes = sys::sched::attributes(tid.0).ok()?;
+    // A kernel without clamps says zero twice.
+    let unclamped = [(0, 0), (0, 1024)];
+    let clamps = (attributes.least, attributes.most);
+    (!unclamped.contains(&clamps)).then_some(clamps)
+}
+
+/// Sets what [`slice`] reads, and nothing else.
+pub fn set_slice(tid: HostPid, nanoseconds: u64) -> Result<()> {
+    let set = Error::os("set the scheduling of", tid);
+    sys::sched::attributes(tid.0)
+        .and_then(|attributes| {
+            let wanted = sys::sched::SchedAttr { runtime: nanoseconds, ..attributes };
+            sys::sched::set_attributes(tid.0, wanted)
+        })
+        .map_err(set)
+}
+
 /// The CPUs a thread may run on.
 pub fn affinity(tid: HostPid) -> Result<CpuSet> {
     sys::sched::affinity(tid.0).map_err(Error::os("read the CPU affinity of", tid))

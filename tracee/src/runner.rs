@@ -6,7 +6,7 @@ use pages::{PAGE_SIZE, PageCount, PageRange, VirtAddr};
 use crate::regs::Regs;
 use crate::remote::{Answer, Call, gate_call};
 use crate::run::{DIRECTION_FLAG, TRAP_FLAG, Until, run_until};
-use crate::{Error, HostPid, Result, Stopped, sys};
+use crate::{Error, HostPid, Memory, Result, Stopped, sys};
 
 /// Position independent code: makes `r12` calls from the array at `rbx`, then sends itself signal
 /// `r13` until somebody takes the registers away.
@@ -40,7 +40,7 @@ pub(crate) const STUB: [u8; 77] = [
 pub(crate) const DONE: u64 = 0x2f;
 /// Where the stub is when its own signal arrives.
 pub(crate) const MARKED: u64 = 0x4b;
-/// Where the array of calls begins in the scratch memory.
+/// Where the array of calls begins in scratch memory that may be written and run.
 const ARRAY: usize = 128;
 /// Bytes of one call in the array: number, six arguments, answer.
 const ENTRY: usize = 64;
@@ -57,6 +57,8 @@ const _: () = assert!(STUB[0x2f] == 0xb8 && DONE == 0x2f && STUB[0x4b] == 0xeb &
 pub struct Runner {
     pid: HostPid,
     scratch: PageRange,
+    /// Where the array of calls begins in it.
+    array: usize,
     /// How many calls fit the array.
     most: usize,
     /// What `put` and `room` gave out, as it is or shall be in the task.
@@ -74,6 +76,7 @@ impl Runner {
         at: Option<VirtAddr>,
         size: usize,
     ) -> Result<Self> {
+        const RW: u64 = 3;
         const RWX: i32 = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
         let pages = size.max(1).div_ceil(PAGE_SIZE) as u64;
         let fixed = if at.is_some() { libc::MAP_FIXED_NOREPLACE } else { 0 };
@@ -88,24 +91,41 @@ impl Runner {
         ];
         let pid = task.tid();
         let refused = |errno| Error::Injected { act: "map scratch memory", pid, errno };
-        let start = gate_call(task, gate, libc::SYS_mmap, &args)?.map_err(refused)?;
-        let scratch = PageRange::new(VirtAddr(start).page(), PageCount(pages))
-            .ok_or_else(|| refused(Errno::EINVAL))?;
-        let runner = Self::around(pid, scratch);
-        runner.write(start, &STUB)?;
-        Ok(runner)
+        let range = |start| {
+            PageRange::new(VirtAddr(start).page(), PageCount(pages))
+                .ok_or_else(|| refused(Errno::EINVAL))
+        };
+        match gate_call(task, gate, libc::SYS_mmap, &args)? {
+            Ok(start) => {
+                let runner = Self::around(pid, range(start)?, ARRAY);
+                runner.write(start, &STUB)?;
+                Ok(runner)
+            }
+            // It may not have memory to write to and run (PR_SET_MDWE).
+            Err(Errno::EACCES) if pages > 1 => {
+                let mut args = args;
+                args[2] = u64::from((libc::PROT_READ | libc::PROT_EXEC).cast_unsigned());
+                let start = gate_call(task, gate, libc::SYS_mmap, &args)?.map_err(refused)?;
+                let runner = Self::around(pid, range(start)?, PAGE_SIZE);
+                let rest = [start + PAGE_SIZE as u64, (pages - 1) * PAGE_SIZE as u64, RW];
+                gate_call(task, gate, libc::SYS_mprotect, &rest)?.map_err(refused)?;
+                Memory::open(pid)?.write(VirtAddr(start), &STUB)?;
+                Ok(runner)
+            }
+            Err(errno) => Err(refused(errno)),
+        }
     }
 
     /// The runner of `child`, which was forked (without sharing memory) from the task this runner
     /// works in, and so has a copy of the scratch memory at the same place.
     pub fn of_fork(&self, child: &Stopped) -> Self {
-        Self::around(child.tid(), self.scratch)
+        Self::around(child.tid(), self.scratch, self.array)
     }
 
-    fn around(pid: HostPid, scratch: PageRange) -> Self {
+    fn around(pid: HostPid, scratch: PageRange, array: usize) -> Self {
         let bytes = usize::try_from(scratch.bytes().0).expect("64 bit");
         let most = ((bytes / 4).saturating_sub(ARRAY) / ENTRY).max(1);
-        Self { pid, scratch, most, arena: Vec::new(), flushed: 0 }
+        Self { pid, scratch, array, most, arena: Vec::new(), flushed: 0 }
     }
 
     /// Makes the calls one after the other, whatever each answers; any number of them (more than
@@ -133,7 +153,7 @@ impl Runner {
                 place.copy_from_slice(&word.to_le_bytes());
             }
         }
-        let at = self.base() + ARRAY as u64;
+        let at = self.base() + self.array as u64;
         self.write_with_arena(at, &array)?;
         let mark = task.raise_shield()?.mark;
         let before = task.regs()?;
@@ -231,12 +251,12 @@ impl Runner {
     }
 
     fn arena_base(&self) -> u64 {
-        self.base() + (ARRAY + self.most * ENTRY) as u64
+        self.base() + (self.array + self.most * ENTRY) as u64
     }
 
     /// The last bytes are left for the stack pointer to point to.
     fn arena_size(&self) -> usize {
-        let used = ARRAY + self.most * ENTRY + 256;
+        let used = self.array + self.most * ENTRY + 256;
         usize::try_from(self.scratch.bytes().0).expect("64 bit").saturating_sub(used)
     }
 

@@ -141,6 +141,18 @@ impl Stopped {
         ptrace::pending(self.tid.0, shared).map_err(Error::os("read pending signals of", self.tid))
     }
 
+    /// True if its system calls may come back to it as signals (PR_SET_SYSCALL_USER_DISPATCH).
+    pub fn redirects_calls(&self) -> Result<bool> {
+        match ptrace::dispatch_mode(self.tid.0) {
+            // A kernel without the question (before Linux 6.4) is asked in vain.
+            Err(Errno::EIO | Errno::EINVAL) => Ok(false),
+            answer => {
+                let mode = answer.map_err(Error::os("read the dispatch of calls of", self.tid))?;
+                Ok(mode != 0)
+            }
+        }
+    }
+
     /// The rseq(2) registration.
     pub fn rseq(&self) -> Result<Option<RseqConfig>> {
         let config = match ptrace::rseq(self.tid.0) {

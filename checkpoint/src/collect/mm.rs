@@ -200,10 +200,14 @@ fn access(mapping: &Mapping) -> u32 {
 
 /// VmFlags that mmap(2) and mlock(2) have set (Documentation/filesystems/proc.rst).
 fn flags(mapping: &Mapping) -> VmaFlags {
+    // Linux 6.18 has a name for the last, before it is `??`.
+    let on_fault = mapping.has_flag(b"lf") || mapping.has_flag(b"lo") && mapping.has_flag(b"??");
+    let on_fault = on_fault.then_some(VmaFlags::ON_FAULT).into_iter();
     [(b"gd", VmaFlags::GROWS_DOWN), (b"lo", VmaFlags::LOCKED), (b"nr", VmaFlags::NO_RESERVE)]
         .into_iter()
         .filter(|(flag, _)| mapping.has_flag(flag))
         .map(|(_, flag)| flag)
+        .chain(on_fault)
         .collect()
 }
 

@@ -21,6 +21,7 @@ mod options;
 mod pipes;
 pub(crate) mod queues;
 mod segments;
+mod settings;
 mod shared;
 mod signals;
 pub(crate) mod sockets;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use image::state::{
-    FpState, Placement, Regs, RobustList, Rseq, Sched, SigInfo, SigSet, Thread, XComponent,
+    FpState, Placement, Regs, RobustList, Rseq, Sched, Setting, SigInfo, SigSet, Thread, XComponent,
 };
 use nix::libc;
 use nix::unistd::{SysconfVar, sysconf};
@@ -12,7 +12,7 @@ use tracee::proc::status::Status;
 use tracee::{Borrowed, Call, HostPid, Interrupted, Memory, Runner, Stopped, wound_back};
 
 use super::waits::{Clockwork, RESTART_SYSCALL, Wait, call_before_restart};
-use super::{creds, int, long, signals};
+use super::{creds, int, long, settings, signals};
 use crate::error::CollectError;
 use crate::survey::refusals::Trouble;
 use crate::survey::task;
@@ -29,6 +29,7 @@ pub(super) struct Resting {
     blocked: SigSet,
     pub(super) sched: Sched,
     cpus: Vec<u32>,
+    slice: Option<Setting>,
     wait_left: Option<Duration>,
 }
 
@@ -41,6 +42,10 @@ impl Resting {
         frozen: Duration,
     ) -> Result<Result<Self, Trouble>, CollectError> {
         let tid = thread.tid();
+        if thread.redirects_calls()? {
+            let reason = "its system calls are its own to handle (PR_SET_SYSCALL_USER_DISPATCH)";
+            return Ok(Err(Trouble::new("", reason)));
+        }
         let status = Status::read(tid)?;
         let raw = thread.regs()?;
         let fp = thread.xstate()?;
@@ -81,6 +86,7 @@ impl Resting {
             blocked: SigSet(thread.blocked()?),
             sched: Sched { policy, priority, nice },
             cpus: bound_to(tid)?,
+            slice: settings::slice(tid),
             wait_left,
             status,
         }))
@@ -107,6 +113,7 @@ impl Resting {
                 timer_slack: told.timer_slack,
             },
             pdeath_signal: told.pdeath_signal,
+            settings: told.settings.into_iter().chain(self.slice).collect(),
             wait_left: self.wait_left,
         }
     }
@@ -199,12 +206,14 @@ pub(super) struct Told {
     securebits: u32,
     timer_slack: u64,
     io_priority: u32,
+    settings: Vec<Setting>,
 }
 
 /// The questions for one thread, and where the answers will be.
 pub(super) struct Questions {
     room: VirtAddr,
     first: usize,
+    settings: settings::OfThread,
 }
 
 /// Room for the answers: an address, a `stack_t`, an int.
@@ -231,7 +240,8 @@ impl Questions {
             prctl(libc::PR_GET_TIMERSLACK.unsigned_abs().into(), 0),
             Call::new(libc::SYS_ioprio_get, &[IOPRIO_WHO_PROCESS, 0]),
         ]);
-        Ok(Self { room, first })
+        let settings = settings::OfThread::ask(runner, calls)?;
+        Ok(Self { room, first, settings })
     }
 
     /// Reads the answers.
@@ -240,7 +250,11 @@ impl Questions {
         tid: HostPid,
         runner: &Runner,
         calls: &[Call],
-    ) -> Result<Told, CollectError> {
+    ) -> Result<Result<Told, Trouble>, CollectError> {
+        let settings = match self.settings.answers(runner, calls)? {
+            Ok(settings) => settings,
+            Err(trouble) => return Ok(Err(trouble)),
+        };
         let mut room = [0; ROOM];
         runner.get(self.room, &mut room)?;
         let calls = &calls[self.first..];
@@ -252,19 +266,23 @@ impl Questions {
         let timer_slack = calls[4].expect("ask for the timer slack", tid)?;
         let io_priority = calls[5].expect("ask for the I/O priority", tid)?;
         let altstack = room[ALTSTACK_AT..PDEATH_AT].try_into().expect("room for a stack_t");
-        Ok(Told {
+        Ok(Ok(Told {
             clear_child_tid: VirtAddr(long(&room, 0)),
             altstack: signals::altstack(altstack),
             pdeath_signal: int(&room, PDEATH_AT),
             securebits: u32::try_from(securebits).unwrap_or(0),
             timer_slack,
             io_priority: u32::try_from(io_priority).unwrap_or(0),
-        })
+            settings,
+        }))
     }
 }
 
 /// Has a thread other than the leader ask its questions.
-pub(super) fn ask(thread: &mut Stopped, runner: &mut Runner) -> Result<Told, CollectError> {
+pub(super) fn ask(
+    thread: &mut Stopped,
+    runner: &mut Runner,
+) -> Result<Result<Told, Trouble>, CollectError> {
     runner.reset();
     let tid = thread.tid();
     let mut calls = Vec::new();

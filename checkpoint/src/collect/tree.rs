@@ -9,7 +9,7 @@ use tracee::{HeldProcess, HostPid, Memory, StopKind, find_gate};
 
 use super::files::Files;
 use super::threads::Resting;
-use super::{CollectOptions, Member, Refusals, asked, creds, mm, signals};
+use super::{CollectOptions, Member, Refusals, asked, creds, mm, settings, signals};
 use crate::error::CollectError;
 use crate::survey::refusals::{Trouble, Whose};
 use crate::survey::task as judge;
@@ -52,7 +52,11 @@ impl Living<'_> {
             return Ok(None);
         }
         let timers = tracee::proc::timers::read(pid)?;
-        let asked = asked::ask(held, gate, &timers, options.frozen)?;
+        let locked = resting.first().map_or(0, |leader| leader.status.vm_locked);
+        let mut asked = asked::ask(held, gate, &timers, options.frozen, locked)?;
+        for trouble in asked.troubles.drain(..) {
+            refusals.add(trouble, whose.process());
+        }
         let mut posix_timers = Vec::with_capacity(asked.posix_timers.len());
         for timer in asked.posix_timers {
             match timer {
@@ -73,6 +77,7 @@ impl Living<'_> {
         };
         let told = (asked.brk, asked.dumpable, asked.thp_disabled);
         let (mm, pages) = layout.finish(pid, stat, exe, told)?;
+        let outside = settings::from_outside(pid, stat.session == pid.0);
         let living = image::state::Living {
             threads,
             stopped_by,
@@ -87,6 +92,8 @@ impl Living<'_> {
             oom_score_adj: number(pid, "oom_score_adj", 10)?,
             child_subreaper: asked.child_subreaper,
             personality: number(pid, "personality", 16)?.cast_unsigned(),
+            membarrier: asked.membarrier,
+            settings: asked.settings.into_iter().chain(outside).collect(),
             flags: stat.flags,
         };
         let body = Body::Living(Box::new(living));
@@ -108,7 +115,8 @@ impl Living<'_> {
             match Resting::read(thread, memory, clockwork, frozen)? {
                 Ok(thread) => {
                     let troubles = judge::thread(&thread.status).into_iter();
-                    for trouble in troubles.chain(judge::scheduling(thread.sched.policy)) {
+                    let troubles = troubles.chain(judge::scheduling(thread.sched.policy));
+                    for trouble in troubles.chain(judge::apart(self.whose.pid, thread.tid)) {
                         refusals.add(trouble, object());
                     }
                     resting.push(thread);

@@ -201,6 +201,11 @@ impl<'o> Look<'o> {
         if let Ok((policy, ..)) = tracee::host::sched(tid) {
             troubles.extend(task::scheduling(policy));
         }
+        troubles.extend(task::special_scheduling(tid));
+        if tid != whose.pid {
+            troubles.extend(task::apart(whose.pid, tid));
+            troubles.extend(self.judge.namespaces(tid));
+        }
         for trouble in troubles {
             self.refuse(trouble, whose.thread(tid));
         }

@@ -39,13 +39,10 @@ impl Judge {
         Self { namespaces: own, time: namespace(&root.0.to_string(), "time"), label: label("self") }
     }
 
-    /// What of a process cannot be carried.
-    pub(crate) fn process(&self, pid: HostPid, stat: &Stat) -> Vec<Trouble> {
+    /// Refuses a task, process or thread, that is in other namespaces than qmig.
+    pub(crate) fn namespaces(&self, tid: HostPid) -> Vec<Trouble> {
+        let task = tid.0.to_string();
         let mut troubles = Vec::new();
-        if stat.flags & PF_KTHREAD != 0 {
-            return vec![Trouble::new("", "a thread of the kernel")];
-        }
-        let task = pid.0.to_string();
         for ((file, own), (_, name)) in self.namespaces.iter().zip(NAMESPACES) {
             let theirs = namespace(&task, file);
             if theirs.is_some() && theirs != *own {
@@ -58,6 +55,17 @@ impl Judge {
         }
         // pid and pid_for_children say the same twice.
         troubles.dedup_by(|b, a| a.reason == b.reason);
+        troubles
+    }
+
+    /// What of a process cannot be carried.
+    pub(crate) fn process(&self, pid: HostPid, stat: &Stat) -> Vec<Trouble> {
+        let mut troubles = Vec::new();
+        if stat.flags & PF_KTHREAD != 0 {
+            return vec![Trouble::new("", "a thread of the kernel")];
+        }
+        let task = pid.0.to_string();
+        troubles.extend(self.namespaces(pid));
         let time = [namespace(&task, "time"), namespace(&task, "time_for_children")];
         if time.iter().any(|theirs| theirs.is_some() && *theirs != self.time) {
             troubles.push(Trouble::new("", "in another time namespace than the root of the tree"));
@@ -68,9 +76,13 @@ impl Judge {
         }
         match read(&task, "personality").and_then(|text| u64::from_str_radix(text.trim(), 16).ok())
         {
-            None | Some(0 | ADDR_NO_RANDOMIZE) => {}
+            None => {}
+            Some(known) if matches!(known & PER_MASK, PER_LINUX | PER_LINUX32) => {}
             Some(other) => {
-                troubles.push(Trouble::new(format!("{other:#x}"), "an unusual personality(2)"));
+                troubles.push(Trouble::new(
+                    format!("{other:#x}"),
+                    "it imitates another system than Linux (personality(2))",
+                ));
             }
         }
         if stat.state != 'Z' && is_32_bit(&task) {
@@ -99,6 +111,27 @@ pub(crate) fn traced(status: &Status) -> Option<Trouble> {
         let tracer = format!("process {}", status.tracer);
         Trouble::new(tracer, "traced (strace, gdb or another qmig)").but("end the tracer first")
     })
+}
+
+/// Refuses a thread that has parted with its process (unshare(2) with CLONE_FS or CLONE_FILES).
+pub(crate) fn apart(pid: HostPid, tid: HostPid) -> Option<Trouble> {
+    let what = [
+        (Kcmp::Fs, "a working directory of its own (CLONE_FS)"),
+        (Kcmp::Files, "descriptors of its own (CLONE_FILES)"),
+    ]
+    .into_iter()
+    .find(|(kind, _)| !same_object(pid, tid, *kind).unwrap_or(true));
+    what.map(|(_, what)| Trouble::new("", format!("the thread has {what}")))
+}
+
+/// Refuses what sched_setattr(2) and prctl(2) have set and nobody can set again.
+pub(crate) fn special_scheduling(tid: HostPid) -> Option<Trouble> {
+    if tracee::host::core_cookie(tid).is_some() {
+        return Some(Trouble::new("", "it shares a core with its group alone (PR_SCHED_CORE)"));
+    }
+    let clamps = tracee::host::utilization_clamps(tid)?;
+    let place = format!("{} to {}", clamps.0, clamps.1);
+    Some(Trouble::new(place, "its use of a CPU is clamped (SCHED_FLAG_UTIL_CLAMP)"))
 }
 
 /// Refuses scheduling classes with parameters of their own.
@@ -149,8 +182,10 @@ pub(crate) fn sharing(one: HostPid, other: HostPid) -> Vec<Trouble> {
 
 /// linux/sched.h.
 const PF_KTHREAD: u32 = 0x0020_0000;
-/// sys/personality.h.
-const ADDR_NO_RANDOMIZE: u64 = 0x0004_0000;
+/// sys/personality.h: the system that is imitated; flags are above it.
+const PER_MASK: u64 = 0xff;
+const PER_LINUX: u64 = 0;
+const PER_LINUX32: u64 = 8;
 
 fn namespace(task: &str, file: &str) -> Option<OsString> {
     fs::read_link(format!("/proc/{task}/ns/{file}")).ok().map(Into::into)

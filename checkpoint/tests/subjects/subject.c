@@ -10,6 +10,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <poll.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -60,6 +61,13 @@ static volatile sig_atomic_t usr1;
 static void on_usr1(int s) { (void)s; usr1 = 1; }
 
 /* ---- what is refused ---- */
+
+static void *parts(void *flags) {
+    atomic_int *parted = flags;
+    must(!unshare(*parted), "unshare");
+    *parted = 0;
+    for (;;) pause();
+}
 
 static int vm_child(void *arg) {
     (void)arg;
@@ -156,8 +164,14 @@ static void make(const char *what) {
         timer_t t;
         struct sigevent ev = {.sigev_notify = SIGEV_NONE};
         must(!timer_create(CLOCK_THREAD_CPUTIME_ID, &ev, &t), what);
+    } else if (!strncmp(what, "thread-parts-", 13)) {
+        static atomic_int parted;
+        parted = !strcmp(what + 13, "fs") ? CLONE_FS : !strcmp(what + 13, "files") ? CLONE_FILES : CLONE_NEWUTS;
+        pthread_t thread;
+        must(!pthread_create(&thread, NULL, parts, &parted), what);
+        while (parted) usleep(500);
     } else if (!strcmp(what, "personality")) {
-        must(syscall(SYS_personality, 0x0400000) >= 0, what);
+        must(syscall(SYS_personality, 0x0000001) >= 0, what);
     } else if (!strcmp(what, "deadline")) {
         struct { uint32_t size, policy; uint64_t flags; int32_t nice; uint32_t prio; uint64_t run, dead, period; }
             attr = {sizeof attr, 6, 0, 0, 0, 1000000, 10000000, 10000000};

@@ -83,6 +83,8 @@ pub struct TaskCoreEntry {
     pub stop_signo: Option<u32>,
     #[prost(uint32, optional, tag = "22")]
     pub membarrier_registration_mask: Option<u32>,
+    #[prost(message, repeated, tag = "10000")]
+    pub settings: Vec<SettingEntry>,
 }
 
 /// What there is of every thread, whatever the architecture.
@@ -129,6 +131,17 @@ pub struct ThreadCoreEntry {
     pub io_priority: Option<u32>,
     #[prost(uint64, optional, tag = "10003")]
     pub timer_slack: Option<u64>,
+    #[prost(message, repeated, tag = "10004")]
+    pub settings: Vec<SettingEntry>,
+}
+
+/// A number that a process or thread has set; qmig's own.
+#[derive(Clone, PartialEq, Message, Serialize)]
+pub struct SettingEntry {
+    #[prost(uint32, required, tag = "1")]
+    pub what: u32,
+    #[prost(uint64, required, tag = "2")]
+    pub value: u64,
 }
 
 /// sigaltstack(2).

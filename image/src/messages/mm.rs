@@ -65,6 +65,8 @@ pub struct VmaEntry {
     pub madv: Option<u64>,
     #[prost(uint32, optional, tag = "10")]
     pub fdflags: Option<u32>,
+    #[prost(bool, optional, tag = "10000")]
+    pub lock_on_fault: Option<bool>,
 }
 
 /// io_setup(2).

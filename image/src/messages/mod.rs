@@ -16,6 +16,9 @@
 //! | | 10001 `cpus` | CPUs it may run on, if not all |
 //! | | 10002 `io_priority` | ioprio_set(2), if set |
 //! | | 10003 `timer_slack` | PR_SET_TIMERSLACK in nanoseconds, if not the usual 50 µs |
+//! | | 10004 `settings` | numbers it has set for itself, [`crate::state::SettingKind`] |
+//! | [`TaskCoreEntry`] | 10000 `settings` | the same of the process |
+//! | [`VmaEntry`] | 10000 `lock_on_fault` | MLOCK_ONFAULT beside MAP_LOCKED |
 //! | [`EventfdFileEntry`] | 10000 `semaphore` | EFD_SEMAPHORE |
 //! | [`RegFileEntry`] | 10000 `rdev` | st_rdev of a device node |
 //! | [`UserX86FpregsEntry`] | 10000 `reserved` | the last 96 bytes of the FXSAVE area, if not zero |

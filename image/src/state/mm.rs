@@ -102,6 +102,9 @@ bitflags! {
         const LOCKED = 0x2000;
         /// MAP_NORESERVE.
         const NO_RESERVE = 0x4000;
+        /// With [`Self::LOCKED`]: each page when it is touched (MLOCK_ONFAULT). No flag of mmap(2), it has a
+        /// field of its own in the image.
+        const ON_FAULT = 0x8000_0000;
     }
 }
 

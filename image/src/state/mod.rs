@@ -11,6 +11,7 @@ pub mod creds;
 pub mod files;
 pub mod mm;
 pub mod options;
+pub mod settings;
 pub mod signals;
 pub mod sockets;
 pub mod streams;
@@ -25,6 +26,7 @@ pub use files::{
 };
 pub use mm::{Advice, Mm, SharedMemory, SysV, Vma, VmaFlags, VmaKind};
 pub use options::SocketOption;
+pub use settings::{Setting, SettingKind};
 pub use signals::{AltStack, SigAction, SigInfo, SigSet};
 pub use sockets::{InetSocket, Packet, SocketOptions, SocketState, UnixSocket};
 pub use streams::{TcpStream, TcpWindow};

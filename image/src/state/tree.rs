@@ -2,7 +2,9 @@
 
 use pages::TaskId;
 
-use super::{FdTableId, FileId, IntervalTimer, Mm, PosixTimer, Rlimit, SigAction, SigInfo, Thread};
+use super::{
+    FdTableId, FileId, IntervalTimer, Mm, PosixTimer, Rlimit, Setting, SigAction, SigInfo, Thread,
+};
 
 /// One process.
 #[derive(Clone, Debug, PartialEq)]
@@ -62,6 +64,10 @@ pub struct Living {
     pub child_subreaper: bool,
     /// Execution domain, personality(2).
     pub personality: u32,
+    /// What membarrier(2) is registered for: MEMBARRIER_CMD_REGISTER_* bits.
+    pub membarrier: u32,
+    /// Of [`super::SettingKind::OF_PROCESS`], each at most once.
+    pub settings: Vec<Setting>,
     /// PF_* flags of /proc/PID/stat; informative.
     pub flags: u32,
 }

@@ -100,11 +100,12 @@ fn to_entry(vma: &Vma, heap: std::ops::Range<VirtAddr>) -> VmaEntry {
         pgoff: place.map_or(0, |(_, offset, _)| offset),
         shmid: place.map_or(0, |(id, ..)| u64::from(id.0)),
         prot: vma.prot,
-        flags: flags | vma.flags.bits(),
+        flags: flags | (vma.flags - VmaFlags::ON_FAULT).bits(),
         status,
         fd: -1,
         madv: (advice != 0).then_some(advice),
         fdflags: place.map(|(.., access)| access),
+        lock_on_fault: vma.flags.contains(VmaFlags::ON_FAULT).then_some(true),
     }
 }
 
@@ -183,7 +184,12 @@ fn vma_from(entry: &VmaEntry, reader: &mut Reader<'_>) -> Result<Vma, BadField> 
     }
     let known = MAP_SHARED | MAP_PRIVATE | MAP_ANONYMOUS;
     let flags = VmaFlags::from_bits(entry.flags & !known)
+        .filter(|flags| !flags.contains(VmaFlags::ON_FAULT))
         .ok_or_else(|| BadField::value("vmas.flags", entry.flags, "flags of mmap(2) that stay"))?;
+    let flags = match entry.lock_on_fault {
+        Some(true) => flags | VmaFlags::ON_FAULT,
+        _ => flags,
+    };
     let kind = kind_from(entry, range, reader)?;
     let advice = entry.madv.unwrap_or(0);
     let advice = Advice::from_bits(advice)

@@ -15,6 +15,7 @@ mod namespaces;
 mod nodes;
 mod pipes;
 mod registers;
+mod settings;
 mod shared;
 mod signals;
 mod sockets;

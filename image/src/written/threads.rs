@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use pages::TaskId;
 
-use super::{creds, registers, signals};
+use super::{creds, registers, settings, signals};
 use crate::error::BadField;
 use crate::messages::{
     CoreEntry, CredsEntry, Machine, RseqEntry, ThreadCoreEntry, ThreadInfoX86, ThreadSasEntry,
 };
 use crate::state::check::{address, comm, signal};
-use crate::state::{AltStack, Placement, RobustList, Rseq, Sched, SigSet, Thread};
+use crate::state::{AltStack, Placement, RobustList, Rseq, Sched, SettingKind, SigSet, Thread};
 
 /// The one cgroup set of what qmig writes: that of whoever restores.
 pub(super) const CGROUP_SET: u32 = 1;
@@ -65,6 +65,7 @@ impl From<&Thread> for ThreadCoreEntry {
             io_priority: Some(thread.placement.io_priority).filter(|level| *level != 0),
             timer_slack: Some(thread.placement.timer_slack)
                 .filter(|slack| *slack != Placement::USUAL_SLACK),
+            settings: settings::entries(&thread.settings),
         }
     }
 }
@@ -107,6 +108,11 @@ pub(super) fn from_core(
         pdeath_signal: signal("thread_core.pdeath_sig", entry.pdeath_sig.unwrap_or(0))?,
         wait_left: entry.wait_left_ns.map(Duration::from_nanos),
         placement: placement(entry)?,
+        settings: settings::settings(
+            "thread_core.settings",
+            &entry.settings,
+            &SettingKind::OF_THREAD,
+        )?,
     })
 }
 

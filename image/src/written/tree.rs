@@ -3,7 +3,7 @@
 use pages::TaskId;
 
 use super::threads::CGROUP_SET;
-use super::{Reader, Writer, signals, threads, timers};
+use super::{Reader, Writer, settings, signals, threads, timers};
 use crate::error::{BadField, BadImage};
 use crate::kind::ImageKind;
 use crate::messages::{
@@ -12,8 +12,8 @@ use crate::messages::{
 };
 use crate::state::check::{comm, group_id, task_id};
 use crate::state::{
-    Body, FdTableId, FileId, Fs, IntervalTimer, Living, PosixTimer, Rlimit, SigAction, SigInfo,
-    SigSet, Task, Thread,
+    Body, FdTableId, FileId, Fs, IntervalTimer, Living, PosixTimer, Rlimit, Setting, SettingKind,
+    SigAction, SigInfo, SigSet, Task, Thread,
 };
 
 const ALIVE: u32 = 1;
@@ -106,6 +106,8 @@ fn task_core(living: &Living, leader: &Thread) -> TaskCoreEntry {
         sigactions: living.sigactions.iter().map(SaEntry::from).collect(),
         child_subreaper: Some(living.child_subreaper),
         stop_signo: living.stopped_by,
+        membarrier_registration_mask: Some(living.membarrier).filter(|mask| *mask != 0),
+        settings: settings::entries(&living.settings),
         ..TaskCoreEntry::default()
     }
 }
@@ -207,6 +209,8 @@ fn read_living(
         oom_score_adj: process.oom_score_adj,
         child_subreaper: process.child_subreaper,
         personality: process.personality,
+        membarrier: process.membarrier,
+        settings: process.settings,
         flags: process.flags,
     })
 }
@@ -224,6 +228,8 @@ struct Process<'a> {
     oom_score_adj: i32,
     child_subreaper: bool,
     personality: u32,
+    membarrier: u32,
+    settings: Vec<Setting>,
     flags: u32,
 }
 
@@ -231,10 +237,6 @@ impl<'a> TryFrom<&'a TaskCoreEntry> for Process<'a> {
     type Error = BadField;
 
     fn try_from(tc: &'a TaskCoreEntry) -> Result<Self, BadField> {
-        if tc.membarrier_registration_mask.unwrap_or(0) != 0 {
-            let what = "a registration with membarrier(2)";
-            return Err(BadField::unsupported("tc.membarrier_registration_mask", what));
-        }
         let timers = tc.timers.as_ref().ok_or_else(|| BadField::missing("tc.timers"))?;
         let (itimers, posix_timers) = timers::from_entry(timers)?;
         let count = tc.sigactions.len();
@@ -262,8 +264,23 @@ impl<'a> TryFrom<&'a TaskCoreEntry> for Process<'a> {
             oom_score_adj,
             child_subreaper: tc.child_subreaper.unwrap_or(false),
             personality: tc.personality,
+            membarrier: membarrier(tc.membarrier_registration_mask.unwrap_or(0))?,
+            settings: settings::settings("tc.settings", &tc.settings, &SettingKind::OF_PROCESS)?,
             flags: tc.flags,
         })
+    }
+}
+
+/// MEMBARRIER_CMD_REGISTER_*: global expedited 4, private expedited 16, sync core 64, rseq 256.
+const MEMBARRIERS: u32 = 4 | 16 | 64 | 256;
+
+fn membarrier(mask: u32) -> Result<u32, BadField> {
+    match mask & !MEMBARRIERS {
+        0 => Ok(mask),
+        _ => {
+            let what = "a registration with membarrier(2) that is not known here";
+            Err(BadField::unsupported("tc.membarrier_registration_mask", what))
+        }
     }
 }
 

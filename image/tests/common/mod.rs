@@ -138,6 +138,8 @@ fn living(threads: &[u32], seed: u64) -> Living {
         }],
         rlimits: std::array::from_fn(|index| Rlimit { soft: index as u64, hard: u64::MAX }),
         oom_score_adj: -500,
+        membarrier: 4 | 64,
+        settings: vec![Setting { what: SettingKind::LockFuture, value: 6 }],
         child_subreaper: false,
         personality: 0x0004_0000,
         flags: 0x40_0000,
@@ -211,6 +213,7 @@ fn thread(id: u32, leader: bool) -> Thread {
             false => Sched { policy: 2, priority: 42, nice: 0 },
         },
         pdeath_signal: if leader { 15 } else { 0 },
+        settings: vec![Setting { what: SettingKind::Slice, value: 3_000_000 }],
         wait_left: leader.then_some(Duration::new(12, 345_678_901)),
         placement: Placement {
             cpus: if leader { vec![0, 3, 70] } else { Vec::new() },

@@ -72,8 +72,9 @@ pub(crate) fn descriptors(mm: &Mm) -> usize {
 pub(crate) fn lock(process: &mut Process, mm: &Mm) -> Result<()> {
     let mut batch = Batch::default();
     for vma in mm.vmas.iter().filter(|vma| vma.flags.contains(VmaFlags::LOCKED)) {
-        let args = [vma.range.start_addr().0, vma.range.bytes().0];
-        batch.may("lock its memory", libc::SYS_mlock, &args);
+        let on_fault = u64::from(vma.flags.contains(VmaFlags::ON_FAULT));
+        let args = [vma.range.start_addr().0, vma.range.bytes().0, on_fault];
+        batch.may("lock its memory", libc::SYS_mlock2, &args);
     }
     process.run(0, batch)?;
     Ok(())

@@ -17,6 +17,7 @@ pub(crate) mod mm;
 mod pipes;
 pub(crate) mod process;
 pub(crate) mod ptys;
+mod settings;
 pub(crate) mod signals;
 mod sink;
 pub(crate) mod sockets;
@@ -269,6 +270,7 @@ fn finish(process: &mut Process, living: &Living, from: &Checkpoint, me: &Creds)
     mm::lock(process, &living.mm)?;
     for (at, thread) in living.threads.iter().enumerate() {
         threads::dress(process, at, thread)?;
+        settings::of_thread(process, at, &thread.settings)?;
     }
     ptys::choose_foreground(process, from)?;
     signals::drain(process)?;
@@ -303,7 +305,7 @@ fn characterise(process: &mut Process, living: &Living) -> Result<()> {
         batch.must("make it a subreaper", libc::SYS_prctl, &[option, 1, 0, 0, 0]);
     }
     process.run(0, batch)?;
-    Ok(())
+    settings::of_process(process, living)
 }
 
 fn write_oom(host: HostPid, adjust: i32) -> std::io::Result<()> {

@@ -297,6 +297,7 @@ pub(crate) fn thread(id: u32, what: u64, argument: u64, stack_top: u64) -> Threa
         creds: creds(),
         sched: Sched { policy: 0, priority: 0, nice: 0 },
         pdeath_signal: 0,
+        settings: Vec::new(),
         wait_left: None,
         placement: image::state::Placement::default(),
     }
@@ -357,6 +358,8 @@ fn living(id: u32, fds: FdTableId, what: u64, argument: u64) -> Living {
         itimers: [IntervalTimer::default(); 3],
         posix_timers: Vec::new(),
         rlimits: limits.map(|(soft, hard)| Rlimit { soft, hard }),
+        membarrier: 0,
+        settings: Vec::new(),
         oom_score_adj: 0,
         child_subreaper: false,
         personality: 0,

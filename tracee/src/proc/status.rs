@@ -42,6 +42,8 @@ pub struct Status {
     pub vm_swap: u64,
     /// Resident memory, KiB.
     pub vm_rss: u64,
+    /// Locked memory, KiB.
+    pub vm_locked: u64,
     /// SigPnd: pending for this thread.
     pub pending: u64,
     /// ShdPnd: pending for the process.
@@ -118,6 +120,7 @@ impl Status {
             "Threads" => self.threads = STATUS.number("Threads", value)?,
             "VmSwap" => self.vm_swap = kib("VmSwap", value)?,
             "VmRSS" => self.vm_rss = kib("VmRSS", value)?,
+            "VmLck" => self.vm_locked = kib("VmLck", value)?,
             "SigPnd" => self.pending = STATUS.hex("SigPnd", value)?,
             "ShdPnd" => self.shared_pending = STATUS.hex("ShdPnd", value)?,
             "SigBlk" => self.blocked = STATUS.hex("SigBlk", value)?,

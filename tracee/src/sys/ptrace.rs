@@ -27,6 +27,7 @@ const NT_X86_XSTATE: usize = 0x202;
 const GETSIGMASK: c_uint = 0x420a;
 const SETSIGMASK: c_uint = 0x420b;
 const GET_RSEQ_CONFIGURATION: c_uint = 0x420f;
+const GET_SYSCALL_USER_DISPATCH_CONFIG: c_uint = 0x4211;
 
 /// `struct ptrace_rseq_configuration`.
 #[repr(C)]
@@ -189,6 +190,17 @@ pub(crate) fn pending(tid: i32, shared: bool) -> nix::Result<Vec<[u8; 128]>> {
             return Ok(all);
         }
     }
+}
+
+/// The mode of PR_SET_SYSCALL_USER_DISPATCH: `struct ptrace_sud_config`, of which it is the first of
+/// four words.
+pub(crate) fn dispatch_mode(tid: i32) -> nix::Result<u64> {
+    let mut config = [0_u64; 4];
+    let size = size_of_val(&config);
+    let into = config.as_mut_ptr() as usize;
+    // SAFETY: `config` is live, of the size announced; any bits are valid in it.
+    unsafe { request(GET_SYSCALL_USER_DISPATCH_CONFIG, tid, size, into) }?;
+    Ok(config[0])
 }
 
 /// The rseq(2) registration; an area of zero means none.

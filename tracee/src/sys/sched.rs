@@ -90,6 +90,52 @@ pub(crate) fn scheduler(tid: i32) -> nix::Result<(i32, i32)> {
     }
 }
 
+/// `struct sched_attr`, linux/sched/types.h, as of Linux 3.14.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct SchedAttr {
+    pub(crate) size: u32,
+    pub(crate) policy: u32,
+    pub(crate) flags: u64,
+    pub(crate) nice: i32,
+    pub(crate) priority: u32,
+    pub(crate) runtime: u64,
+    pub(crate) deadline: u64,
+    pub(crate) period: u64,
+    /// Since Linux 5.3.
+    pub(crate) least: u32,
+    pub(crate) most: u32,
+}
+
+const _: () = assert!(size_of::<SchedAttr>() == 56);
+
+/// The cookie of a thread whose siblings on a core must have the same, PR_SCHED_CORE_GET (prctl(2),
+/// Linux 5.14); zero without one.
+pub(crate) fn core_cookie(tid: i32) -> nix::Result<u64> {
+    const PR_SCHED_CORE: i32 = 62;
+    let mut cookie = 0_u64;
+    // SAFETY: `cookie` is live and the only memory written. PR_SCHED_CORE_GET and PIDTYPE_PID are 0.
+    Errno::result(unsafe { libc::prctl(PR_SCHED_CORE, 0_u64, tid, 0_u64, &raw mut cookie) })?;
+    Ok(cookie)
+}
+
+/// sched_getattr(2).
+pub(crate) fn attributes(tid: i32) -> nix::Result<SchedAttr> {
+    let mut attr = SchedAttr::default();
+    let size = size_of::<SchedAttr>();
+    // SAFETY: `attr` is live, of the size announced, and any bits are valid in it.
+    Errno::result(unsafe { libc::syscall(libc::SYS_sched_getattr, tid, &raw mut attr, size, 0) })?;
+    Ok(attr)
+}
+
+/// sched_setattr(2).
+pub(crate) fn set_attributes(tid: i32, attr: SchedAttr) -> nix::Result<()> {
+    let attr = SchedAttr { size: 48, ..attr };
+    // SAFETY: `attr` is live and only read.
+    Errno::result(unsafe { libc::syscall(libc::SYS_sched_setattr, tid, &raw const attr, 0) })
+        .map(drop)
+}
+
 /// sched_setscheduler(2).
 pub(crate) fn set_scheduler(tid: i32, policy: i32, priority: i32) -> nix::Result<()> {
     let param = libc::sched_param { sched_priority: priority };
