@@ -64,6 +64,9 @@ pub enum Cause {
     /// The engine has no such way.
     #[error("move the tree: {0}")]
     Unable(&'static str),
+    /// Devices write to its memory, and nobody can tell what.
+    #[error("move the tree while it runs: {0}, which lets devices write to memory unseen")]
+    Unseen(String),
     /// CRIU did not do its part.
     #[error("have the tree taken: {0}")]
     Criu(#[from] criu::Error),
@@ -168,6 +171,7 @@ impl Failure {
             | Cause::Collect(_)
             | Cause::Pages(_)
             | Cause::Unable(_)
+            | Cause::Unseen(_)
             | Cause::Criu(_)
             | Cause::CriuImages(_)
             | Cause::OtherNumber(_)
@@ -200,6 +204,7 @@ impl Failure {
             Cause::Watch(tracee::Error::Untrackable { .. }) => {
                 Some("--mode post-copy moves it on this kernel".into())
             }
+            Cause::Unseen(_) => Some("--mode post-copy or auto moves it".into()),
             Cause::Hopeless(_) => Some(
                 "--mode post-copy moves it whatever it writes; a longer --max-downtime or a faster \
                  link lets --mode pre-copy do it"

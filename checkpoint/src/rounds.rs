@@ -13,13 +13,14 @@
 //! back before the end, is still there with what was sent into it.
 
 use image::outline::{LASTING, Outline, Room, SpaceOutline, kept, kept_in};
-use image::state::{Checkpoint, VmaFlags};
+use image::state::{Checkpoint, FileKind, VmaFlags};
 use pages::{PageCount, PageRange, PageSet, SpaceId, TaskId};
 use tracee::proc::maps::{self, Mapping};
 use tracee::{Held, HostPid, Tracked, Tracker, Wanted};
 
 use crate::collect::{Collected, PageSource, SpacePages, Waits};
 use crate::survey::mapped::{Shows, shows};
+use crate::survey::open::is_direct;
 
 /// The memory of a tree, watched while it runs. Dropped, nothing of the watching stays.
 pub struct Rounds {
@@ -139,6 +140,11 @@ impl Rounds {
         if !collected.checkpoint.same_tree(&self.early) {
             return Ok(());
         }
+        // Opened since: a device may have written to a page after it was sent, which nobody tells.
+        let unseen = collected.checkpoint.files.iter().any(|file| match file.kind {
+            FileKind::Regular(_) => is_direct(file.flags),
+            _ => false,
+        });
         for space in &self.spaces {
             let task = collected.checkpoint.tasks.iter().find(|task| task.id == space.task);
             let living = task.and_then(|task| task.living());
@@ -146,7 +152,7 @@ impl Rounds {
                 collected.spaces.iter_mut().find(|left| left.space == SpaceId::Process(space.task));
             let (Some(living), Some(left)) = (living, left) else { continue };
             let there = kept(&space.made, &living.mm).intersect(&space.sent);
-            let changed = match self.tracker.space(space.pid) {
+            let changed = match self.tracker.space(space.pid).filter(|_| !unseen) {
                 Some(tracked) => {
                     let mut changed = space.changed.clone();
                     for range in joined(living.mm.vmas.iter().filter_map(Room::of)) {
@@ -154,7 +160,7 @@ impl Rounds {
                     }
                     changed
                 }
-                // Another program, or an end and a new beginning under the same number.
+                // Anything may have changed; or another program, or an end and a new beginning under the same number.
                 None => there.clone(),
             };
             left.pages = remaining(&left.pages, &there, &changed);

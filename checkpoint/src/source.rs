@@ -29,6 +29,7 @@ use crate::precopy::{self, Ending};
 use crate::rounds::Rounds;
 use crate::serve::Server;
 use crate::survey::SurveyOptions;
+use crate::survey::open::direct;
 use crate::switch::{self, Beginning, Mode};
 use transport::stop::Stop;
 
@@ -77,14 +78,23 @@ pub async fn migrate_out(
     let started = Instant::now();
     let plan = job.engine.survey(job.root, &job.survey).map_err(Failure::refused)?;
     watch.event(told(&plan));
-    if job.mode.wants_rounds() && !job.engine.pre_copies() {
-        return Err(Failure::refused(Cause::Unable(NOT_BY_CRIU)));
+    let unseen = direct(job.root);
+    if job.mode.wants_rounds() {
+        if !job.engine.pre_copies() {
+            return Err(Failure::refused(Cause::Unable(NOT_BY_CRIU)));
+        }
+        if let Some(file) = unseen {
+            return Err(Failure::refused(Cause::Unseen(file)));
+        }
     }
+    let able = job.engine.pre_copies() && tracee::dirty::offered().is_ok() && unseen.is_none();
     chaos::point("source:surveyed").map_err(Failure::refused)?;
 
     let link = quic::dial(&job.to, &job.trust, &job.link).await.map_err(Failure::refused)?;
     watch.event(Event::Connected { peer: link.peer().to_string() });
-    let agreed = agree(&link, job, &plan, stop).await.map_err(Failure::refused)?;
+    let beginning = Beginning { able, resident: plan.resident, rtt: link.stats().min_rtt };
+    let offered = features(job.mode, &beginning);
+    let agreed = agree(&link, job, offered, &plan, stop).await.map_err(Failure::refused)?;
     chaos::point("source:agreed").map_err(Failure::refused)?;
 
     let mut mode = job.mode;
@@ -145,11 +155,11 @@ pub async fn migrate_out(
 async fn agree(
     link: &SourceLink,
     job: &Job,
+    offered: Features,
     plan: &Plan,
     stop: &mut Stop,
 ) -> Result<Agreed, Cause> {
     let session = SessionId::random()?;
-    let offered = features(job, plan, link.stats().min_rtt);
     let (offering, mut hello) = Offering::new(session, offered, &job.software);
     if let (true, Control::Hello(hello)) = (chaos::told("source:hello", "version"), &mut hello) {
         hello.versions = vec![VersionNumber(u16::MAX)];
@@ -245,12 +255,10 @@ pub(crate) async fn hear(link: &SourceLink, stop: &mut Stop) -> Result<Control, 
 }
 
 /// What the way memory is to move takes of a destination.
-fn features(job: &Job, plan: &Plan, rtt: Duration) -> Features {
-    let able = job.engine.pre_copies() && tracee::dirty::offered().is_ok();
-    let beginning = Beginning { able, resident: plan.resident, rtt };
-    let rounds = switch::begins_with_rounds(job.mode, &beginning);
+fn features(mode: Mode, beginning: &Beginning) -> Features {
+    let rounds = switch::begins_with_rounds(mode, beginning);
     let rounds = if rounds { Features::PRE_COPY } else { Features::NONE };
-    let owing = if job.mode.is_lazy() { Features::POST_COPY } else { Features::NONE };
+    let owing = if mode.is_lazy() { Features::POST_COPY } else { Features::NONE };
     let always = Features::STOP_AND_COPY.with(Features::LZ4).with(Features::ZSTD);
     always.with(rounds).with(owing)
 }

@@ -15,7 +15,7 @@ pub(crate) mod locks;
 pub(crate) mod mapped;
 pub(crate) mod named;
 mod needed;
-mod open;
+pub(crate) mod open;
 pub(crate) mod outside;
 mod process;
 pub(crate) mod refusals;

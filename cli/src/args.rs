@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use tracee::net::HostAddress;
 use transport::encode::Compression;
+use transport::quic::ByteRate;
 
 /// Move a running process tree to another host over one QUIC connection.
 ///
@@ -109,6 +110,11 @@ pub(crate) struct Dump {
     /// tree stays (pre-copy). A round is made to end by then.
     #[arg(long, value_name = "TIME", value_parser = crate::options::parse_duration)]
     pub(crate) deadline: Option<Duration>,
+
+    /// Send pages no faster than this, such as 100Mbit. Pages that the tree waits for, images and
+    /// messages are not held back.
+    #[arg(long, value_name = "RATE", value_parser = crate::options::parse_rate)]
+    pub(crate) limit_rate: Option<ByteRate>,
 
     /// How pages are compressed: `auto` where it makes the whole faster, `none`, `lz4`, or `zstd`
     /// with a level from 1 to 19.

@@ -1,12 +1,13 @@
 //! What was typed, turned into what it means; errors carry a hint.
 
 use std::net::UdpSocket;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
 use std::time::Duration;
 
 use checkpoint::TcpPolicy;
-use transport::quic::{self, Congestion, LinkOptions, Remedies};
+use transport::quic::{self, ByteRate, Congestion, LinkOptions, Remedies};
 
 use crate::args::{CaFiles, Without};
 use crate::progress::Failure;
@@ -21,6 +22,25 @@ pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
     bytesize::ByteSize::from_str(text)
         .map(|size| size.as_u64())
         .map_err(|error| format!("{error} (write it like 64MiB)"))
+}
+
+/// `100Mbit`, `1.5Gbit`: bits in a second, as networks are sold; `12MB`: bytes.
+pub(crate) fn parse_rate(text: &str) -> Result<ByteRate, String> {
+    const UNITS: [(&str, f64); 7] = [
+        ("kbit", 125.0),
+        ("Mbit", 125e3),
+        ("Gbit", 125e6),
+        ("bit", 0.125),
+        ("kB", 1e3),
+        ("MB", 1e6),
+        ("GB", 1e9),
+    ];
+    let rate = text.strip_suffix("/s").unwrap_or(text);
+    let found = UNITS.iter().find_map(|(unit, bytes)| Some((rate.strip_suffix(unit)?, bytes)));
+    let rate = found.and_then(|(number, bytes)| Some(number.trim().parse::<f64>().ok()? * bytes));
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // saturates
+    let rate = rate.and_then(|bytes| NonZeroU64::new(bytes as u64));
+    rate.map(ByteRate).ok_or_else(|| "write it like 100Mbit or 12MB (a second)".to_owned())
 }
 
 /// Where this host's key, its known peers and its authorized peers live: `--home`, else
@@ -129,5 +149,13 @@ mod tests {
         assert_eq!(parse_bytes("64MiB"), Ok(64 << 20));
         assert_eq!(parse_bytes("4096"), Ok(4096));
         assert!(parse_bytes("lots").is_err());
+        let rate = |text: &str| parse_rate(text).map(|rate| rate.0.get());
+        assert_eq!(rate("100Mbit"), Ok(12_500_000));
+        assert_eq!(rate("1.5 Gbit/s"), Ok(187_500_000));
+        assert_eq!(rate("12MB"), Ok(12_000_000));
+        assert_eq!(rate("8bit"), Ok(1));
+        for nonsense in ["fast", "100", "0Mbit", "-1Mbit", "7bit", "Mbit", "NaNMbit"] {
+            assert!(rate(nonsense).is_err(), "{nonsense}");
+        }
     }
 }

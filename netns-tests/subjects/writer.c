@@ -1,6 +1,6 @@
 /* Memory that keeps changing. `mib N` (64), `random PERCENT` of it incompressible (50); a thread
  * rewrites random pages, whole, at `rate MIB` (50) per second, or as fast as it can for 0; `hot
- * PERCENT` (100) says of how much of the memory. The main thread only beats its heart, so that the
+ * PERCENT` (100) says of how much of the memory; with `direct 1` it has a file open with O_DIRECT. The main thread only beats its heart, so that the
  * longest gap is the standstill that the process saw and nothing of its own work.
  *
  * Before the verdict, `result.samples` gets a line `written AT_US PAGES` for each tenth of a second.
@@ -45,6 +45,7 @@ int main(int argc, char **argv) {
     pages = (size_t)option_number("mib", 64) << 8;
     percent = option_number("random", 50), rate = option_number("rate", 50);
     hot = pages * (size_t)option_number("hot", 100) / 100;
+    if (option_number("direct", 0)) MUST(open("/proc/self/exe", O_RDONLY | O_DIRECT) >= 0);
     block = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     MUST(block != MAP_FAILED && hot && (rounds = calloc(pages, sizeof *rounds)));
     for (size_t i = 0; i < pages; i++) fill_page(block + i * PAGE, i, 0, percent);

@@ -52,7 +52,8 @@ fn moves_by(
     let moved = migration.run(started.pid())?;
     moved.succeeded()?;
     started.running().wait(SOON)?;
-    let verdict = moved.ask(lab, &started)?;
+    let verdict = moved.ask(lab, &started);
+    let verdict = verdict.map_err(|error| format!("{error}\n{}", moved.logs()))?;
     assert!(verdict.passed(), "{verdict}\n{}", moved.logs());
     Ok(moved)
 }
@@ -199,5 +200,45 @@ fn a_deadline_ends_rounds_in_time() -> Outcome {
     assert!(why.field("why").to_string().contains("2 s are all that was allowed"), "{why:?}");
     let sent: u64 = pages(&moved, "round").iter().sum();
     assert!(sent < 40 << 8, "all of it in no time? {}", moved.logs());
+    Ok(())
+}
+
+#[test]
+fn a_rate_is_kept() -> Outcome {
+    if missing() {
+        return Ok(());
+    }
+    let lab = Lab::two_hosts()?;
+    let subject = Subject::new("writer").arg("mib").arg(12).arg("rate").arg(1);
+    let args = ["--compress", "none", "--limit-rate", "100Mbit"];
+    let migration = args.iter().fold(precopy(&lab)?, |migration, arg| migration.dump_arg(arg));
+    let moved = moves_by(&lab, &subject, migration)?;
+    let round = moved.event(Side::Source, "round").expect("a round");
+    let rate = round.field("rate").as_u64().expect("a number");
+    // 12.5 MB/s; at most 10 ms of it, and one run, go for nothing.
+    assert!(rate < 13_000_000, "{rate} B/s\n{}", moved.logs());
+    Ok(())
+}
+
+/// What a device writes is not told: such a tree is not copied while it runs.
+#[test]
+fn devices_that_write_to_memory_forbid_rounds() -> Outcome {
+    if missing() {
+        return Ok(());
+    }
+    let lab = Lab::two_hosts()?;
+    let subject = Subject::new("writer").arg("mib").arg(80).arg("rate").arg(1).arg("direct").arg(1);
+    let started = subject.start(&lab, lab.src())?;
+    for migration in [precopy(&lab)?, hybrid(&lab)?] {
+        let moved = migration.run(started.pid())?;
+        assert_eq!(moved.dumped().code(), Some(121), "{}", moved.logs());
+        assert!(moved.logs().contains("is open with O_DIRECT"), "{}", moved.logs());
+        assert_eq!(who_runs(&lab, started.pid(), SOON), Runs::Source);
+    }
+    let moved = Migration::new(&lab)?.run(started.pid())?;
+    moved.succeeded()?;
+    assert!(moved.event(Side::Source, "watched").is_none(), "{}", moved.logs());
+    let verdict = moved.ask(&lab, &started)?;
+    assert!(verdict.passed(), "{verdict}");
     Ok(())
 }

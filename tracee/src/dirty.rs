@@ -27,7 +27,7 @@
 //!   They change the times of the object: [`Touched`] tells; then all of it must be taken again.
 //! - Devices that write to memory by themselves (O_DIRECT, io_uring's registered buffers) while the
 //!   program runs. They have come to rest when a tree is frozen for good, but a page they wrote to
-//!   after it was copied is not told.
+//!   after it was copied is not told. Whoever has such files open must not be copied while it runs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::BorrowedFd;

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use image::plan::{Listener, Protocol};
 use image::state::{InetSocket, SocketState, UnixSocket, Watch};
 use nix::libc;
+use tracee::HostPid;
 use tracee::host::{pidfd_getfd, pidfd_open};
 use tracee::proc::fdinfo::{Extra, FdInfo};
 
@@ -20,6 +21,24 @@ use super::{inotify, locks, terminal, tree, watches};
 use crate::collect::queues::carries_files;
 use crate::collect::sockets::{Socket, Tcp, socket};
 use crate::collect::streams::ends_of;
+
+/// A file through which devices write straight into the memory of the tree (O_DIRECT): no kernel
+/// tells of such writes as it does of others. `None` if there is none now.
+pub(crate) fn direct(root: HostPid) -> Option<String> {
+    tree::processes(root).into_iter().find_map(|pid| {
+        tree::descriptors(pid).ok()?.into_iter().find_map(|number| {
+            let info = FdInfo::read(pid, number.cast_signed()).ok()?;
+            let link = fs::read_link(format!("/proc/{}/fd/{number}", pid.0)).ok()?;
+            let file = link.is_absolute() && is_direct(info.flags);
+            file.then(|| format!("fd {number} of {pid}, {}, is open with O_DIRECT", link.display()))
+        })
+    })
+}
+
+/// True for flags of a file that is read past the page cache.
+pub(crate) fn is_direct(flags: u32) -> bool {
+    flags & libc::O_DIRECT.cast_unsigned() != 0
+}
 
 impl Look<'_> {
     /// Looks at every descriptor of a process.

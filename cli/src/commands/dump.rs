@@ -55,6 +55,7 @@ fn migrate(
 ) -> Result<Report, Failure> {
     let mut link = options::link(args.socket_fd, &args.link_without)?;
     link.connect_timeout = args.connect_timeout;
+    link.bulk_rate = args.limit_rate;
     let job = Job {
         root: HostPid(args.tree),
         trust: trust(&args.trust, &to)?,

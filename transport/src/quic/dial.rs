@@ -200,7 +200,11 @@ async fn dial_address(
         })
     };
     match timeout(options.connect_timeout, connected).await {
-        Ok(result) => result,
+        Ok(Ok(link)) => {
+            options.bulk_rate.into_iter().for_each(|rate| link.core.wires.limit(rate));
+            Ok(link)
+        }
+        Ok(Err(error)) => Err(error),
         Err(_) => Err(DialError::NoAnswer { address, after: options.connect_timeout }),
     }
 }

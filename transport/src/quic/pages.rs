@@ -1,6 +1,7 @@
 //! Page runs on their streams, and the wishes for them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use pages::PageCount;
@@ -19,7 +20,7 @@ use crate::wire::{Encoding, PageRun, Wanted};
 const CHUNKS: usize = 64;
 /// Runs shorter than this share an allocation.
 const SHARED_BUFFER: usize = 64 << 10;
-/// Bulk runs are no longer than this while somebody may wait for pages: 64 KiB.
+/// Bulk runs are no longer than this while somebody may wait for pages, or while they are paced: 64 KiB.
 const URGENT_PIECE: PageCount = PageCount(16);
 
 /// Writes page runs. Dropped before [`PageSender::finish`], the stream breaks off.
@@ -57,23 +58,33 @@ impl PageSender {
     /// If `bytes` is not as long as the run says.
     pub async fn run(&mut self, run: PageRun, mut bytes: Bytes) -> Result<(), LinkError> {
         assert_eq!(bytes.len(), run.byte_len(), "the bytes of {run:?}");
-        let credit = self.wires.credit().filter(|_| self.lane == Lane::Bulk).cloned();
-        let Some(credit) = credit else { return self.write(run, bytes).await };
-        if run.encoding() != Encoding::Raw || !credit.is_urgent() {
-            self.pay(&credit, run).await?;
+        if self.lane != Lane::Bulk {
+            return self.write(run, bytes).await;
+        }
+        let wires = Arc::clone(&self.wires);
+        let short = wires.pace().is_some() || wires.credit().is_some_and(Credit::is_urgent);
+        if run.encoding() != Encoding::Raw || !short {
+            self.pay(&wires, run).await?;
             return self.write(run, bytes).await;
         }
         for piece in run.range().pieces(URGENT_PIECE) {
             let run = PageRun::raw(run.space(), piece).expect("a part of a run is a run");
-            self.pay(&credit, run).await?;
+            self.pay(&wires, run).await?;
             self.write(run, bytes.split_to(run.byte_len())).await?;
         }
         Ok(())
     }
 
-    /// Waits for credit; what was collected must be under way before, or it would never come back.
-    async fn pay(&mut self, credit: &Credit, run: PageRun) -> Result<(), LinkError> {
+    /// Waits until it may leave; what was collected must be under way before, or credit would never
+    /// come back.
+    async fn pay(&mut self, wires: &Wires, run: PageRun) -> Result<(), LinkError> {
         let bytes = (PageRun::HEADER_BYTES + run.byte_len()) as u64;
+        let wait = wires.pace().map_or(Duration::ZERO, |pace| pace.take(bytes));
+        if !wait.is_zero() {
+            self.flush().await?;
+            tokio::time::sleep(wait).await;
+        }
+        let Some(credit) = wires.credit() else { return Ok(()) };
         if !credit.try_take(bytes) {
             self.flush().await?;
             credit.take(bytes).await;

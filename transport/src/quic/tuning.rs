@@ -13,6 +13,7 @@ use quinn::{
 };
 
 use super::congestion::DelayConfig;
+use super::pace::ByteRate;
 use super::wires::Remedies;
 use crate::wire::limits::{MAX_DESTINATION_BIDI_STREAMS, MAX_SOURCE_BIDI_STREAMS, MAX_UNI_STREAMS};
 
@@ -54,6 +55,8 @@ pub struct LinkOptions {
     pub congestion: Congestion,
     /// What makes pages that somebody waits for overtake the others.
     pub remedies: Remedies,
+    /// How fast a source sends pages for which nobody waits; `None`: as fast as it can.
+    pub bulk_rate: Option<ByteRate>,
 }
 
 /// What decides how much may be in flight.
@@ -89,6 +92,7 @@ impl Default for LinkOptions {
             mtu: MtuBound::Ethernet,
             congestion: Congestion::Delay,
             remedies: Remedies::default(),
+            bulk_rate: None,
         }
     }
 }

@@ -1,8 +1,8 @@
 //! What all streams of a link share: how they are ordered, what they have carried, and the credit of
 //! bulk.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use pages::ByteCount;
 use quinn::SendStream;
@@ -11,6 +11,7 @@ use tokio::sync::{Mutex, Notify, OnceCell};
 use super::batch::Batch;
 use super::credit::Credit;
 use super::lanes::Lane;
+use super::pace::{ByteRate, Pace};
 use crate::stats::LaneStats;
 use crate::wire::Features;
 
@@ -41,6 +42,8 @@ pub(super) struct Wires {
     sent: [AtomicU64; Lane::ALL.len()],
     received: [AtomicU64; Lane::ALL.len()],
     credit: Credit,
+    /// How fast bulk may leave, if that is bounded.
+    pace: OnceLock<Pace>,
     /// Bytes of runs that were taken from the bulk lane.
     consumed: AtomicU64,
     consumed_more: Notify,
@@ -56,6 +59,7 @@ impl Wires {
             sent: Default::default(),
             received: Default::default(),
             credit: Credit::default(),
+            pace: OnceLock::new(),
             consumed: AtomicU64::new(0),
             consumed_more: Notify::new(),
             only: OnceCell::new(),
@@ -79,6 +83,16 @@ impl Wires {
     /// The account of bulk, if it is kept.
     pub(super) fn credit(&self) -> Option<&Credit> {
         self.remedies.credit.then_some(&self.credit)
+    }
+
+    /// From now on bulk leaves no faster than this.
+    pub(super) fn limit(&self, rate: ByteRate) {
+        let _ = self.pace.set(Pace::new(rate)); // the first word counts
+    }
+
+    /// How fast bulk may leave, if that is bounded.
+    pub(super) fn pace(&self) -> Option<&Pace> {
+        self.pace.get()
     }
 
     /// Where the only stream of pages is kept, if there is to be only one.
