@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use image::state::Checkpoint;
+use image::state::{Checkpoint, Task};
 use image::{ImageSet, NamespaceIds, pagemap};
 use pages::{ByteCount, PageCount};
 use transport::quic::SourceLink;
@@ -25,12 +25,12 @@ impl Cargo {
     /// out of `spaces`; which they are is only known if the images are understood.
     pub(crate) fn load(
         images: ImageSet,
-        checkpoint: Option<&Checkpoint>,
+        tasks: Option<&[Task]>,
         spaces: &mut [SpacePages],
         lazy: bool,
     ) -> Self {
-        let owed = match checkpoint.filter(|_| lazy) {
-            Some(checkpoint) => lazy::defer(checkpoint, spaces),
+        let owed = match tasks.filter(|_| lazy) {
+            Some(tasks) => lazy::defer(tasks, spaces),
             None => Vec::new(),
         };
         let owed_of = |space| owed.iter().find(|owed: &&Owed| owed.space == space);

@@ -18,6 +18,9 @@ pub enum SurveyError {
     /// A process could not be looked at.
     #[error(transparent)]
     Tracee(#[from] tracee::Error),
+    /// The runtime of a container does not tell about it.
+    #[error(transparent)]
+    Criu(#[from] criu::Error),
     /// The kernel refused to tell about this host.
     #[error("{act}: {source}")]
     Host {
@@ -48,6 +51,9 @@ pub enum CollectError {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// The runtime of a container does not tell about it.
+    #[error(transparent)]
+    Criu(#[from] criu::Error),
     /// The kernel refused to tell about this host.
     #[error("{act}: {source}")]
     Host {

@@ -70,9 +70,17 @@ pub enum Cause {
     /// CRIU did not do its part.
     #[error("have the tree taken: {0}")]
     Criu(#[from] criu::Error),
-    /// A process whose number is another inside of its PID namespace.
-    #[error("read memory: CRIU tells of process {0}, and it is none of this PID namespace")]
+    /// A process that is not there.
+    #[error("read memory: CRIU tells of process {0}, and the tree has none such")]
     OtherNumber(TaskId),
+    /// What belongs to a container could not be read.
+    #[error("read {}: {source}", path.display())]
+    Papers {
+        /// Which.
+        path: std::path::PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// An object of shared memory could not be opened.
     #[error("read memory: open shared object {}: {source}", id.0)]
     Shared {
@@ -175,6 +183,7 @@ impl Failure {
             | Cause::Criu(_)
             | Cause::CriuImages(_)
             | Cause::OtherNumber(_)
+            | Cause::Papers { .. }
             | Cause::Shared { .. }
             | Cause::LetGo
             | Cause::Guard(_)

@@ -7,7 +7,7 @@
 //! words a thread waits on. Whoever touched such a page while the tree is being built would wait for
 //! a page that cannot be asked for yet.
 
-use image::state::{Checkpoint, Living, Regs, Thread, VmaFlags, VmaKind};
+use image::state::{Living, Regs, Task, Thread, VmaFlags, VmaKind};
 use nix::libc;
 use pages::{PageIndex, PageRange, PageSet, SpaceId, VirtAddr};
 use tracee::HostPid;
@@ -33,14 +33,14 @@ pub(crate) struct Owed {
 }
 
 /// Takes what may follow out of `spaces`.
-pub(crate) fn defer(checkpoint: &Checkpoint, spaces: &mut [SpacePages]) -> Vec<Owed> {
+pub(crate) fn defer(tasks: &[Task], spaces: &mut [SpacePages]) -> Vec<Owed> {
     let mut all = Vec::new();
     for space in spaces {
         let (SpaceId::Process(id), PageSource::Process(process)) = (space.space, &space.source)
         else {
             continue;
         };
-        let task = checkpoint.tasks.iter().find(|task| task.id == id);
+        let task = tasks.iter().find(|task| task.id == id);
         let Some(living) = task.and_then(|task| task.living()) else { continue };
         let mut pages = space.pages.intersect(&waitable(living));
         for touched in living.threads.iter().flat_map(touched) {

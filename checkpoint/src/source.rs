@@ -112,13 +112,9 @@ pub async fn migrate_out(
     let features = agreed.features();
     let (frozen, taken) =
         freeze(agreed, &link, job, (&plan, rounds.as_ref()), &mut downtime).await?;
-    let Taken { images, checkpoint, mut spaces } = taken;
-    let cargo = Cargo::load(
-        images,
-        checkpoint.as_ref(),
-        &mut spaces,
-        features.contains(Features::POST_COPY),
-    );
+    let Taken { images, tasks, mut spaces } = taken;
+    let lazy = features.contains(Features::POST_COPY);
+    let cargo = Cargo::load(images, tasks.as_deref(), &mut spaces, lazy);
     watch.event(Event::Frozen { pages: cargo.pages().0 });
 
     let mut server = Server::new(&cargo.owed).map_err(Failure::aborted)?;

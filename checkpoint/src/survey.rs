@@ -6,6 +6,7 @@
 //! a program for a migration that could not succeed; what appears between here and the freeze,
 //! [`crate::collect`] refuses.
 
+mod container;
 pub(crate) mod descriptor;
 pub(crate) mod diag;
 mod guards;
@@ -33,6 +34,7 @@ use tracee::HostPid;
 use tracee::proc::stat::Stat;
 
 pub use crate::error::SurveyError;
+pub(crate) use container::survey as survey_container;
 use host::Host;
 use process::Look;
 use refusals::BY_CRIU;

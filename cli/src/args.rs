@@ -80,8 +80,12 @@ pub(crate) struct Lab {
 #[derive(Debug, Args)]
 pub(crate) struct Dump {
     /// Process id of the root of the tree to take.
-    #[arg(long, short = 't', value_name = "PID")]
-    pub(crate) tree: i32,
+    #[arg(long, short = 't', value_name = "PID", required_unless_present_any = ["runc", "crun"])]
+    pub(crate) tree: Option<i32>,
+
+    /// Take a container, by way of the runtime that owns it.
+    #[command(flatten)]
+    pub(crate) container: ContainerName,
 
     /// Where `qmig restore --listen` waits.
     #[arg(long, value_name = "HOST:PORT", required_unless_present = "images_dir")]
@@ -170,6 +174,22 @@ pub(crate) struct Dump {
     pub(crate) link_without: Vec<Without>,
 }
 
+/// A container by the name its runtime knows it by.
+#[derive(Debug, Args)]
+pub(crate) struct ContainerName {
+    /// A container of runc.
+    #[arg(long, value_name = "ID", conflicts_with_all = ["crun", "tree", "images_dir"])]
+    pub(crate) runc: Option<String>,
+
+    /// A container of crun (one that was built with CRIU).
+    #[arg(long, value_name = "ID", conflicts_with_all = ["tree", "images_dir"])]
+    pub(crate) crun: Option<String>,
+
+    /// Where the runtime keeps the state of its containers (its --root).
+    #[arg(long, value_name = "DIR")]
+    pub(crate) runtime_root: Option<PathBuf>,
+}
+
 /// Something that the link does without, to see what it is worth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Without {
@@ -232,8 +252,12 @@ pub(crate) struct Restore {
     #[arg(long, short = 'D', value_name = "DIR", conflicts_with_all = ["listen", "socket_fd"])]
     pub(crate) images_dir: Option<PathBuf>,
 
+    /// Wait for a container, which shall become one of this name here.
+    #[command(flatten)]
+    pub(crate) container: RestoreContainer,
+
     /// Write the ticket into this file (mode 0600, complete before the port answers).
-    #[arg(long, value_name = "FILE", requires = "listen")]
+    #[arg(long, value_name = "FILE", conflicts_with = "images_dir")]
     pub(crate) ticket_file: Option<PathBuf>,
 
     /// How long the ticket is good for.
@@ -287,6 +311,27 @@ pub(crate) struct Restore {
     /// For measurements: what the link does without.
     #[arg(long, hide = true, value_enum, value_delimiter = ',')]
     pub(crate) link_without: Vec<Without>,
+}
+
+/// What an arriving container becomes.
+#[derive(Debug, Args)]
+pub(crate) struct RestoreContainer {
+    /// Wait for a container; it becomes this one of runc, which owns it from then on.
+    #[arg(long, value_name = "ID", conflicts_with_all = ["crun", "images_dir"], requires = "bundle")]
+    pub(crate) runc: Option<String>,
+
+    /// The same with crun (one that was built with CRIU).
+    #[arg(long, value_name = "ID", conflicts_with = "images_dir", requires = "bundle")]
+    pub(crate) crun: Option<String>,
+
+    /// Directory with the container's root file system; without a config.json there, it gets the
+    /// one of the source.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) bundle: Option<PathBuf>,
+
+    /// Where the runtime keeps the state of its containers (its --root).
+    #[arg(long, value_name = "DIR")]
+    pub(crate) runtime_root: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -14,6 +14,9 @@ fn main() -> ExitCode {
     if tracee::keeper::called_for() {
         return tracee::keeper::run();
     }
+    if criu::shim::called_for() {
+        return criu::shim::run();
+    }
     let args = args::Qmig::parse();
     start_tracing(args.verbose);
     let mut progress = progress::Progress::new(args.json, args.quiet);

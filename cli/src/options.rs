@@ -101,6 +101,18 @@ pub(crate) fn criu() -> Result<criu::Criu, Failure> {
     Ok(found)
 }
 
+/// A container by the name that one of two runtimes knows it by.
+pub(crate) fn container(
+    runc: Option<&str>,
+    crun: Option<&str>,
+    state: Option<&Path>,
+) -> Option<criu::Container> {
+    let runc = runc.map(|id| ("runc", id));
+    let (runtime, id) = runc.or_else(|| crun.map(|id| ("crun", id)))?;
+    let state = state.map(Path::to_owned);
+    Some(criu::Container { runtime: runtime.into(), state, id: id.to_owned() })
+}
+
 /// The files of a certificate authority, if they were named.
 pub(crate) fn ca_files(args: &CaFiles) -> Result<Option<quic::CaFiles>, Failure> {
     let (Some(cacert), Some(cert), Some(key)) = (&args.cacert, &args.cert, &args.key) else {

@@ -6,12 +6,14 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use crate::binary::Criu;
+use crate::container::{Container, Task};
 use crate::error::{Error, Result};
 use crate::log;
 use crate::page_server::{self, PageServerError, Store};
 use crate::rpc::messages::{Options, RequestType, Response};
 use crate::rpc::{Hook, Said, Worker};
 use crate::scratch::Scratch;
+use crate::work::Work;
 
 /// What is dumped, and what may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,15 +46,21 @@ pub struct Dumped {
 }
 
 impl Criu {
-    /// Begins to dump a tree: every image but those of pages into `images`, pages into `store`.
+    /// Begins to dump a tree: every image but those of pages into `images`, pages into `store`. The
+    /// tree of a container is dumped by way of its runtime.
     pub fn dump<S: Store + Send + 'static>(
         &self,
+        container: Option<&Container>,
         options: DumpOptions,
         images: Scratch,
         store: S,
     ) -> Result<Dumping<S>> {
         let (ours, theirs) = UnixStream::pair().map_err(Error::os("make a socket for pages"))?;
-        let mut worker = Worker::start(self, Some(OwnedFd::from(theirs)))?;
+        let pages = Some(OwnedFd::from(theirs));
+        let mut worker = match container {
+            Some(container) => Worker::start_by(container, Task::Checkpoint, self, &images, pages)?,
+            None => Worker::start(self, pages)?,
+        };
         let server = std::thread::spawn(move || {
             let mut store = store;
             let served = page_server::serve(ours, &mut store).map(|size| {
@@ -66,10 +74,11 @@ impl Criu {
             tcp_close: Some(options.tcp_close),
             file_locks: Some(options.file_locks),
             ghost_limit: Some(options.ghost_limit),
-            page_server: Some(Worker::page_server()),
+            page_server: worker.page_server(),
+            lazy_pages: Some(false),
             ..Options::default()
         };
-        worker.ask(RequestType::Dump, asked, &images)?;
+        worker.ask(RequestType::Dump, asked, &images, &Work::beside(&images))?;
         Ok(Dumping { worker, images, server })
     }
 }
@@ -92,7 +101,7 @@ impl<S: Store> Dumping<S> {
                 )) => worker.answer(true)?,
                 Some(Said::Asks(hook, _)) => return Err(Error::UnexpectedHook { hook }),
                 Some(Said::Done(response)) => return Err(refused(&response, &images)),
-                None => return Err(Error::Ended { log: log::errors(&images) }),
+                None => return Err(Error::Ended { log: log::errors(&Work::beside(&images)) }),
             }
         }
         let (store, served) =
@@ -117,7 +126,7 @@ impl Dumped {
 
     /// CRIU ends the tree. An error means that it did not, or did not say so.
     pub fn let_die(mut self) -> Result<()> {
-        self.worker.answer(true)?;
+        self.worker.insist()?;
         self.heard_out(true)
     }
 
@@ -141,14 +150,24 @@ impl Dumped {
                     let said = "that it was done".to_owned();
                     return Err(Error::OutOfTurn { said, due: "that it was not" });
                 }
-                None => return Err(Error::Ended { log: log::errors(&self.images) }),
+                None => return Err(Error::Ended { log: log::errors(&Work::beside(&self.images)) }),
             }
         }
-        self.worker.end();
-        Ok(())
+        match self.worker.end() {
+            // It did what it was told, and its runtime could not be content with that.
+            Err(error) if !success => {
+                tracing::debug!(%error, "the container goes on");
+                Ok(())
+            }
+            ended => ended,
+        }
     }
 }
 
 fn refused(response: &Response, images: &Scratch) -> Error {
-    Error::Refused { what: "dump the tree", errno: response.errno, log: log::errors(images) }
+    Error::Refused {
+        what: "dump the tree",
+        errno: response.errno,
+        log: log::errors(&Work::beside(images)),
+    }
 }

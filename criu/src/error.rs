@@ -50,6 +50,16 @@ pub enum Error {
         /// What its log says.
         log: Vec<String>,
     },
+    /// The runtime of a container failed.
+    #[error("{runtime} could not {what}: {said}")]
+    Runtime {
+        /// Its name.
+        runtime: String,
+        /// What it was to do.
+        what: &'static str,
+        /// What it says.
+        said: String,
+    },
     /// CRIU said something that has no place here.
     #[error("CRIU said {said}, where {due} was due")]
     OutOfTurn {

@@ -14,7 +14,7 @@ use std::time::Duration;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 use crate::error::{Error, Result};
-use crate::scratch::Scratch;
+use crate::work::Work;
 
 /// Its name in CRIU's working directory.
 const NAME: &str = "lazy-pages.socket";
@@ -45,7 +45,7 @@ pub(crate) struct Handed {
 
 impl LazySocket {
     /// Listens in a restore's working directory.
-    pub(crate) fn listen(work: &Scratch) -> Result<Self> {
+    pub(crate) fn listen(work: &Work) -> Result<Self> {
         let bound = UnixListener::bind(work.path().join(NAME));
         bound.map(Self).map_err(Error::os("listen for a lazy restore"))
     }

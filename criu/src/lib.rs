@@ -21,6 +21,7 @@
 #![forbid(unsafe_code)]
 
 mod binary;
+mod container;
 mod dump;
 mod error;
 mod lazy_socket;
@@ -29,8 +30,11 @@ pub mod page_server;
 mod restore;
 pub mod rpc;
 mod scratch;
+pub mod shim;
+mod work;
 
 pub use binary::{Criu, Features, Version, find};
+pub use container::{CONFIG, Container, ContainerState, DESCRIPTORS};
 pub use dump::{DumpOptions, Dumped, Dumping};
 pub use error::{Error, Result};
 pub use lazy_socket::LazyProcess;

@@ -3,9 +3,9 @@
 use std::fs::File;
 use std::io::Read;
 
-use crate::scratch::Scratch;
+use crate::work::Work;
 
-/// The file in the scratch directory.
+/// The file in the working directory.
 pub(crate) const NAME: &str = "criu.log";
 /// Errors and warnings with time; enough to explain, quick to write.
 pub(crate) const LEVEL: i32 = 2;
@@ -18,10 +18,10 @@ const TOLD: usize = 4;
 const NOISE: [&str; 3] = ["RLIMIT_NOFILE", "iptables", "nftables"];
 
 /// The first errors that CRIU logged.
-pub(crate) fn errors(scratch: &Scratch) -> Vec<String> {
+pub(crate) fn errors(work: &Work) -> Vec<String> {
     let mut bytes = Vec::new();
-    let read = File::open(scratch.path().join(NAME))
-        .and_then(|file| file.take(MOST).read_to_end(&mut bytes));
+    let read =
+        File::open(work.path().join(NAME)).and_then(|file| file.take(MOST).read_to_end(&mut bytes));
     match read {
         Ok(_) => errors_in(&String::from_utf8_lossy(&bytes)),
         Err(_) => Vec::new(),

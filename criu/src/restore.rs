@@ -1,17 +1,21 @@
 //! `criu restore`, stopped at the question whether the tree may run.
 
+use std::path::Path;
+
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
 use crate::binary::Criu;
+use crate::container::{Container, Task};
 use crate::error::{Error, Result};
 use crate::lazy_socket::{Handed, LazyProcess, LazySocket};
 use crate::log;
 use crate::rpc::messages::{Options, RequestType, Response};
 use crate::rpc::{Hook, Said, Worker};
 use crate::scratch::Scratch;
+use crate::work::Work;
 
 /// How a tree is restored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,7 +49,9 @@ pub struct Restored {
 #[derive(Debug)]
 struct Tree {
     worker: Worker,
-    images: Scratch,
+    /// CRIU reads them until the tree runs.
+    _images: Scratch,
+    work: Work,
     /// Our child, from when CRIU has told of it until it runs.
     root: Option<Pid>,
 }
@@ -53,8 +59,8 @@ struct Tree {
 impl Drop for Tree {
     /// CRIU ends what it has made; our child is ours to reap.
     fn drop(&mut self) {
-        self.worker.end();
-        if let Some(root) = self.root {
+        let _ = self.worker.end();
+        if let Some(root) = self.root.filter(|_| !self.worker.is_of_runtime()) {
             let _ = kill(root, Signal::SIGKILL);
             while waitpid(root, None) == Err(Errno::EINTR) {}
         }
@@ -62,13 +68,28 @@ impl Drop for Tree {
 }
 
 impl Criu {
-    /// Begins to restore the tree of `images`, pages included. Its root becomes our child.
+    /// Begins to restore the tree of `images`, pages included. Its root becomes our child, or if it
+    /// is to be this container of that bundle, its runtime's.
     ///
     /// Pages are taken out of their image as they are read, so that memory is not held twice.
-    pub fn restore(&self, options: RestoreOptions, images: Scratch) -> Result<Restoring> {
-        let lazy = options.lazy.map(|count| Ok((LazySocket::listen(&images)?, count)));
+    pub fn restore(
+        &self,
+        container: Option<(&Container, &Path)>,
+        options: RestoreOptions,
+        images: Scratch,
+    ) -> Result<Restoring> {
+        let work = match container {
+            Some(_) => Work::mounted()?,
+            None => Work::beside(&images),
+        };
+        let lazy = options.lazy.map(|count| Ok((LazySocket::listen(&work)?, count)));
         let lazy = lazy.transpose()?;
-        let mut worker = Worker::start(self, None)?;
+        let mut worker = match container {
+            Some((container, bundle)) => {
+                Worker::start_by(container, Task::Restore(bundle), self, &images, None)?
+            }
+            None => Worker::start(self, None)?,
+        };
         let asked = Options {
             shell_job: Some(options.shell_job),
             tcp_close: Some(options.tcp_close),
@@ -78,8 +99,8 @@ impl Criu {
             rst_sibling: Some(true),
             ..Options::default()
         };
-        worker.ask(RequestType::Restore, asked, &images)?;
-        Ok(Restoring { tree: Tree { worker, images, root: None }, lazy })
+        worker.ask(RequestType::Restore, asked, &images, &work)?;
+        Ok(Restoring { tree: Tree { worker, _images: images, work, root: None }, lazy })
     }
 }
 
@@ -122,7 +143,7 @@ impl Restored {
         while let Some((hook, _)) = tree.asked()? {
             match hook {
                 Hook::NetworkUnlock | Hook::PreResume | Hook::PostResume => {
-                    tree.worker.answer(true)?;
+                    tree.worker.insist()?;
                 }
                 hook => return Err(Error::UnexpectedHook { hook }),
             }
@@ -131,6 +152,11 @@ impl Restored {
             handed.finished()?;
         }
         tree.root = None; // nobody's to end any more
+        if tree.worker.is_of_runtime()
+            && let Err(error) = tree.worker.end()
+        {
+            tracing::warn!(%error, "the container runs");
+        }
         Ok(root)
     }
 }
@@ -142,10 +168,10 @@ impl Tree {
             Some(Said::Asks(hook, pid)) => Ok(Some((hook, pid))),
             Some(Said::Done(response)) if response.success => Ok(None),
             Some(Said::Done(Response { errno, .. })) => {
-                let log = log::errors(&self.images);
+                let log = log::errors(&self.work);
                 Err(Error::Refused { what: "restore the tree", errno, log })
             }
-            None => Err(Error::Ended { log: log::errors(&self.images) }),
+            None => Err(Error::Ended { log: log::errors(&self.work) }),
         }
     }
 

@@ -46,6 +46,11 @@ impl Scratch {
         PathBuf::from(format!("/proc/self/fd/{}/.", self.folder.as_raw_fd()))
     }
 
+    /// A path by which other processes that may look into ours can use it as long as we live.
+    pub(crate) fn path_for_others(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), self.folder.as_raw_fd()))
+    }
+
     /// By this number CRIU finds it under our `/proc/PID/fd`.
     pub(crate) fn number(&self) -> i32 {
         self.folder.as_raw_fd()

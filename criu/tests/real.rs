@@ -120,7 +120,7 @@ impl Store for Kept {
 
 fn dumped<S: Store + Send + 'static>(criu: &Criu, subject: &Subject, store: S) -> (Dumped, S) {
     let images = Scratch::new(ROOM).expect("a scratch directory");
-    let dumping = criu.dump(subject.options(), images, store).expect("begun");
+    let dumping = criu.dump(None, subject.options(), images, store).expect("begun");
     dumping.until_images().expect("images")
 }
 
@@ -193,7 +193,7 @@ fn a_refusal_says_why() {
     let mut sleep = Command::new("sleep");
     sleep.arg("1000").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let subject = Subject(sleep.spawn().expect("sleep"));
-    let dumping = criu.dump(subject.options(), images, PageMaps::default()).expect("begun");
+    let dumping = criu.dump(None, subject.options(), images, PageMaps::default()).expect("begun");
     let Err(error) = dumping.until_images() else { panic!("it cannot be dumped") };
     assert!(matches!(&error, Error::Refused { log, .. } if !log.is_empty()), "{error}");
     assert!(matches!(subject.state(), Some('S' | 'R')), "it runs on");
@@ -216,7 +216,7 @@ fn a_restored_tree_runs_when_we_say_so_and_is_gone_if_we_do_not() {
             fs::write(images.path().join(name), bytes).expect("written");
         }
         write_pages(&images, &kept);
-        let restoring = criu.restore(RestoreOptions::default(), images).expect("begun");
+        let restoring = criu.restore(None, RestoreOptions::default(), images).expect("begun");
         let restored = restoring.until_restored().expect("restored");
         assert_eq!(restored.root(), pid);
         if wanted {
@@ -250,7 +250,7 @@ fn a_lazy_restore_hands_out_who_misses_pages() {
     }
     write_pages(&images, &kept);
     let options = RestoreOptions { lazy: Some(1), ..RestoreOptions::default() };
-    let restoring = criu.restore(options, images).expect("begun");
+    let restoring = criu.restore(None, options, images).expect("begun");
     let mut restored = restoring.until_restored().expect("restored");
     let lazy = restored.take_lazy();
     assert_eq!(lazy.iter().map(|process| process.pid.cast_signed()).collect::<Vec<_>>(), [pid]);
@@ -268,7 +268,7 @@ fn a_lazy_restore_hands_out_who_misses_pages() {
 fn half_a_set_of_images_is_refused_and_leaves_nothing() {
     let Some(criu) = criu() else { return };
     let images = Scratch::new(ROOM).expect("a scratch directory");
-    let restoring = criu.restore(RestoreOptions::default(), images).expect("begun");
+    let restoring = criu.restore(None, RestoreOptions::default(), images).expect("begun");
     let error = restoring.until_restored().expect_err("no images");
     assert!(matches!(error, Error::Refused { .. }), "{error}");
 }

@@ -32,4 +32,4 @@ pub use outline::Outline;
 pub use pages_images::{PagesReader, PagesWriter};
 pub use plan::{Plan, Refusal};
 pub use set::{ImageSet, ImageSetBuilder, Limits};
-pub use written::NamespaceIds;
+pub use written::{NamespaceIds, tasks_of};

@@ -96,6 +96,20 @@ impl ImageSet {
         Self { images: images.into_iter().collect() }
     }
 
+    /// Adds what is no image of CRIU's but travels with them.
+    pub fn add(&mut self, name: &str, bytes: Vec<u8>) -> Result<(), BadImage> {
+        check_name(name)?;
+        match self.images.insert(name.to_owned(), bytes) {
+            None => Ok(()),
+            Some(_) => Err(BadImage::Twice { image: name.to_owned() }),
+        }
+    }
+
+    /// Takes out what [`Self::add`] put in.
+    pub fn take(&mut self, name: &str) -> Option<Vec<u8>> {
+        self.images.remove(name)
+    }
+
     /// The image with this name.
     pub fn get(&self, name: &str) -> Option<&[u8]> {
         self.images.get(name).map(Vec::as_slice)

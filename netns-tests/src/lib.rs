@@ -34,6 +34,7 @@
 #![forbid(unsafe_code)]
 
 pub mod chaos;
+mod container;
 mod criu;
 mod error;
 pub mod experiment;
@@ -55,6 +56,7 @@ mod subject;
 mod terminal;
 mod workshop;
 
+pub use container::{Beat, Bundle, Runc};
 pub use criu::{Criu, TlsKeys};
 pub use error::{LabError, Result};
 pub use host::{Host, Process, in_session};

@@ -46,6 +46,7 @@ pub struct Migration<'lab> {
     restore_args: Vec<String>,
     fault: Option<Fault>,
     criu: Option<PathBuf>,
+    container: Option<String>,
     deadline: Duration,
 }
 
@@ -69,6 +70,7 @@ impl<'lab> Migration<'lab> {
             restore_args: Vec::new(),
             fault: None,
             criu: None,
+            container: None,
             deadline: MOVE,
         }
     }
@@ -119,6 +121,13 @@ impl<'lab> Migration<'lab> {
     #[must_use]
     pub fn criu(mut self, criu: &Criu) -> Self {
         self.criu = Some(criu.program().to_owned());
+        self
+    }
+
+    /// It is this container of runc that moves, whatever pid is named.
+    #[must_use]
+    pub fn container(mut self, id: &str) -> Self {
+        self.container = Some(id.to_owned());
         self
     }
 
@@ -198,7 +207,10 @@ impl Listening<'_> {
     pub fn dump_command(&self, pid: i32) -> Command {
         let migration = &self.migration;
         let mut command = migration.qmig(Side::Source, "dump");
-        command.arg("--tree").arg(pid.to_string());
+        match &migration.container {
+            Some(id) => command.arg("--runc").arg(id),
+            None => command.arg("--tree").arg(pid.to_string()),
+        };
         command.arg("--to").arg(format!("{}:{PORT}", migration.lab.dst().addr()));
         command.args(&migration.dump_args);
         command

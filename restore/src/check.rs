@@ -4,6 +4,7 @@
 //! checkpoint knows (credentials, the shape of sessions) is found out while building. Then building
 //! fails, and nothing of the tree is left here.
 
+pub(crate) mod container;
 mod files;
 mod host;
 mod ids;
@@ -11,7 +12,7 @@ mod network;
 mod report;
 pub(crate) mod vdso;
 
-use image::plan::{CRIU, Plan, Refusal};
+use image::plan::{CONTAINER, CRIU, Plan, Refusal};
 
 use crate::skeleton::BuildOptions;
 pub use report::{Item, host_report};
@@ -41,8 +42,11 @@ pub(crate) fn check_for_criu(plan: &Plan) -> Result<(), Vec<Refusal>> {
     let options = BuildOptions::default();
     let mut refusals = Vec::new();
     for need in plan.needs.iter().filter(|need| *need != CRIU) {
-        let hint = "use `--engine native` here";
-        refusals.push(Refusal::new(need, HERE, "a stock CRIU does not know it").hint(hint));
+        let (reason, hint) = match need.as_str() {
+            CONTAINER => host::WANTS_RUNTIME,
+            _ => ("a stock CRIU does not know it", "use `--engine native` here"),
+        };
+        refusals.push(Refusal::new(need, HERE, reason).hint(hint));
     }
     host::check(plan, options, &mut refusals);
     ids::check(plan, options, &mut refusals);

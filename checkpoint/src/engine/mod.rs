@@ -6,6 +6,7 @@
 
 mod auto;
 mod native;
+mod papers;
 mod shared;
 mod stock;
 
@@ -13,7 +14,7 @@ use std::pin::Pin;
 
 use image::ImageSet;
 use image::plan::Plan;
-use image::state::Checkpoint;
+use image::state::Task;
 use tracee::HostPid;
 
 use crate::collect::SpacePages;
@@ -55,8 +56,8 @@ pub type Freezing<'a> = Pin<Box<dyn Future<Output = Result<(Still, Taken), Cause
 pub struct Taken {
     /// Every image but those of pages.
     pub(crate) images: ImageSet,
-    /// The same, understood; a stock CRIU writes more than qmig can say.
-    pub(crate) checkpoint: Option<Checkpoint>,
+    /// Its processes, if they are understood: a stock CRIU writes more than qmig can say.
+    pub(crate) tasks: Option<Vec<Task>>,
     /// Its pages, to be read as long as it stands still.
     pub(crate) spaces: Vec<SpacePages>,
 }

@@ -53,7 +53,7 @@ impl Engine for Native {
             let images = checkpoint.to_images(&NamespaceIds::default());
             let ties = Ties { addresses: self.release.clone(), ..ties };
             let still: Still = Box::new(Standing { held, ties });
-            Ok((still, Taken { images, checkpoint: Some(checkpoint), spaces }))
+            Ok((still, Taken { images, tasks: Some(checkpoint.tasks), spaces }))
         })
     }
 }

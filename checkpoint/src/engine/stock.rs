@@ -13,9 +13,8 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 
 use criu::page_server::PageMaps;
-use criu::{Criu, DumpOptions, Dumped, Scratch};
+use criu::{Container, Criu, DumpOptions, Dumped, Dumping, Scratch};
 use image::plan::Plan;
-use image::state::Checkpoint;
 use image::{ImageSet, Limits};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -24,6 +23,7 @@ use tokio::sync::oneshot;
 use tracee::proc::status::Status;
 use tracee::{HostPid, chaos};
 
+use super::papers::Papers;
 use super::{Doom, Doomed, Engine, Freezing, Hold, Still, Taken, shared};
 use crate::collect::{PageSource, SpacePages};
 use crate::downtime::Downtime;
@@ -39,18 +39,27 @@ const IMAGES: u64 = 256 << 20;
 #[derive(Clone, Debug)]
 pub struct Stock {
     criu: Criu,
+    container: Option<Container>,
 }
 
 impl Stock {
     /// This one.
     pub fn new(criu: Criu) -> Self {
-        Self { criu }
+        Self { criu, container: None }
+    }
+
+    /// The same, as the servant of the runtime of a container.
+    pub fn of_container(criu: Criu, container: Container) -> Self {
+        Self { criu, container: Some(container) }
     }
 }
 
 impl Engine for Stock {
     fn survey(&self, root: HostPid, options: &SurveyOptions) -> Result<Plan, SurveyError> {
-        survey::survey_for_criu(root, options)
+        match &self.container {
+            Some(container) => survey::survey_container(root, &container.ask()?, options),
+            None => survey::survey_for_criu(root, options),
+        }
     }
 
     fn pre_copies(&self) -> bool {
@@ -73,36 +82,45 @@ impl Engine for Stock {
                 file_locks: true,
                 ghost_limit: u32::try_from(options.ghost_limit.0).unwrap_or(u32::MAX),
             };
-            let dumping = self.criu.dump(asked, images, PageMaps::default())?;
+            let papers = self.container.as_ref().map(Papers::of).transpose()?;
             let (tell, told) = oneshot::channel();
-            std::thread::spawn(move || tell.send(dumping.until_images()));
+            let Self { criu, container } = self.clone();
+            std::thread::spawn(move || {
+                let dumping = criu.dump(container.as_ref(), asked, images, PageMaps::default());
+                tell.send(dumping.and_then(Dumping::until_images))
+            });
             let (dumped, maps) = told.await.expect("it always tells")?;
             downtime.began(dumped.stands_since());
             downtime.lap("freeze");
             chaos::point("source:frozen")?;
             let processes = tree::processes(root);
-            let images = ImageSet::from_directory(&dumped.images().path(), Limits::default())
+            let mut images = ImageSet::from_directory(&dumped.images().path(), Limits::default())
                 .map_err(Cause::CriuImages)?;
-            let checkpoint = Checkpoint::from_images(&images)
+            if let Some(papers) = papers {
+                papers.lay(&dumped.images().path(), &mut images)?;
+            }
+            let tasks = image::tasks_of(&images)
                 .inspect_err(|beyond| tracing::debug!(%beyond, "only CRIU understands it"))
                 .ok();
             let spaces = maps.into_spaces().map(|space| located(space, &processes));
             let spaces = spaces.collect::<Result<_, Cause>>()?;
             let still: Still = Box::new(Standing { dumped, processes });
             downtime.lap("collect");
-            Ok((still, Taken { images, checkpoint, spaces }))
+            Ok((still, Taken { images, tasks, spaces }))
         })
     }
 }
 
-/// Where pages are read: a process has the number by which it knows itself, because it is of our PID
-/// namespace.
+/// Where pages are read: CRIU calls a process by the number by which it knows itself.
 fn located((space, pages): (SpaceId, PageSet), processes: &[HostPid]) -> Result<SpacePages, Cause> {
     let source = match space {
         SpaceId::Process(task) => {
-            let pid = HostPid(task.0.cast_signed());
-            let known = processes.contains(&pid);
-            PageSource::Process(known.then_some(pid).ok_or(Cause::OtherNumber(task))?)
+            let known_as = |pid: &&HostPid| {
+                let status = Status::read(**pid);
+                status.is_ok_and(|status| status.own_number() == task.0.cast_signed())
+            };
+            let process = processes.iter().find(known_as);
+            PageSource::Process(*process.ok_or(Cause::OtherNumber(task))?)
         }
         SpaceId::Shared(id) => PageSource::Shared {
             file: shared::open(id, processes).map_err(|source| Cause::Shared { id, source })?,

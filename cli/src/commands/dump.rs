@@ -4,6 +4,7 @@ use std::fs;
 
 use checkpoint::engine::{Auto, Native, Stock};
 use checkpoint::{Afterwards, Checkpointing, Failure as Ended, Job, SurveyOptions};
+use criu::Container;
 use pages::ByteCount;
 use tracee::HostPid;
 use transport::event::{Event, Watch as _};
@@ -11,7 +12,7 @@ use transport::quic::{FirstUse, Identity, KeyFingerprint, Pins, SourceTrust, Tic
 use transport::session::{Outcome, Report};
 
 use super::{chain, runtime, wishes};
-use crate::args::{Dump, DumpTrust, Engine, Mode};
+use crate::args::{ContainerName, Dump, DumpTrust, Engine, Mode};
 use crate::exit::Exit;
 use crate::options;
 use crate::progress::{Failure, Progress};
@@ -36,7 +37,7 @@ pub(crate) fn run(args: Dump, progress: &mut Progress) -> Result<Exit, Failure> 
                 _ => Afterwards::End,
             };
             let directory = directory.clone();
-            let root = HostPid(args.tree);
+            let (root, _) = whom(&args)?;
             let release = args.release_ip.clone();
             let job = Checkpointing { root, survey, directory, afterwards, release };
             checkpoint::dump_to(&job, progress).map_err(told)?
@@ -53,16 +54,17 @@ fn migrate(
     survey: SurveyOptions,
     progress: &mut Progress,
 ) -> Result<Report, Failure> {
+    let (root, container) = whom(args)?;
     let mut link = options::link(args.socket_fd, &args.link_without)?;
     link.connect_timeout = args.connect_timeout;
     link.bulk_rate = args.limit_rate;
     let job = Job {
-        root: HostPid(args.tree),
+        root,
         trust: trust(&args.trust, &to)?,
         to,
         link,
         survey,
-        engine: engine(args)?,
+        engine: engine(args, container)?,
         mode: match args.mode {
             Mode::Auto => checkpoint::Mode::Auto,
             Mode::Stop => checkpoint::Mode::Stop,
@@ -83,9 +85,34 @@ fn migrate(
     })
 }
 
-fn engine(args: &Dump) -> Result<Box<dyn checkpoint::engine::Engine>, Failure> {
+/// Root of what is to be taken, and the container that it is.
+fn whom(args: &Dump) -> Result<(HostPid, Option<Container>), Failure> {
+    let ContainerName { runc, crun, runtime_root } = &args.container;
+    let container = options::container(runc.as_deref(), crun.as_deref(), runtime_root.as_deref());
+    let Some(container) = container else {
+        let tree = args.tree.ok_or_else(|| Failure::usage("know what", "give --tree or --runc"))?;
+        return Ok((HostPid(tree), None));
+    };
+    let state = container.ask().map_err(|error| {
+        let hint = format!("`{} list` shows its containers", container.runtime.display());
+        Failure { code: Exit::Refused, ..Failure::here(error.to_string()) }.hint(&hint)
+    })?;
+    Ok((HostPid(state.pid), Some(container)))
+}
+
+fn engine(
+    args: &Dump,
+    container: Option<Container>,
+) -> Result<Box<dyn checkpoint::engine::Engine>, Failure> {
     let native = Native { release: args.release_ip.clone() };
     let plain = args.release_ip.is_empty();
+    if let Some(container) = container {
+        if args.engine == Engine::Native || !plain || args.shell_job {
+            let what = "take a container with the native engine, --release-ip or --shell-job";
+            return Err(Failure::usage(what, "leave them out: its runtime and a CRIU take it"));
+        }
+        return Ok(Box::new(Stock::of_container(options::criu()?, container)));
+    }
     Ok(match args.engine {
         Engine::Native => Box::new(native),
         Engine::Criu if plain => Box::new(Stock::new(options::criu()?)),

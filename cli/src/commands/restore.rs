@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use restore::engine::{Auto, Native, Stock};
+use restore::engine::{Auto, Bundle, Native, Stock};
 use restore::{BuildOptions, Failure as Ended, Farewell, Host, Offspring};
 use tokio::signal::unix::SignalKind;
 use transport::event::{Event, Watch as _};
@@ -18,7 +18,7 @@ use transport::session::Outcome;
 use transport::stop::Stop;
 
 use super::{chain, runtime, wishes};
-use crate::args::{Engine, Restore};
+use crate::args::{Engine, Restore, RestoreContainer};
 use crate::exit::Exit;
 use crate::options;
 use crate::progress::{Failure, Progress};
@@ -57,6 +57,15 @@ fn engine(
     build: BuildOptions,
 ) -> Result<Box<dyn restore::engine::Engine>, Failure> {
     let plain = build == BuildOptions::default();
+    if let (Some(container), folder) = container(args) {
+        if args.engine == Engine::Native || !plain {
+            let what = "restore a container with the native engine or options of its";
+            return Err(Failure::usage(what, "leave them out: its runtime and a CRIU build it"));
+        }
+        // The runtime is told of it from another directory than ours.
+        let folder = folder.and_then(|folder| std::path::absolute(folder).ok()).unwrap_or_default();
+        return Ok(Box::new(Stock::of_container(options::criu()?, Bundle { container, folder })));
+    }
     Ok(match args.engine {
         Engine::Native => Box::new(Native { options: build }),
         Engine::Criu if plain => Box::new(Stock::new(options::criu()?)),
@@ -69,6 +78,13 @@ fn engine(
             Box::new(Auto::new(build, stock))
         }
     })
+}
+
+/// What an arriving container becomes, and where its bundle is.
+fn container(args: &Restore) -> (Option<criu::Container>, Option<&Path>) {
+    let RestoreContainer { runc, crun, bundle, runtime_root } = &args.container;
+    let state = runtime_root.as_deref();
+    (options::container(runc.as_deref(), crun.as_deref(), state), bundle.as_deref())
 }
 
 /// The next tree that arrives; with `--keep`, after any number that did not.
@@ -120,7 +136,11 @@ async fn listen(args: &Restore, progress: &mut Progress) -> Result<Listener, Fai
             Failure::here(format!("write the ticket to {}: {error}", path.display()))
         })?;
     }
-    let mut command = format!("qmig dump --tree PID --to {}", reachable[0]);
+    let what = container(args).0.map_or_else(
+        || "--tree PID".to_owned(),
+        |container| format!("--{} ID", container.runtime.display()),
+    );
+    let mut command = format!("qmig dump {what} --to {}", reachable[0]);
     match (&ticket, &args.ticket_file) {
         (Some(_), Some(path)) => command += &format!(" --ticket-file {}", path.display()),
         (Some(ticket), None) => command += &format!(" --ticket {ticket}"),
@@ -207,7 +227,7 @@ async fn outlive(
         }
         progress.borrow_mut().finish();
     };
-    if args.detach {
+    if args.detach || container(args).0.is_some() {
         source.await;
         return Ok(Exit::Done);
     }

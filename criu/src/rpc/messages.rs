@@ -32,6 +32,27 @@ pub(crate) struct Request {
     pub(crate) features: Option<FeatureList>,
 }
 
+/// `criu_req` of somebody else, who may set options that we do not know.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct ForeignRequest {
+    #[prost(enumeration = "RequestType", required, tag = "1")]
+    pub(crate) kind: i32,
+    #[prost(bytes = "vec", optional, tag = "2")]
+    pub(crate) options: Option<Vec<u8>>,
+}
+
+impl ForeignRequest {
+    /// The same, but for what `ours` sets: of a field that is there twice the last counts.
+    pub(crate) fn with(mut self, ours: &Options) -> Self {
+        let options = self.options.get_or_insert_default();
+        options.extend(ours.encode_to_vec());
+        self
+    }
+}
+
+/// `criu_network_lock_method`: none.
+pub(crate) const NO_NETWORK_LOCK: i32 = 3;
+
 /// `criu_opts`.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Options {
@@ -61,10 +82,14 @@ pub(crate) struct Options {
     pub(crate) rst_sibling: Option<bool>,
     #[prost(uint32, optional, tag = "35")]
     pub(crate) ghost_limit: Option<u32>,
+    #[prost(uint32, optional, tag = "38")]
+    pub(crate) empty_ns: Option<u32>,
     #[prost(bool, optional, tag = "48")]
     pub(crate) lazy_pages: Option<bool>,
     #[prost(bool, optional, tag = "52")]
     pub(crate) tcp_close: Option<bool>,
+    #[prost(int32, optional, tag = "64")]
+    pub(crate) network_lock: Option<i32>,
 }
 
 /// `criu_page_server_info`.
@@ -114,4 +139,27 @@ pub(crate) struct Notify {
     pub(crate) script: Option<String>,
     #[prost(int32, optional, tag = "2")]
     pub(crate) pid: Option<i32>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_we_set_goes_before_what_a_runtime_set_and_the_rest_stays() {
+        let theirs = Options {
+            images_dir_fd: 7,
+            pid: Some(12),
+            file_locks: Some(false),
+            ..Options::default()
+        };
+        let mut options = theirs.encode_to_vec();
+        options.extend([0x98, 0x06, 0x05]); // field 99, which is none of ours
+        let request = ForeignRequest { kind: RequestType::Dump.into(), options: Some(options) };
+        let ours = Options { images_dir_fd: 9, file_locks: Some(true), ..Options::default() };
+        let bytes = request.with(&ours).encode_to_vec();
+        let both = Request::decode(&*bytes).expect("a request").options.expect("options");
+        assert_eq!(both, Options { pid: Some(12), ..ours });
+        assert!(bytes.windows(3).any(|three| three == [0x98, 0x06, 0x05]));
+    }
 }

@@ -15,12 +15,17 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, 
 use prost::Message;
 
 pub use hook::Hook;
-use messages::{FeatureList, Options, PageServerInfo, Request, RequestType, Response};
+use messages::{
+    FeatureList, ForeignRequest, NO_NETWORK_LOCK, Options, PageServerInfo, Request, RequestType,
+    Response,
+};
 
 use crate::binary::{Criu, Features};
+use crate::container::{AtWork, Container, Task};
 use crate::error::{Error, Result};
 use crate::log;
 use crate::scratch::Scratch;
+use crate::work::Work;
 
 /// Where the worker finds its socket.
 const SOCKET: &str = "0";
@@ -33,7 +38,30 @@ const LONGEST: usize = 64 << 10;
 #[derive(Debug)]
 pub(crate) struct Worker {
     socket: Option<OwnedFd>,
-    child: Child,
+    /// Where it finds the page server.
+    pages: Option<i32>,
+    starter: Starter,
+}
+
+/// Who started a worker.
+#[derive(Debug)]
+enum Starter {
+    /// We did.
+    Us(Child),
+    /// The runtime of a container, which hears every question too and answers what we do not.
+    Runtime(Box<Relay>),
+}
+
+/// A runtime that believes to talk to its CRIU.
+#[derive(Debug)]
+struct Relay {
+    work: AtWork,
+    /// Taken when nothing is said to it any more.
+    asker: Option<OwnedFd>,
+    /// What it asked for.
+    request: ForeignRequest,
+    /// The question that it has not heard yet.
+    question: Vec<u8>,
 }
 
 /// What a worker said.
@@ -48,10 +76,8 @@ pub(crate) enum Said {
 impl Worker {
     /// Starts one; it does nothing yet. With `pages` it can send pages there.
     pub(crate) fn start(criu: &Criu, pages: Option<OwnedFd>) -> Result<Self> {
-        let act = "make a socket for CRIU";
-        let (ours, theirs) =
-            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
-                .map_err(Error::errno(act))?;
+        let (ours, theirs) = pair()?;
+        let has_pages = pages.is_some();
         let child = Command::new(criu.program())
             .args(["swrk", SOCKET])
             .stdin(theirs)
@@ -60,7 +86,42 @@ impl Worker {
             .process_group(0) // Ctrl-C is for us, who will tell it what to do
             .spawn()
             .map_err(|source| Error::Start { program: criu.path.clone(), source })?;
-        Ok(Self { socket: Some(ours), child })
+        let pages = has_pages.then_some(PAGES);
+        Ok(Self { socket: Some(ours), pages, starter: Starter::Us(child) })
+    }
+
+    /// Has a runtime start one, for a dump or a restore that [`Self::ask`] then completes.
+    pub(crate) fn start_by(
+        container: &Container,
+        task: Task<'_>,
+        criu: &Criu,
+        images: &Scratch,
+        pages: Option<OwnedFd>,
+    ) -> Result<Self> {
+        let mut work = container.start(task, criu, images)?;
+        while let Some(guest) = work.door.next(&work.child)? {
+            let Some(first) = receive(&guest.asker)? else { continue };
+            let request = ForeignRequest::decode(&*first).unwrap_or_default();
+            let (ours, theirs) = pair()?;
+            if matches!(request.kind(), RequestType::Dump | RequestType::Restore) {
+                let (asker, pages) = guest.becomes_criu(&theirs, pages.as_ref())?;
+                let relay = Relay { work, asker: Some(asker), request, question: Vec::new() };
+                let starter = Starter::Runtime(Box::new(relay));
+                return Ok(Self { socket: Some(ours), pages, starter });
+            }
+            // A question about the version or the features of CRIU.
+            let (asker, _) = guest.becomes_criu(&theirs, None)?;
+            drop(theirs);
+            let mut question = Some(first);
+            while let Some(bytes) = question {
+                send_bytes(&ours, &bytes)?;
+                let Some(answer) = receive(&ours)? else { break };
+                send_bytes(&asker, &answer)?;
+                question = receive(&asker)?;
+            }
+        }
+        work.end()?;
+        Err(work.failed())
     }
 
     /// What this CRIU can do.
@@ -84,31 +145,60 @@ impl Worker {
         }
     }
 
-    /// Asks for a dump or a restore, with images and log in `scratch`.
+    /// Asks for a dump or a restore, with images in `images` and the log in `work`.
     pub(crate) fn ask(
         &mut self,
         kind: RequestType,
         options: Options,
-        scratch: &Scratch,
+        images: &Scratch,
+        work: &Work,
     ) -> Result<()> {
         let options = Options {
-            images_dir_fd: scratch.number(),
-            work_dir_fd: Some(scratch.number()),
+            images_dir_fd: images.number(),
+            work_dir_fd: Some(work.number()),
             log_level: Some(log::LEVEL),
             log_file: Some(log::NAME.to_owned()),
             notify_scripts: Some(true),
             ..options
         };
-        self.say(&Request { kind: kind.into(), options: Some(options), ..Request::default() })
+        let Starter::Runtime(relay) = &mut self.starter else {
+            let options = Some(options);
+            return self.say(&Request { kind: kind.into(), options, ..Request::default() });
+        };
+        let request = std::mem::take(&mut relay.request);
+        if request.kind() != kind {
+            let said = format!("{:?} by its runtime", request.kind());
+            return Err(Error::OutOfTurn { said, due: "what the runtime was asked for" });
+        }
+        // Its network goes along, and what a lock would keep out ends with the connections.
+        let network = NO_NETWORK_LOCK;
+        let ours = Options { empty_ns: Some(0), network_lock: Some(network), ..options };
+        self.say_bytes(&request.with(&ours).encode_to_vec())
     }
 
     /// The worker's page server is the descriptor it was started with.
-    pub(crate) fn page_server() -> PageServerInfo {
-        PageServerInfo { fd: Some(PAGES) }
+    pub(crate) fn page_server(&self) -> Option<PageServerInfo> {
+        self.pages.map(|fd| PageServerInfo { fd: Some(fd) })
     }
 
-    /// Lets it go on, or not.
+    /// Lets it go on, if its runtime wants that too; or not.
     pub(crate) fn answer(&mut self, go_on: bool) -> Result<()> {
+        if let (true, Starter::Runtime(relay)) = (go_on, &self.starter) {
+            let answer = relay.pass_on()?.ok_or_else(|| relay.work.failed())?;
+            return self.say_bytes(&answer);
+        }
+        self.say_answer(go_on)
+    }
+
+    /// Lets it go on, whatever its runtime says.
+    pub(crate) fn insist(&mut self) -> Result<()> {
+        if let Starter::Runtime(relay) = &self.starter {
+            let _ = relay.pass_on();
+        }
+        self.say_answer(true)
+    }
+
+    fn say_answer(&mut self, go_on: bool) -> Result<()> {
         self.say(&Request {
             kind: RequestType::Notify.into(),
             notify_success: Some(go_on),
@@ -119,22 +209,18 @@ impl Worker {
     /// What it says next; `None` once it has ended.
     pub(crate) fn hear(&mut self) -> Result<Option<Said>> {
         let Some(socket) = &self.socket else { return Ok(None) };
-        let mut buffer = vec![0; LONGEST];
-        let length = loop {
-            match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_TRUNC) {
-                Ok(0) | Err(Errno::ECONNRESET) => return Ok(None),
-                Ok(length) => break length,
-                Err(Errno::EINTR) => {}
-                Err(errno) => return Err(Error::errno("hear CRIU")(errno)),
-            }
-        };
+        let Some(bytes) = receive(socket)? else { return Ok(None) };
         let out_of_turn = |said: String| Error::OutOfTurn { said, due: "an answer" };
-        let bytes = buffer
-            .get(..length)
-            .ok_or_else(|| out_of_turn(format!("a message of {length} bytes")))?;
-        let response = Response::decode(bytes).map_err(|error| out_of_turn(error.to_string()))?;
+        let response = Response::decode(&*bytes).map_err(|error| out_of_turn(error.to_string()))?;
         if response.kind() != RequestType::Notify {
+            if let Starter::Runtime(relay) = &self.starter {
+                // Whether it hears that is its own affair.
+                let _ = relay.say(&bytes);
+            }
             return Ok(Some(Said::Done(response)));
+        }
+        if let Starter::Runtime(relay) = &mut self.starter {
+            relay.question = bytes;
         }
         let notify = response.notify.unwrap_or_default();
         let hook = Hook::named(notify.script.as_deref().unwrap_or_default());
@@ -142,25 +228,80 @@ impl Worker {
         Ok(Some(Said::Asks(hook, notify.pid)))
     }
 
-    /// Says nothing more to it and waits for its end.
-    pub(crate) fn end(&mut self) {
+    /// Says nothing more to it and waits for its end. An error if a runtime says that it failed.
+    pub(crate) fn end(&mut self) -> Result<()> {
         drop(self.socket.take());
-        let _ = self.child.wait();
+        match &mut self.starter {
+            Starter::Us(child) => drop(child.wait()),
+            Starter::Runtime(relay) => {
+                drop(relay.asker.take());
+                relay.work.end()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// True if its tree is no child of ours.
+    pub(crate) fn is_of_runtime(&self) -> bool {
+        matches!(self.starter, Starter::Runtime(_))
     }
 
     fn say(&mut self, request: &Request) -> Result<()> {
+        self.say_bytes(&request.encode_to_vec())
+    }
+
+    fn say_bytes(&mut self, bytes: &[u8]) -> Result<()> {
         let Some(socket) = &self.socket else { return Err(Error::Ended { log: Vec::new() }) };
-        let bytes = request.encode_to_vec();
-        match send(socket.as_raw_fd(), &bytes, MsgFlags::MSG_NOSIGNAL) {
-            Ok(_) => Ok(()),
-            Err(Errno::EPIPE | Errno::ECONNRESET) => Err(Error::Ended { log: Vec::new() }),
-            Err(errno) => Err(Error::errno("talk to CRIU")(errno)),
-        }
+        send_bytes(socket, bytes)
     }
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        self.end();
+        let _ = self.end();
     }
+}
+
+impl Relay {
+    /// Asks it the question that CRIU asks; `None` if it has ended.
+    fn pass_on(&self) -> Result<Option<Vec<u8>>> {
+        self.say(&self.question)?;
+        self.asker.as_ref().map_or(Ok(None), receive)
+    }
+
+    fn say(&self, bytes: &[u8]) -> Result<()> {
+        self.asker.as_ref().map_or(Ok(()), |asker| send_bytes(asker, bytes))
+    }
+}
+
+fn pair() -> Result<(OwnedFd, OwnedFd)> {
+    socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+        .map_err(Error::errno("make a socket for CRIU"))
+}
+
+fn send_bytes(socket: &OwnedFd, bytes: &[u8]) -> Result<()> {
+    match send(socket.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL) {
+        Ok(_) => Ok(()),
+        Err(Errno::EPIPE | Errno::ECONNRESET) => Err(Error::Ended { log: Vec::new() }),
+        Err(errno) => Err(Error::errno("talk to CRIU")(errno)),
+    }
+}
+
+/// One message; `None` at the end.
+fn receive(socket: &OwnedFd) -> Result<Option<Vec<u8>>> {
+    let mut buffer = vec![0; LONGEST];
+    let length = loop {
+        match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_TRUNC) {
+            Ok(0) | Err(Errno::ECONNRESET) => return Ok(None),
+            Ok(length) => break length,
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(Error::errno("hear CRIU")(errno)),
+        }
+    };
+    if length > buffer.len() {
+        let said = format!("a message of {length} bytes");
+        return Err(Error::OutOfTurn { said, due: "one that is read" });
+    }
+    buffer.truncate(length);
+    Ok(Some(buffer))
 }

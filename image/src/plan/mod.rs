@@ -26,6 +26,8 @@ pub const PLAN: &str = "plan";
 pub const TCP_ESTABLISHED: &str = "tcp-established";
 /// A need that only a stock CRIU on the destination meets.
 pub const CRIU: &str = "criu";
+/// A need that only the runtime of a container on the destination meets.
+pub const CONTAINER: &str = "container";
 /// Most bytes of a plan.
 pub const LONGEST_PLAN: usize = 16 << 20;
 

@@ -34,7 +34,7 @@ use crate::frame::{FrameReader, FrameWriter};
 use crate::kind::ImageKind;
 use crate::messages::{CoreEntry, TaskKobjIdsEntry};
 use crate::set::ImageSet;
-use crate::state::Checkpoint;
+use crate::state::{Checkpoint, Task};
 
 pub use namespaces::NamespaceIds;
 
@@ -66,6 +66,7 @@ impl Checkpoint {
         let mut reader = Reader {
             images,
             root_ids: TaskKobjIdsEntry::default(),
+            anywhere: false,
             root: None,
             old_shared: shared::OldShared::new(u32::MAX),
         };
@@ -88,6 +89,14 @@ impl Checkpoint {
         checkpoint.check()?;
         Ok(checkpoint)
     }
+}
+
+/// The processes of a set of a stock CRIU, in whatever namespaces they are, without all that is not
+/// theirs alone. Enough to know which of their pages may follow.
+pub fn tasks_of(images: &ImageSet) -> Result<Vec<Task>, BadImage> {
+    let old_shared = shared::OldShared::new(u32::MAX);
+    let root_ids = TaskKobjIdsEntry::default();
+    tree::read(&mut Reader { images, root_ids, anywhere: true, root: None, old_shared })
 }
 
 /// What is being written.
@@ -124,6 +133,8 @@ impl Writer<'_> {
 struct Reader<'a> {
     images: &'a ImageSet,
     root_ids: TaskKobjIdsEntry,
+    /// Processes may be in namespaces of their own.
+    anywhere: bool,
     /// Known once the tree is.
     root: Option<TaskId>,
     old_shared: shared::OldShared,

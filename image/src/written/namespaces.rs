@@ -130,6 +130,7 @@ pub(super) fn read_ids(
         ("cgroup_ns_id", ids.cgroup_ns_id, root.cgroup_ns_id, "a cgroup namespace of its own"),
     ]
     .into_iter()
+    .filter(|_| !reader.anywhere)
     .filter(|(field, ..)| !(own_pid_namespace && *field == "pid_ns_id"))
     .find(|(_, task, root, _)| task != root);
     match foreign {

@@ -1,6 +1,6 @@
 //! Processor, kernel, rights and limits.
 
-use image::plan::{CRIU, Plan, Refusal, TCP_ESTABLISHED};
+use image::plan::{CONTAINER, CRIU, Plan, Refusal, TCP_ESTABLISHED};
 use nix::libc;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::utsname::uname;
@@ -58,6 +58,10 @@ const COMPONENTS: [&str; 19] = [
     "AMX tile data",
 ];
 
+/// Why a container is refused where none is waited for, and what to do.
+pub(super) const WANTS_RUNTIME: (&str, &str) =
+    ("nobody here said what it shall become", "start `qmig restore --runc ID --bundle DIR` here");
+
 pub(super) fn check(plan: &Plan, options: BuildOptions, refusals: &mut Vec<Refusal>) {
     processor(plan, refusals);
     terminal(plan, options, refusals);
@@ -74,10 +78,10 @@ pub(super) fn check_native(plan: &Plan, refusals: &mut Vec<Refusal>) {
         refusals.push(Refusal::new("[vdso]", HERE, kernel).hint(hint));
     }
     for need in plan.needs.iter().filter(|need| *need != TCP_ESTABLISHED) {
-        let (reason, hint) = if need == CRIU {
-            ("only a stock CRIU can restore it", "use `--engine criu` here too")
-        } else {
-            ("this qmig does not know it", "run the same version of qmig on both hosts")
+        let (reason, hint) = match need.as_str() {
+            CRIU => ("only a stock CRIU can restore it", "use `--engine criu` here too"),
+            CONTAINER => WANTS_RUNTIME,
+            _ => ("this qmig does not know it", "run the same version of qmig on both hosts"),
         };
         refusals.push(Refusal::new(need, HERE, reason).hint(hint));
     }

@@ -5,6 +5,7 @@
 //! dropped; the last one is a tree that may run.
 
 mod auto;
+mod config;
 mod native;
 mod pages_image;
 mod stock;
@@ -28,7 +29,7 @@ use crate::skeleton::BuildOptions;
 pub use auto::Auto;
 pub use native::Native;
 pub(crate) use pages_image::PagesImage;
-pub use stock::Stock;
+pub use stock::{Bundle, Stock};
 
 /// Builds trees.
 pub trait Engine {

@@ -7,18 +7,21 @@
 
 use std::collections::HashMap;
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 
-use criu::{Criu, LazyProcess, RestoreOptions, Restored, Scratch};
+use criu::{CONFIG, Container, Criu, LazyProcess, RestoreOptions, Restored, Scratch};
 use image::ImageSet;
 use image::plan::{Plan, Refusal};
-use image::state::{Checkpoint, Living, VmaFlags, VmaKind};
+use image::state::{Living, Task, VmaFlags, VmaKind};
 use pages::{ByteCount, PageSet, SpaceId, TaskId};
 use tokio::sync::oneshot;
 use tracee::host::pidfd_open;
+use tracee::proc::children;
 use tracee::uffd::Uffd;
 use tracee::{HostPid, Keeper};
 use transport::wire::SpaceTotal;
 
+use super::config::Config;
 use super::{Engine, Hollow, PagesImage, Ready, Shell, Staged, Step};
 use crate::build::{Roaming, Running, Sink};
 use crate::check;
@@ -32,18 +35,36 @@ use crate::skeleton::BuildOptions;
 #[derive(Clone, Debug)]
 pub struct Stock {
     criu: Criu,
+    container: Option<Bundle>,
+}
+
+/// What a restored container becomes.
+#[derive(Clone, Debug)]
+pub struct Bundle {
+    /// This container of its runtime.
+    pub container: Container,
+    /// The directory with its root file system, and its configuration if it has one.
+    pub folder: PathBuf,
 }
 
 impl Stock {
     /// This one.
     pub fn new(criu: Criu) -> Self {
-        Self { criu }
+        Self { criu, container: None }
+    }
+
+    /// The same, as the servant of the runtime of a container.
+    pub fn of_container(criu: Criu, container: Bundle) -> Self {
+        Self { criu, container: Some(container) }
     }
 }
 
 impl Engine for Stock {
     fn check(&self, plan: &Plan) -> Result<(), Vec<Refusal>> {
-        check::check_for_criu(plan)
+        match &self.container {
+            Some(bundle) => check::container::check(plan, &bundle.container, &bundle.folder),
+            None => check::check_for_criu(plan),
+        }
     }
 
     fn grows(&self) -> Option<BuildOptions> {
@@ -52,10 +73,15 @@ impl Engine for Stock {
 
     fn build(
         &self,
-        images: ImageSet,
+        mut images: ImageSet,
         spaces: &[SpaceTotal],
         _: Option<Early>,
     ) -> Result<Hollow, Cause> {
+        let config = images.take(CONFIG);
+        let config = match (&self.container, config) {
+            (Some(bundle), Some(config)) => Config::complete(&bundle.folder, &config)?,
+            _ => None,
+        };
         let pages: u64 = spaces.iter().map(|space| space.sent.0).sum();
         let room = ByteCount(pages.saturating_mul(pages::PAGE_SIZE as u64));
         let folder = Scratch::new(ROOM.saturating_add(images.total_bytes() + room.0))?;
@@ -65,7 +91,8 @@ impl Engine for Stock {
             let image = PagesImage::create(&folder.path(), id).during("make a pages image")?;
             into.insert(space.space, (id, image));
         }
-        Ok(Box::new(Gathering { criu: self.criu.clone(), images, folder, into }))
+        let stock = self.clone();
+        Ok(Box::new(Gathering { stock, images, folder, into, config }))
     }
 }
 
@@ -74,10 +101,11 @@ const ROOM: u64 = 16 << 20;
 
 /// Pages arrive.
 struct Gathering {
-    criu: Criu,
+    stock: Stock,
     images: ImageSet,
     folder: Scratch,
     into: HashMap<SpaceId, (u32, PagesImage)>,
+    config: Option<Config>,
 }
 
 impl Shell for Gathering {
@@ -96,24 +124,24 @@ impl Shell for Gathering {
         keeper: Option<Keeper>,
     ) -> Step<(Ready, Option<Faults>)> {
         Box::pin(async move {
-            let checkpoint = match owed.is_empty() {
+            let tasks = match owed.is_empty() {
                 true => None,
-                false => Some(Checkpoint::from_images(&self.images)?),
+                false => Some(image::tasks_of(&self.images)?),
             };
-            let living = checkpoint.as_ref().map(|checkpoint| living(checkpoint).count());
+            let living = tasks.as_ref().map(|tasks| living(tasks).count());
             let (tell, told) = oneshot::channel();
             let missing = owed.clone();
-            std::thread::spawn(move || tell.send(self.restore(living, &missing)));
-            let mut restored = told.await.expect("it always tells")?;
-            let faults = match (checkpoint, keeper) {
-                (Some(checkpoint), Some(keeper)) => {
-                    let openings = openings(restored.take_lazy(), &checkpoint, &owed);
-                    hold(&openings, &keeper)?;
+            std::thread::spawn(move || drop(tell.send(self.restore(living, &missing))));
+            let (mut restored, config) = told.await.expect("it always tells")?;
+            let faults = match (tasks, keeper) {
+                (Some(tasks), Some(keeper)) => {
+                    let openings = openings(restored.take_lazy(), &tasks, &owed);
+                    hold(HostPid(restored.root()), &openings, &keeper)?;
                     Some(Faults::watch(openings, keeper).map_err(Error::from)?)
                 }
                 _ => None,
             };
-            let ready: Ready = Box::new(Waiting(restored));
+            let ready: Ready = Box::new(Waiting { restored, config });
             Ok((ready, faults))
         })
     }
@@ -124,7 +152,7 @@ impl Gathering {
         self,
         lazy: Option<usize>,
         owed: &HashMap<SpaceId, PageSet>,
-    ) -> Result<Restored, Cause> {
+    ) -> Result<(Restored, Option<Config>), Cause> {
         let nothing = PageSet::new();
         for (space, (id, image)) in &self.into {
             let owed = owed.get(space).unwrap_or(&nothing);
@@ -132,23 +160,26 @@ impl Gathering {
             finished.during("complete a pages image")?;
         }
         let options = RestoreOptions { shell_job: false, tcp_close: true, file_locks: true, lazy };
-        Ok(self.criu.restore(options, self.folder)?.until_restored()?)
+        let Stock { criu, container } = &self.stock;
+        let container = container.as_ref().map(|bundle| (&bundle.container, &*bundle.folder));
+        let restored = criu.restore(container, options, self.folder)?.until_restored()?;
+        Ok((restored, self.config))
     }
 }
 
-fn living(checkpoint: &Checkpoint) -> impl Iterator<Item = (&Living, TaskId)> {
-    checkpoint.tasks.iter().filter_map(|task| Some((task.living()?, task.id)))
+fn living(tasks: &[Task]) -> impl Iterator<Item = (&Living, TaskId)> {
+    tasks.iter().filter_map(|task| Some((task.living()?, task.id)))
 }
 
 /// What is to be watched. CRIU has registered every mapping whose pages may follow, also those of
 /// which none do.
 fn openings(
     lazy: Vec<LazyProcess>,
-    checkpoint: &Checkpoint,
+    tasks: &[Task],
     owed: &HashMap<SpaceId, PageSet>,
 ) -> Vec<Opening> {
     let of = |LazyProcess { pid, uffd }| {
-        let (living, id) = living(checkpoint).find(|(_, id)| id.0 == pid)?;
+        let (living, id) = living(tasks).find(|(_, id)| id.0 == pid)?;
         let vmas = living.mm.vmas.iter().filter(|vma| vma.kind == VmaKind::Anon);
         let watched = vmas.filter(|vma| !vma.flags.contains(VmaFlags::LOCKED));
         let origin = SpaceId::Process(id);
@@ -162,26 +193,31 @@ fn openings(
     lazy.into_iter().filter_map(of).collect()
 }
 
-fn hold(openings: &[Opening], keeper: &Keeper) -> Result<()> {
-    let pids = openings.iter().filter_map(|opening| match opening.origin {
-        SpaceId::Process(TaskId(id)) => Some(HostPid(id.cast_signed())),
-        SpaceId::Shared(_) => None,
-    });
-    let processes = pids.map(pidfd_open).collect::<tracee::Result<Vec<_>>>()?;
+/// Ours are all processes of the tree, whatever numbers they know themselves by.
+fn hold(root: HostPid, openings: &[Opening], keeper: &Keeper) -> Result<()> {
+    let processes =
+        children::tree(root).into_iter().map(pidfd_open).collect::<tracee::Result<Vec<_>>>()?;
     let processes: Vec<_> = processes.iter().map(AsFd::as_fd).collect();
     let uffds: Vec<&Uffd> = openings.iter().map(|opening| &opening.uffd).collect();
     Ok(keeper.hold(&uffds, &processes)?)
 }
 
 /// CRIU waits for our answer.
-struct Waiting(Restored);
+struct Waiting {
+    restored: Restored,
+    config: Option<Config>,
+}
 
 impl Staged for Waiting {
     fn run(self: Box<Self>) -> Step<Running> {
         Box::pin(async move {
             let (tell, told) = oneshot::channel();
-            std::thread::spawn(move || tell.send(self.0.run()));
+            let Self { restored, config } = *self;
+            std::thread::spawn(move || tell.send(restored.run()));
             let root = HostPid(told.await.expect("it always tells")?);
+            if let Some(config) = config {
+                config.keep();
+            }
             Ok(Running { root, child: root })
         })
     }

@@ -1,5 +1,7 @@
 //! Who belongs to whom: /proc/PID/task and /proc/PID/task/TID/children.
 
+use std::collections::BTreeSet;
+
 use super::Source;
 use crate::{Error, HostPid, Result};
 
@@ -30,6 +32,22 @@ pub fn of_thread(pid: HostPid, tid: HostPid) -> Result<Vec<HostPid>> {
 pub fn of_process(pid: HostPid) -> Result<Vec<HostPid>> {
     let all: Result<Vec<_>> = threads(pid)?.into_iter().map(|tid| of_thread(pid, tid)).collect();
     Ok(all?.concat())
+}
+
+/// The processes under (and with) `root`, parents before children, zombies included. They may come
+/// and go while one looks, unless the tree stands still.
+pub fn tree(root: HostPid) -> Vec<HostPid> {
+    let mut found = vec![root];
+    let mut known = BTreeSet::from([root]);
+    let mut next = 0;
+    while let Some(pid) = found.get(next) {
+        // A process that has gone has no children any more.
+        let mut born = of_process(*pid).unwrap_or_default();
+        born.retain(|child| known.insert(*child));
+        found.append(&mut born);
+        next += 1;
+    }
+    found
 }
 
 /// Parses the text of a children file.

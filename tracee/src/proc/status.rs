@@ -84,6 +84,11 @@ impl Status {
         Self::parse(&super::read_text(format!("/proc/{pid}/status"))?)
     }
 
+    /// The number by which a process knows itself: in the innermost PID namespace it is in.
+    pub fn own_number(&self) -> i32 {
+        self.ns_tgid.last().copied().unwrap_or(self.tgid)
+    }
+
     /// Parses its text. Lines that are missing leave the default: kernels and builds differ.
     pub fn parse(text: &str) -> Result<Self> {
         let mut status = Self::default();

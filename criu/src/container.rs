@@ -1,0 +1,170 @@
+//! Containers, and the runtimes that own them.
+//!
+//! A container is dumped and restored through its own runtime, which knows its mounts, its cgroups and
+//! its namespaces, and afterwards owns the restored one. The runtime starts a CRIU, and it is that
+//! conversation which qmig joins ([`crate::shim`]).
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use serde::Deserialize;
+
+use crate::binary::Criu;
+use crate::error::{Error, Result};
+use crate::scratch::Scratch;
+use crate::shim::Door;
+
+/// The file beside the images in which a runtime keeps what was on standard input, output and error.
+pub const DESCRIPTORS: &str = "descriptors.json";
+/// What a container is, in its bundle.
+pub const CONFIG: &str = "config.json";
+/// Bytes of a runtime's answer that are read.
+const MOST: usize = 64 << 10;
+
+/// A container as its runtime knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Container {
+    /// The runtime's program: `runc`, `crun`.
+    pub runtime: PathBuf,
+    /// Where the runtime keeps its state, if not in its usual place.
+    pub state: Option<PathBuf>,
+    /// Its name.
+    pub id: String,
+}
+
+/// What a runtime says of a container.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct ContainerState {
+    /// Its root process, as this host knows it; 0 if there is none.
+    #[serde(default)]
+    pub pid: i32,
+    /// `running`, `stopped`…
+    pub status: String,
+    /// The directory with its `config.json`.
+    pub bundle: PathBuf,
+}
+
+/// What a runtime is to do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Task<'a> {
+    /// `checkpoint`: the container ends.
+    Checkpoint,
+    /// `restore` from this bundle, detached.
+    Restore(&'a Path),
+}
+
+/// A runtime at work.
+#[derive(Debug)]
+pub(crate) struct AtWork {
+    pub(crate) child: Child,
+    pub(crate) door: Door,
+    name: String,
+    said: File,
+}
+
+impl ContainerState {
+    /// Its configuration gives it a terminal. One that cannot be read is its runtime's trouble.
+    pub fn has_terminal(&self) -> bool {
+        let config = std::fs::read(self.bundle.join(CONFIG)).unwrap_or_default();
+        let config: serde_json::Value = serde_json::from_slice(&config).unwrap_or_default();
+        config["process"]["terminal"] == true
+    }
+}
+
+impl Container {
+    /// Asks the runtime about it.
+    pub fn ask(&self) -> Result<ContainerState> {
+        let mut command = self.command();
+        command.arg("state").arg(&self.id).stdin(Stdio::null());
+        let answer = command.output().map_err(|source| self.unstarted(source))?;
+        if !answer.status.success() {
+            return Err(self.failed("tell its state", &String::from_utf8_lossy(&answer.stderr)));
+        }
+        serde_json::from_slice(&answer.stdout)
+            .map_err(|error| self.failed("tell its state", &error.to_string()))
+    }
+
+    pub(crate) fn start(&self, task: Task<'_>, criu: &Criu, images: &Scratch) -> Result<AtWork> {
+        let act = "start a container runtime";
+        let door = Door::open()?;
+        let mut command = self.command();
+        let place = images.path_for_others();
+        match task {
+            Task::Checkpoint => command.arg("checkpoint"),
+            Task::Restore(bundle) => command.args(["restore", "--detach", "--bundle"]).arg(bundle),
+        };
+        command.arg("--image-path").arg(&place).arg("--work-path").arg(&place).arg(&self.id);
+        door.lead(&mut command, &criu.path);
+        let said = memfd_create("runtime", MFdFlags::MFD_CLOEXEC).map_err(Error::errno(act))?;
+        let said = File::from(said);
+        let ours = said.try_clone().map_err(Error::os(act))?;
+        // What the container had on its standard descriptors was, or becomes, nothing.
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(said);
+        command.process_group(0); // Ctrl-C is for us, who will tell CRIU what to do
+        let child = command.spawn().map_err(|source| self.unstarted(source))?;
+        Ok(AtWork { child, door, name: self.name(), said: ours })
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.runtime);
+        if let Some(state) = &self.state {
+            command.arg("--root").arg(state);
+        }
+        command
+    }
+
+    fn name(&self) -> String {
+        let name = self.runtime.file_name().unwrap_or(self.runtime.as_os_str());
+        name.to_string_lossy().into_owned()
+    }
+
+    fn unstarted(&self, source: std::io::Error) -> Error {
+        Error::Start { program: self.runtime.clone(), source }
+    }
+
+    fn failed(&self, what: &'static str, said: &str) -> Error {
+        Error::Runtime { runtime: self.name(), what, said: told(said) }
+    }
+}
+
+impl AtWork {
+    /// Waits for its end. An error if it says that it failed.
+    pub(crate) fn end(&mut self) -> Result<()> {
+        let status = self.child.wait().map_err(Error::os("wait for a container runtime"))?;
+        if status.success() { Ok(()) } else { Err(self.failed()) }
+    }
+
+    /// It has ended, or will, without having done its part.
+    pub(crate) fn failed(&self) -> Error {
+        let mut bytes = vec![0; MOST];
+        let length = self.said.read_at(&mut bytes, 0).unwrap_or(0);
+        let said = told(&String::from_utf8_lossy(&bytes[..length]));
+        Error::Runtime { runtime: self.name.clone(), what: "do its part", said }
+    }
+}
+
+/// The lines of a runtime that tell something, on one; its log format is taken off.
+fn told(said: &str) -> String {
+    let message = |line: &str| {
+        let message = line.split_once("msg=\"").map_or(line, |(_, message)| message);
+        message.trim_end_matches('"').escape_debug().to_string()
+    };
+    let lines: Vec<_> = said.lines().filter(|line| !line.trim().is_empty()).map(message).collect();
+    lines.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::told;
+
+    #[test]
+    fn a_runtimes_log_is_told_without_its_form() {
+        let said =
+            "time=\"2026-11-25T16:33:58Z\" level=error msg=\"container still running\"\n\nplain\n";
+        assert_eq!(told(said), "container still running; plain");
+    }
+}

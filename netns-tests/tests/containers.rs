@@ -1,0 +1,197 @@
+//! Containers of a real runtime move, and the runtime over there owns them.
+
+use std::error::Error;
+use std::time::{Duration, Instant};
+
+use netns_tests::chaos::{Action, Fault};
+use netns_tests::{Bundle, Criu, Lab, Migration, Runc, Side, Subject, qmig_binary, requirements};
+
+use nix::sys::signal::Signal;
+
+type Outcome = Result<(), Box<dyn Error>>;
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// The CRIU to test with, unless something is missing.
+fn criu() -> Option<Criu> {
+    if requirements::missing(&["runc", "busybox", "ip"])
+        || qmig_binary().err().is_some_and(|error| requirements::skip(&error.to_string()))
+    {
+        return None;
+    }
+    let criu = Criu::installed();
+    if criu.is_none() {
+        let _ = requirements::skip("no CRIU here (netns-tests/install-criu.sh /opt/qmig-criu)");
+    }
+    criu
+}
+
+fn migration<'lab>(
+    lab: &'lab Lab,
+    criu: &Criu,
+    (src, there): (&Runc<'_>, &str),
+    (dst, here): (&Runc<'_>, &str),
+    bundle: &Bundle,
+) -> Result<Migration<'lab>, Box<dyn Error>> {
+    let migration = Migration::new(lab)?.criu(criu).container(there);
+    Ok(migration
+        .dump_arg("--runtime-root")
+        .dump_arg(src.state_folder().display())
+        .restore_arg("--runtime-root")
+        .restore_arg(dst.state_folder().display())
+        .restore_arg("--runc")
+        .restore_arg(here)
+        .restore_arg("--bundle")
+        .restore_arg(bundle.folder().display()))
+}
+
+/// With a tmpfs and a network of its own: what it remembers, what it wrote there, and its addresses
+/// are over there, under another name.
+fn moves(mode: &str) -> Outcome {
+    let Some(criu) = criu() else { return Ok(()) };
+    let lab = Lab::two_hosts()?;
+    let (mut src, mut dst) = (Runc::on(lab.src()), Runc::on(lab.dst()));
+    let bundle = Bundle::make(&lab)?;
+    let there = src.run(&bundle)?;
+    let here = dst.name();
+    for line in [
+        &["ip", "link", "set", "lo", "up"][..],
+        &["ip", "addr", "add", "10.99.0.1/24", "dev", "lo"],
+        &["sh", "-c", "echo kept >/tmp/kept"],
+    ] {
+        src.exec(&there, line)?;
+    }
+    let before = src.wait_beats(&there, 1)?;
+
+    // The bundle over there has no configuration yet: it gets the one of the source.
+    let other = Bundle::make(&lab)?;
+    std::fs::remove_file(other.config())?;
+    let migration = migration(&lab, &criu, (&src, &there), (&dst, &here), &other)?;
+    let moved = migration.dump_arg("--mode").dump_arg(mode).run(0)?;
+    moved.succeeded()?;
+    let restored = moved.restore().wait(SOON)?;
+    assert!(restored.success(), "{}", moved.logs());
+
+    assert_eq!(std::fs::read(other.config())?, std::fs::read(bundle.config())?);
+    let (status, pid) = dst.state(&here).ok_or("the runtime does not know it")?;
+    assert_eq!((status.as_str(), pid > 1), ("running", true));
+    assert_eq!(src.state(&there), None, "the source's runtime still has it");
+    let after = dst.wait_beats(&here, 2)?;
+    assert!(after.number > before.number, "it began anew: {before:?}, {after:?}");
+    assert_eq!(after.wrong, 0, "its memory changed");
+    assert_eq!(dst.exec(&here, &["cat", "/tmp/kept"])?, "kept\n");
+    let addresses = dst.exec(&here, &["ip", "addr"])?;
+    assert!(addresses.contains("10.99.0.1/24"), "{addresses}");
+    let report = moved.event(Side::Source, "report").ok_or("no report")?;
+    assert_eq!(!report.field("faults").is_null(), mode == "post-copy", "{}", moved.logs());
+    Ok(())
+}
+
+#[test]
+fn by_stop_and_copy() -> Outcome {
+    moves("stop")
+}
+
+#[test]
+fn by_post_copy() -> Outcome {
+    moves("post-copy")
+}
+
+/// Whoever fails before the hand-over: the container goes on where it was, its runtime still knows
+/// it, the runtime over there knows nothing, and it can be moved afterwards.
+fn stays(side: Side, phase: &str, action: Action) -> Outcome {
+    let Some(criu) = criu() else { return Ok(()) };
+    let lab = Lab::two_hosts()?;
+    let (mut src, mut dst) = (Runc::on(lab.src()), Runc::on(lab.dst()));
+    let bundle = Bundle::make(&lab)?;
+    let there = src.run(&bundle)?;
+    let here = dst.name();
+    let broken = migration(&lab, &criu, (&src, &there), (&dst, &here), &bundle)?
+        .fault(Fault::new(side, phase, action))
+        .dump_arg("--connect-timeout")
+        .dump_arg("1s")
+        .restore_arg("--grace")
+        .restore_arg("1s");
+    let moved = broken.run(0)?;
+    assert!(!moved.dumped().success(), "{}", moved.logs());
+    moved.restore().wait(SOON)?;
+    assert_eq!(src.wait_beats(&there, 2)?.wrong, 0);
+    assert_eq!(src.state(&there).ok_or("its runtime lost it")?.0, "running");
+    until_gone(&dst, &here).map_err(|left| format!("{left}\n{}", moved.logs()))?;
+    migration(&lab, &criu, (&src, &there), (&dst, &here), &bundle)?.run(0)?.succeeded()?;
+    assert_eq!(dst.wait_beats(&here, 2)?.wrong, 0);
+    assert_eq!(src.state(&there), None);
+    Ok(())
+}
+
+#[test]
+fn a_destination_that_fails_leaves_it_where_it_is() -> Outcome {
+    stays(Side::Destination, "building", Action::Fail)
+}
+
+#[test]
+fn a_destination_that_dies_leaves_it_where_it_is() -> Outcome {
+    stays(Side::Destination, "staged", Action::Kill)
+}
+
+#[test]
+fn a_source_that_dies_leaves_it_where_it_is() -> Outcome {
+    stays(Side::Source, "staged", Action::Kill)
+}
+
+/// The runtime over there knows nothing of it, at the latest when its own clean-up is done.
+fn until_gone(runc: &Runc<'_>, id: &str) -> Result<(), String> {
+    let end = Instant::now() + SOON;
+    while let Some(state) = runc.state(id) {
+        if Instant::now() > end {
+            return Err(format!("the runtime over there still has it: {state:?}"));
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
+/// What cannot be is refused by name, before anything is touched.
+#[test]
+fn what_does_not_fit_is_refused() -> Outcome {
+    const REFUSED: Option<i32> = Some(121);
+    let Some(criu) = criu() else { return Ok(()) };
+    let lab = Lab::two_hosts()?;
+    let (mut src, mut dst) = (Runc::on(lab.src()), Runc::on(lab.dst()));
+    let bundle = Bundle::make(&lab)?;
+    let there = src.run(&bundle)?;
+
+    // A container that nobody waits for as one.
+    let plain = Migration::new(&lab)?.criu(&criu).container(&there);
+    let state = src.state_folder().display().to_string();
+    let moved = plain.dump_arg("--runtime-root").dump_arg(&state).run(0)?;
+    assert_eq!(moved.dumped().code(), REFUSED, "{}", moved.logs());
+    moved.restore().wait(SOON)?;
+    assert!(moved.logs().contains("--runc ID --bundle DIR"), "{}", moved.logs());
+
+    // A process where a container is waited for.
+    let process = Subject::new("heartbeat").start(&lab, lab.src())?;
+    let here = dst.name();
+    let waiting = Migration::new(&lab)?.criu(&criu).restore_arg("--runc").restore_arg(&here);
+    let waiting = waiting.restore_arg("--bundle").restore_arg(bundle.folder().display());
+    let moved = waiting.run(process.pid())?;
+    assert_eq!(moved.dumped().code(), REFUSED, "{}", moved.logs());
+    moved.restore().wait(SOON)?;
+    assert!(moved.logs().contains("it is no container"), "{}", moved.logs());
+
+    // One that does not exist: nobody is even called.
+    let moved = migration(&lab, &criu, (&src, "nobody"), (&dst, &here), &bundle)?.run(0)?;
+    assert_eq!(moved.dumped().code(), REFUSED, "{}", moved.logs());
+    lab.dst().signal(moved.restore().pid(), Signal::SIGTERM)?;
+    moved.restore().wait(SOON)?;
+    assert!(moved.logs().contains("does not exist"), "{}", moved.logs());
+
+    // No room under its name.
+    let taken = dst.run(&bundle)?;
+    let moved = migration(&lab, &criu, (&src, &there), (&dst, &taken), &bundle)?.run(0)?;
+    assert_eq!(moved.dumped().code(), REFUSED, "{}", moved.logs());
+    moved.restore().wait(SOON)?;
+    assert!(moved.logs().contains("there is one of this name"), "{}", moved.logs());
+    assert_eq!(src.wait_beats(&there, 1)?.wrong, 0);
+    Ok(())
+}
