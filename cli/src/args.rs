@@ -244,8 +244,8 @@ pub(crate) struct CaFiles {
 
 #[derive(Debug, Args)]
 pub(crate) struct Restore {
-    /// Wait here (UDP) for a source.
-    #[arg(long, value_name = "ADDR:PORT", required_unless_present_any = ["images_dir", "socket_fd"])]
+    /// Wait here (UDP) for a source. Not needed with --socket-fd, or if systemd passes a socket.
+    #[arg(long, value_name = "ADDR:PORT")]
     pub(crate) listen: Option<SocketAddr>,
 
     /// Restore the checkpoint in this directory instead.

@@ -137,6 +137,24 @@ pub(crate) fn link(socket_fd: Option<i32>, without: &[Without]) -> Result<LinkOp
     Ok(LinkOptions { socket, congestion, remedies, ..LinkOptions::default() })
 }
 
+/// First number of the descriptors that systemd passes, sd_listen_fds(3).
+const FIRST_PASSED: i32 = 3;
+
+/// The socket by which systemd activates this qmig.
+pub(crate) fn activated() -> Result<i32, Failure> {
+    let number = |name| std::env::var(name).ok()?.parse::<u32>().ok();
+    let passed = passed(number("LISTEN_PID"), number("LISTEN_FDS"), std::process::id());
+    passed.ok_or_else(|| {
+        let hint = "give --listen, --socket-fd or --images-dir, or let systemd pass one UDP socket";
+        Failure::usage("know where to wait", hint)
+    })
+}
+
+/// Its number, if exactly one was passed, and to us.
+fn passed(to: Option<u32>, count: Option<u32>, us: u32) -> Option<i32> {
+    (to == Some(us) && count == Some(1)).then_some(FIRST_PASSED)
+}
+
 /// The UDP socket behind `--socket-fd`.
 fn inherited_socket(number: Option<i32>) -> Result<Option<UdpSocket>, Failure> {
     let Some(number) = number else { return Ok(None) };
@@ -152,6 +170,16 @@ fn inherited_socket(number: Option<i32>) -> Result<Option<UdpSocket>, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_socket_counts_if_it_is_one_and_ours() {
+        assert_eq!(passed(Some(7), Some(1), 7), Some(3));
+        for (to, count) in
+            [(Some(8), Some(1)), (Some(7), Some(2)), (Some(7), Some(0)), (None, None)]
+        {
+            assert_eq!(passed(to, count, 7), None, "{to:?} {count:?}");
+        }
+    }
 
     #[test]
     fn units_are_understood_and_nonsense_is_not() {

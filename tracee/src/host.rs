@@ -285,7 +285,7 @@ pub fn kill(pid: HostPid, signal: i32) -> Result<()> {
 }
 
 /// The UDP socket that qmig inherited as descriptor `number` (systemd.socket(5), or whoever bound
-/// it for us). It is duplicated: the inherited number stays as it is.
+/// it for us). It is duplicated; the inherited number stays, but is not inherited any further.
 pub fn inherited_udp_socket(number: i32) -> io::Result<std::net::UdpSocket> {
     let own = pidfd_open(HostPid(nix::unistd::getpid().as_raw())).map_err(io::Error::other)?;
     let socket = pidfd_getfd(&own, number).map_err(io::Error::other)?;
@@ -293,5 +293,6 @@ pub fn inherited_udp_socket(number: i32) -> io::Result<std::net::UdpSocket> {
     if kind != nix::sys::socket::SockType::Datagram {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no datagram socket"));
     }
+    sys::process::close_on_exec(number)?;
     Ok(socket.into())
 }

@@ -117,7 +117,11 @@ const TOLD: usize = 3;
 
 /// Binds, makes the ticket, and says what to type on the source.
 async fn listen(args: &Restore, progress: &mut Progress) -> Result<Listener, Failure> {
-    let link = options::link(args.socket_fd, &args.link_without)?;
+    let socket = match args.listen {
+        Some(_) => None,
+        None => Some(args.socket_fd.map_or_else(options::activated, Ok)?),
+    };
+    let link = options::link(socket, &args.link_without)?;
     let address = args.listen.map_or_else(|| "[::]:0".to_owned(), |addr| addr.to_string());
     let listener = Listener::bind(&address, trust(args)?, &link)
         .await

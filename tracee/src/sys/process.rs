@@ -26,6 +26,12 @@ pub(crate) fn pidfd_getfd(pidfd: BorrowedFd<'_>, fd: i32) -> nix::Result<OwnedFd
     new_fd(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0) })
 }
 
+/// A descriptor by its number, whoever has it: programs we start do not inherit it.
+pub(crate) fn close_on_exec(number: i32) -> nix::Result<()> {
+    // SAFETY: numbers only; no memory and no ownership is touched.
+    Errno::result(unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) }).map(drop)
+}
+
 /// `struct file_handle` (linux/exportfs.h) with room for the longest there is (MAX_HANDLE_SZ).
 #[repr(C)]
 struct FileHandle {
