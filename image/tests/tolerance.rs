@@ -273,7 +273,7 @@ fn what_we_cannot_carry_is_refused_by_name() {
         ("in flight", |i| {
             let mut image = FrameWriter::new(ImageKind::SocketQueues);
             let scm = vec![image::messages::ScmEntry { r#type: 2, rights: vec![1] }];
-            image.entry(&SkPacketEntry { id_for: 8, length: 0, scm });
+            image.entry(&SkPacketEntry { id_for: 8, scm, ..SkPacketEntry::default() });
             i.put("sk-queues.img", image.finish());
         }),
         ("plugin", |i| {

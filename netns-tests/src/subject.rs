@@ -52,9 +52,10 @@ enum Language {
 
 impl Subject {
     /// Every subject in C: the file names in `subjects/`.
-    pub const ALL: [&str; 28] = [
+    pub const ALL: [&str; 29] = [
         "churn",
         "creds",
+        "datagrams",
         "events",
         "fifos",
         "files",

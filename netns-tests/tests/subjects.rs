@@ -120,7 +120,7 @@ macro_rules! honest {
 }
 
 honest! {
-    churn creds events fifos files filler forks heartbeat locks memory pipes places ptys registers
+    churn creds datagrams events fifos files filler forks heartbeat locks memory pipes places ptys registers
     rseq server settings signals sockets streams sysv threads timers toucher waits watches writer zombie
 }
 

@@ -160,6 +160,17 @@ pub enum Error {
         errno: Errno,
     },
 
+    /// A socket cannot be in the multicast group it was in.
+    #[error("failed to join the group {group} on the interface {device}: the kernel says {errno}")]
+    Group {
+        /// The group.
+        group: std::net::IpAddr,
+        /// The interface.
+        device: String,
+        /// The kernel's answer.
+        errno: Errno,
+    },
+
     /// Packets of connections cannot be held back here.
     #[error("failed to {0} ({hint})", hint = .0.hint())]
     Lock(#[from] tracee::net::LockError),

@@ -255,6 +255,11 @@ pub fn getsockopt(fd: BorrowedFd<'_>, level: i32, option: i32, max: usize) -> io
     sys::socket::get(fd, level, option, max)
 }
 
+/// getsockopt(2) of an option that is also a question: `value` holds it, and then the answer.
+pub fn ask_socket(fd: BorrowedFd<'_>, level: i32, option: i32, value: &mut [u8]) -> io::Result<()> {
+    sys::socket::ask(fd, level, option, value)
+}
+
 /// socket(2) by the numbers of its family, type and protocol; it is not inherited by programs.
 pub fn new_socket(kind: [i32; 3]) -> io::Result<OwnedFd> {
     sys::socket::new(kind)

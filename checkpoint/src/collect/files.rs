@@ -24,7 +24,7 @@ use super::locks::{Finder, Locks};
 use super::sockets::{self, Socket, SocketTables, Tcp};
 use super::streams;
 use super::timers::timer_fd;
-use super::{CollectOptions, Refusals, pipes, shared, terminal};
+use super::{CollectOptions, Refusals, groups, pipes, shared, terminal};
 use crate::error::CollectError;
 use crate::survey::descriptor::{Allowed, OpenOn, open_on, plain_memory};
 use crate::survey::outside::stranger;
@@ -380,7 +380,11 @@ impl<'o> Files<'o> {
         let socket = sockets::socket(fd, inode, pid, &tables, asked);
         self.sockets = Some(tables);
         Ok(match socket {
-            Ok(Socket::Inet(socket)) => {
+            Ok(Socket::Inet(mut socket)) => {
+                if socket.protocol == libc::IPPROTO_UDP.cast_unsigned() {
+                    socket.queue = groups::waiting(fd, &socket)
+                        .map_err(CollectError::io("look into a UDP socket", pid))?;
+                }
                 let tcp = socket.protocol == libc::IPPROTO_TCP.cast_unsigned();
                 if tcp && socket.state.is_connected() {
                     let copy = copy.try_clone().map_err(CollectError::io("keep a socket", pid))?;

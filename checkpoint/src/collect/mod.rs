@@ -14,6 +14,7 @@ mod asked;
 mod creds;
 mod files;
 mod ghosts;
+mod groups;
 mod interrupted;
 mod locks;
 mod mm;

@@ -135,7 +135,7 @@ impl Walk<'_> {
     /// them from any byte before: so they go with the last of these, whole messages as they came.
     fn piece(&self) -> io::Result<Option<Waiting>> {
         let mut bytes = vec![0; PIECE];
-        let Some(Peeked { length, files }) = self.look(&mut bytes)? else { return Ok(None) };
+        let Some(Peeked { length, files, .. }) = self.look(&mut bytes)? else { return Ok(None) };
         bytes.truncate(length);
         Ok(match length {
             0 => None, // an end, told for ever
@@ -163,7 +163,7 @@ impl Walk<'_> {
         drop(first.files);
         set_offset(self.fd, offset)?;
         let mut bytes = vec![0; first.length];
-        let Some(Peeked { length, files }) = self.look(&mut bytes)? else { return Ok(None) };
+        let Some(Peeked { length, files, .. }) = self.look(&mut bytes)? else { return Ok(None) };
         bytes.truncate(length);
         Ok(Some(Waiting { bytes, files }))
     }

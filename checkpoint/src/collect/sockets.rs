@@ -16,6 +16,7 @@ use nix::libc;
 use nix::sys::socket::{SockaddrStorage, getpeername, getsockname};
 use tracee::HostPid;
 
+use super::groups::Groups;
 use super::streams;
 use crate::survey::TcpPolicy;
 use crate::survey::diag::{self, UnixInfo};
@@ -26,12 +27,17 @@ use crate::survey::refusals::{BY_CRIU, KEEP_OR_CLOSE, TCP_CLOSE, Trouble};
 pub(crate) struct SocketTables {
     unix: HashMap<u32, UnixInfo>,
     udp_shutdown: HashMap<u32, u32>,
+    groups: Groups,
 }
 
 impl SocketTables {
     /// Asks the kernel.
     pub(crate) fn read() -> io::Result<Self> {
-        Ok(Self { unix: diag::unix_sockets()?, udp_shutdown: diag::udp_shutdowns()? })
+        Ok(Self {
+            unix: diag::unix_sockets()?,
+            udp_shutdown: diag::udp_shutdowns()?,
+            groups: Groups::read(),
+        })
     }
 }
 
@@ -80,6 +86,7 @@ pub(crate) fn socket(
             let mut socket = inet(fd, inode, family, kind, protocol, asked)?;
             if protocol.cast_signed() == libc::IPPROTO_UDP {
                 socket.shutdown = tables.udp_shutdown.get(&inode).copied().unwrap_or(0);
+                socket.groups = tables.groups.of(fd, family)?;
             }
             Ok(Socket::Inet(socket))
         }
@@ -233,6 +240,8 @@ fn inet(
         shutdown: 0,
         options: options(fd, &shown)?,
         stream: None,
+        groups: Vec::new(),
+        queue: Vec::new(),
     };
     match protocol.cast_signed() {
         libc::IPPROTO_TCP => tcp(fd, &mut socket, &shown, unbound, asked)?,

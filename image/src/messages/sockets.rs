@@ -185,6 +185,22 @@ pub struct InetSkEntry {
     pub src_scope: Option<u32>,
     #[prost(uint32, optional, tag = "10001")]
     pub dst_scope: Option<u32>,
+    #[prost(message, repeated, tag = "10002")]
+    pub groups: Vec<GroupEntry>,
+}
+
+/// A multicast group that a socket is in; qmig's own.
+#[derive(Clone, PartialEq, Message, Serialize)]
+pub struct GroupEntry {
+    #[serde(serialize_with = "hex")]
+    #[prost(bytes = "vec", required, tag = "1")]
+    pub group: Vec<u8>,
+    #[prost(string, required, tag = "2")]
+    pub device: String,
+    #[prost(bool, required, tag = "3")]
+    pub include: bool,
+    #[prost(bytes = "vec", repeated, tag = "4")]
+    pub sources: Vec<Vec<u8>>,
 }
 
 /// ip(7).
@@ -278,6 +294,10 @@ pub struct SkPacketEntry {
     pub length: u32,
     #[prost(message, repeated, tag = "4")]
     pub scm: Vec<ScmEntry>,
+    #[prost(bytes = "vec", optional, tag = "10000")]
+    pub from_address: Option<Vec<u8>>,
+    #[prost(uint32, optional, tag = "10001")]
+    pub from_port: Option<u32>,
 }
 
 /// Descriptors in flight.

@@ -28,7 +28,7 @@ pub use mm::{Advice, Mm, SharedMemory, SysV, Vma, VmaFlags, VmaKind};
 pub use options::SocketOption;
 pub use settings::{Setting, SettingKind};
 pub use signals::{AltStack, SigAction, SigInfo, SigSet};
-pub use sockets::{InetSocket, Packet, SocketOptions, SocketState, UnixSocket};
+pub use sockets::{Group, InetSocket, Packet, SocketOptions, SocketState, UnixSocket};
 pub use streams::{TcpStream, TcpWindow};
 pub use threads::{FpState, Placement, Regs, RobustList, Rseq, Sched, Thread, XComponent};
 pub use timers::{Clocks, IntervalTimer, PosixTimer, TimerFd};

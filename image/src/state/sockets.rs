@@ -103,19 +103,21 @@ pub struct UnixSocket {
     pub queue: Vec<Packet>,
 }
 
-/// What waits to be read from a unix socket.
+/// What waits to be read from a unix or UDP socket.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Packet {
     /// Its bytes.
     pub bytes: Vec<u8>,
     /// Open files that come with its first byte (SCM_RIGHTS, unix(7)).
     pub files: Vec<FileId>,
+    /// Who sent it, if it waits in a UDP socket.
+    pub from: Option<std::net::SocketAddr>,
 }
 
 impl Packet {
     /// One without files.
     pub fn plain(bytes: impl Into<Vec<u8>>) -> Self {
-        Self { bytes: bytes.into(), files: Vec::new() }
+        Self { bytes: bytes.into(), files: Vec::new(), from: None }
     }
 }
 
@@ -152,4 +154,26 @@ pub struct InetSocket {
     pub options: SocketOptions,
     /// There exactly if it is a TCP socket with a connection.
     pub stream: Option<Box<TcpStream>>,
+    /// Multicast groups it is in.
+    pub groups: Vec<Group>,
+    /// What waits in a UDP socket, each with who sent it.
+    pub queue: Vec<Packet>,
+}
+
+/// A multicast group that a socket has joined.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Its address.
+    pub group: std::net::IpAddr,
+    /// On which interface.
+    pub device: String,
+    /// It hears `sources` alone; else everybody but them.
+    pub include: bool,
+    /// As in [`Self::group`], IPv4 or IPv6.
+    pub sources: Vec<std::net::IpAddr>,
+}
+
+impl Group {
+    /// Most sources of one group; the kernel's own limits are 10 and 64 unless an operator raised them.
+    pub const MOST_SOURCES: usize = 64;
 }

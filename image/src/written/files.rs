@@ -240,6 +240,9 @@ pub(super) fn read(
         match &mut file.kind {
             FileKind::Regular(regular) => regular.ghost = ghosts.remove(&file.id),
             FileKind::Unix(socket) => socket.queue = queues.remove(&file.id).unwrap_or_default(),
+            FileKind::Inet(socket) if socket.protocol == sockets::UDP => {
+                socket.queue = queues.remove(&file.id).unwrap_or_default();
+            }
             _ => {}
         }
         types.insert(file.id, entry.r#type);
@@ -248,7 +251,7 @@ pub(super) fn read(
     })?;
     streams::read(reader, &mut files)?;
     if let Some(id) = queues.keys().next() {
-        let lie = BadField::kind("id_for", id.0, "a unix socket");
+        let lie = BadField::kind("id_for", id.0, "a unix or UDP socket");
         return Err(lie.at(ImageKind::SocketQueues.name(0), 0));
     }
     if let Some(id) = ghosts.keys().next() {

@@ -8,6 +8,7 @@ mod creds;
 mod descriptors;
 mod files;
 mod ghosts;
+mod groups;
 mod inotify;
 mod locks;
 mod mm;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
-use super::{Reader, Writer};
+use super::{Reader, Writer, groups};
 use crate::error::{BadField, BadImage};
 use crate::frame::FrameWriter;
 use crate::kind::ImageKind;
@@ -21,7 +21,7 @@ const SEQUENTIAL: u32 = 5;
 const INET: u32 = 2;
 const INET6: u32 = 10;
 const TCP: u32 = 6;
-const UDP: u32 = 17;
+pub(super) const UDP: u32 = 17;
 /// unix(7).
 const SCM_RIGHTS: u32 = 1;
 /// One more than SCM_MAX_FD of the kernel.
@@ -300,6 +300,7 @@ pub(super) fn inet_entry(
         tcp_opts: (socket.protocol == TCP).then_some(tcp_opts),
         src_scope: scope(socket.source),
         dst_scope: to.and_then(scope),
+        groups: groups::entries(&socket.groups),
     }
 }
 
@@ -402,6 +403,8 @@ pub(super) fn inet_from(entry: &InetSkEntry, net: Option<u32>) -> Result<InetSoc
         shutdown: shutdown("isk.shutdown", entry.shutdown)?,
         options: all,
         stream: None,
+        groups: groups::groups(&entry.groups)?,
+        queue: Vec::new(),
     })
 }
 
@@ -409,8 +412,12 @@ pub(super) fn write_queues(writer: &mut Writer<'_>) {
     let mut image = FrameWriter::new(ImageKind::SocketQueues);
     let mut any = false;
     for file in &writer.checkpoint.files {
-        let FileKind::Unix(socket) = &file.kind else { continue };
-        for packet in &socket.queue {
+        let queue = match &file.kind {
+            FileKind::Unix(socket) => &socket.queue,
+            FileKind::Inet(socket) => &socket.queue,
+            _ => continue,
+        };
+        for packet in queue {
             let length = u32::try_from(packet.bytes.len()).expect("a packet is below 4 GiB");
             let rights: Vec<u32> = packet.files.iter().map(|file| file.0).collect();
             let scm = if rights.is_empty() {
@@ -418,7 +425,14 @@ pub(super) fn write_queues(writer: &mut Writer<'_>) {
             } else {
                 vec![ScmEntry { r#type: SCM_RIGHTS, rights }]
             };
-            image.entry(&SkPacketEntry { id_for: file.id.0, length, scm }).raw(&packet.bytes);
+            let entry = SkPacketEntry {
+                id_for: file.id.0,
+                length,
+                scm,
+                from_address: packet.from.map(|from| groups::octets(from.ip())),
+                from_port: packet.from.map(|from| from.port().into()),
+            };
+            image.entry(&entry).raw(&packet.bytes);
             any = true;
         }
     }
@@ -430,7 +444,8 @@ pub(super) fn write_queues(writer: &mut Writer<'_>) {
 pub(super) fn read_queues(reader: &Reader<'_>) -> Result<HashMap<FileId, Vec<Packet>>, BadImage> {
     let mut queues: HashMap<FileId, Vec<Packet>> = HashMap::new();
     let Some(mut frame) = reader.open(ImageKind::SocketQueues, 0)? else { return Ok(queues) };
-    while let Some(SkPacketEntry { id_for, length, scm }) = frame.message()? {
+    while let Some(entry) = frame.message()? {
+        let SkPacketEntry { id_for, length, scm, from_address, from_port } = entry;
         let mut files = Vec::new();
         for ScmEntry { r#type, rights } in scm {
             let lie = match rights.len() {
@@ -445,8 +460,17 @@ pub(super) fn read_queues(reader: &Reader<'_>) -> Result<HashMap<FileId, Vec<Pac
             };
             return Err(lie.at(frame.image(), frame.entry_number()));
         }
+        let from = sender(from_address.as_deref(), from_port)
+            .map_err(|lie| lie.at(frame.image(), frame.entry_number()))?;
         let bytes = frame.raw(u64::from(length))?;
-        queues.entry(FileId(id_for)).or_default().push(Packet { bytes, files });
+        queues.entry(FileId(id_for)).or_default().push(Packet { bytes, files, from });
     }
     Ok(queues)
+}
+
+fn sender(address: Option<&[u8]>, port: Option<u32>) -> Result<Option<SocketAddr>, BadField> {
+    let (Some(address), Some(port)) = (address, port) else { return Ok(None) };
+    let address = groups::address("from_address", address)?;
+    let port = u16::try_from(port).map_err(|_| BadField::value("from_port", port, "a port"))?;
+    Ok(Some(SocketAddr::new(address, port)))
 }

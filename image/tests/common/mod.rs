@@ -400,6 +400,8 @@ fn files() -> Vec<File> {
                 shutdown: 0,
                 options: options(),
                 stream: None,
+                groups: Vec::new(),
+                queue: Vec::new(),
             }),
         ),
         (
@@ -420,6 +422,16 @@ fn files() -> Vec<File> {
                 shutdown: 1,
                 options: SocketOptions { tcp_keep: None, ..options() },
                 stream: None,
+                groups: vec![Group {
+                    group: "ff02::77".parse().expect("an address"),
+                    device: "lo".into(),
+                    include: true,
+                    sources: vec!["fe80::9".parse().expect("an address")],
+                }],
+                queue: vec![Packet {
+                    from: Some("[2001:db8::1]:53".parse().expect("an address")),
+                    ..Packet::plain(*b"waits")
+                }],
             }),
         ),
         (
@@ -439,6 +451,8 @@ fn files() -> Vec<File> {
                 cork: false,
                 shutdown: 0,
                 options: options(),
+                groups: Vec::new(),
+                queue: Vec::new(),
                 stream: Some(Box::new(TcpStream {
                     received: b"in".to_vec(),
                     receive_next: u32::MAX,

@@ -1,6 +1,7 @@
 //! getsockopt(2), setsockopt(2) with the option as bytes; descriptors that come by unix(7) sockets.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
@@ -21,6 +22,17 @@ pub(crate) fn get(fd: BorrowedFd<'_>, level: i32, option: i32, max: usize) -> io
     Ok(value)
 }
 
+/// The same of an option that is also a question: `value` holds it, and then the answer.
+pub(crate) fn ask(fd: BorrowedFd<'_>, level: i32, option: i32, value: &mut [u8]) -> io::Result<()> {
+    let mut len =
+        libc::socklen_t::try_from(value.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: the kernel reads and writes at most `len` bytes, the length of `value`, and then `len`.
+    let result = unsafe {
+        libc::getsockopt(fd.as_raw_fd(), level, option, value.as_mut_ptr().cast(), &raw mut len)
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// socket(2) by numbers: family, type, protocol.
 pub(crate) fn new([family, kind, protocol]: [i32; 3]) -> io::Result<OwnedFd> {
     // SAFETY: numbers only.
@@ -39,6 +51,8 @@ pub struct Peeked {
     pub length: usize,
     /// Copies of the files that come along (SCM_RIGHTS).
     pub files: Vec<OwnedFd>,
+    /// Who sent it, if that is an address of IP.
+    pub from: Option<SocketAddr>,
 }
 
 /// Most files in one message (SCM_MAX_FD, net/scm.h).
@@ -52,6 +66,9 @@ pub(crate) fn peek(fd: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<Peeked> {
     let mut vector = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
     // SAFETY: all zeros is a valid struct msghdr.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    let mut name = [0_u64; 16];
+    message.msg_name = name.as_mut_ptr().cast();
+    message.msg_namelen = 128;
     message.msg_iov = &raw mut vector;
     message.msg_iovlen = 1;
     message.msg_control = control.as_mut_ptr().cast();
@@ -85,7 +102,26 @@ pub(crate) fn peek(fd: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<Peeked> {
     if message.msg_flags & libc::MSG_CTRUNC != 0 {
         return Err(io::Error::from_raw_os_error(libc::EMFILE));
     }
-    Ok(Peeked { length: length.unsigned_abs(), files })
+    let name: Vec<u8> = name.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    let from = address(name.get(..message.msg_namelen as usize).unwrap_or_default());
+    Ok(Peeked { length: length.unsigned_abs(), files, from })
+}
+
+/// `struct sockaddr_in` or `sockaddr_in6`, ip(7).
+fn address(name: &[u8]) -> Option<SocketAddr> {
+    let family = u16::from_ne_bytes(name.first_chunk().copied()?);
+    let port = u16::from_be_bytes(name.get(2..4)?.try_into().ok()?);
+    match i32::from(family) {
+        libc::AF_INET => {
+            let octets: [u8; 4] = name.get(4..8)?.try_into().ok()?;
+            Some(SocketAddr::new(octets.into(), port))
+        }
+        libc::AF_INET6 => {
+            let octets: [u8; 16] = name.get(8..24)?.try_into().ok()?;
+            Some(SocketAddr::new(octets.into(), port))
+        }
+        _ => None,
+    }
 }
 
 /// Sets the option.

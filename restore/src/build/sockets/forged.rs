@@ -106,10 +106,10 @@ impl Segment {
 
 const TCP: u8 = 6;
 const TCP_LENGTH: u8 = 20;
-const HOPS: u8 = 64;
+pub(super) const HOPS: u8 = 64;
 
 /// RFC 1071.
-fn checksum(bytes: &[u8]) -> u16 {
+pub(super) fn checksum(bytes: &[u8]) -> u16 {
     let pairs = bytes.chunks(2).map(|pair| [pair[0], pair.get(1).copied().unwrap_or(0)]);
     let mut sum: u32 = pairs.map(|pair| u32::from(u16::from_be_bytes(pair))).sum();
     while sum > 0xffff {

@@ -14,7 +14,7 @@ use nix::sys::socket::{
 
 use tracee::net::HostAddress;
 
-use super::{Named, options, shut};
+use super::{Named, datagrams, options, shut};
 use crate::error::{Error, Result, errno_of};
 
 /// Makes the sockets. They are bound with SO_REUSEADDR, and with SO_REUSEPORT where several of them
@@ -32,6 +32,7 @@ pub(super) fn make_all(
     for (file, socket, fd) in made {
         let failed = |errno| Error::Object { file: file.id, act: "set socket options", errno };
         finish(&fd, socket).map_err(failed)?;
+        datagrams::join(fd.as_fd(), &socket.groups)?;
         open.insert(file.id, fd);
     }
     Ok(())
@@ -143,6 +144,8 @@ mod tests {
             shutdown: 0,
             options: SocketOptions { keep_alive: true, ..SocketOptions::default() },
             stream: None,
+            groups: Vec::new(),
+            queue: Vec::new(),
         }
     }
 

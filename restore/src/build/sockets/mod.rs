@@ -1,5 +1,6 @@
 //! Sockets: bound, listening, connected, with what waited in them.
 
+mod datagrams;
 mod forged;
 mod inet;
 pub(crate) mod options;
@@ -33,6 +34,8 @@ pub(crate) struct Sockets {
     // connections that it no longer has.
     takeover: Takeover,
     streams: Streams,
+    /// UDP sockets in which something waited.
+    datagrams: Vec<InetSocket>,
 }
 
 /// A node in the file system that bind(2) made for us.
@@ -64,6 +67,8 @@ impl Sockets {
             })
             .collect();
         inet::make_all(&inet, takeover, open)?;
+        let waiting = inet.iter().filter(|(_, socket)| !socket.queue.is_empty());
+        made.datagrams = waiting.map(|(_, socket)| (*socket).clone()).collect();
         made.streams = Streams::make_all(&inet, open)?;
         for file in files {
             if let (FileKind::Unix(_) | FileKind::Inet(_), Some(socket)) =
@@ -91,6 +96,7 @@ impl Sockets {
     /// The tree may run: its addresses come here, and its connections speak.
     pub(crate) fn open(&mut self) -> Result<()> {
         self.takeover.begin()?;
+        datagrams::send_again(&self.datagrams);
         self.streams.open();
         Ok(())
     }

@@ -233,6 +233,8 @@ mod tests {
                 receive_buffer: 100_000,
                 ..SocketOptions::default()
             },
+            groups: Vec::new(),
+            queue: Vec::new(),
             stream: Some(Box::new(stream)),
         };
         (state, lock)

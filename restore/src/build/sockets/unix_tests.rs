@@ -50,7 +50,7 @@ fn files_come_along_with_their_byte() {
     let files = vec![FileId(3), FileId(2)];
     far.queue = vec![
         Packet::plain(*b"before"),
-        Packet { bytes: b"xyz".to_vec(), files },
+        Packet { bytes: b"xyz".to_vec(), files, from: None },
         Packet::plain(*b"!"),
     ];
     let (_made, open) = make(&[far, near]).expect("made");
