@@ -100,7 +100,12 @@ async fn staged(
     let sending = send_pages(link, spaces, squeezer);
     tokio::pin!(sending);
     let mut sent = false;
+    // The destination may say that it has every page before we know that all were sent.
+    let mut staged = None;
     loop {
+        if let Some(message) = staged.take_if(|_| sent) {
+            return Ok(message);
+        }
         tokio::select! {
             bulk = &mut sending, if !sent => {
                 sent = true;
@@ -116,6 +121,7 @@ async fn staged(
             }
             message = hear(link, filling.stop) => match message? {
                 Control::Progress(progress) => pushing.progress(progress, cargo, filling.watch),
+                message @ Control::Staged(_) if staged.is_none() => staged = Some(message),
                 other => return Ok(other),
             },
         }

@@ -9,12 +9,18 @@
 //!   a copy that gets nowhere reads the events first and then looks again *where* the page belongs.
 //! - A page that is not in the ledger is a page of zeros here: it never existed at the source, or the
 //!   program has dropped it since. It must be answered too, or its thread sleeps for ever.
+//!
+//! And in the end nothing is taken back piece by piece: a mapping of which one part is watched and
+//! another is not is two, of which mremap(2) refuses to move both at once, and what has grown by
+//! mremap(2) is watched as far as nobody knows. All is answered until the keeper has let go, and then
+//! every descriptor is closed, which ends the watching of each address space in one step.
 
 use std::collections::{BTreeMap, HashMap};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd, RawFd};
 use std::time::Instant;
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use pages::{PAGE_SIZE, PageCount, PageIndex, PageRange, PageSet, SpaceId};
 use tracee::uffd::{Copied, Uffd, UffdEvent};
 use tracee::{Error, Keeper, Result};
@@ -33,8 +39,9 @@ struct Lazy {
     origin: SpaceId,
     uffd: Uffd,
     ledger: Ledger,
-    /// What is registered: every page of it that is touched first is told.
-    watched: PageSet,
+    /// Places that mremap(2) has emptied, and whose unmapping is still to be told. By then something
+    /// else may have been moved there.
+    emptied: Vec<PageRange>,
 }
 
 /// An address space that is about to become lazy.
@@ -43,8 +50,6 @@ pub(crate) struct Opening {
     pub(crate) uffd: Uffd,
     /// What is missing.
     pub(crate) owed: PageSet,
-    /// What is registered.
-    pub(crate) watched: PageSet,
 }
 
 /// Every address space of the tree with missing pages.
@@ -59,8 +64,14 @@ pub struct Faults {
     arrived: u64,
     /// Pages asked for at a time, where that many are missing in a row.
     reach: PageCount,
+    /// Until nothing is missing any more.
     keeper: Option<Keeper>,
+    /// Readable once it has let go: from then to the end.
+    let_go: Option<EventFd>,
 }
+
+/// What `ready` calls the news that the keeper has let go.
+const LET_GO: u64 = u64::MAX;
 
 impl Faults {
     /// Watches over `spaces`, as `keeper` does.
@@ -75,9 +86,10 @@ impl Faults {
             arrived: 0,
             reach: PageCount(1),
             keeper: Some(keeper),
+            let_go: None,
         };
-        for Opening { origin, uffd, owed, watched } in spaces {
-            faults.add(Lazy { origin, uffd, ledger: Ledger::new(&owed), watched })?;
+        for Opening { origin, uffd, owed } in spaces {
+            faults.add(Lazy { origin, uffd, ledger: Ledger::new(&owed), emptied: Vec::new() })?;
         }
         Ok(faults)
     }
@@ -93,7 +105,7 @@ impl Faults {
 
     /// True once nothing is watched any more.
     pub(crate) fn is_complete(&self) -> bool {
-        self.spaces.is_empty() && self.keeper.is_none()
+        self.spaces.is_empty() && self.keeper.is_none() && self.let_go.is_none()
     }
 
     /// How many pages came and were wanted.
@@ -148,7 +160,10 @@ impl Faults {
                 return Ok(wishes);
             }
             for event in &told[..count] {
-                self.read(event.data(), &mut wishes)?;
+                match event.data() {
+                    LET_GO => self.end(),
+                    id => self.read(id, &mut wishes)?,
+                }
             }
         }
     }
@@ -244,7 +259,7 @@ impl Faults {
             came += settled.count().0;
             lazy.ledger.settle(settled);
         }
-        self.retire_if_complete(id)?;
+        self.let_go_if_all_came()?;
         Ok(came)
     }
 
@@ -263,19 +278,12 @@ impl Faults {
                     if let Some(keeper) = &self.keeper {
                         keeper.hold(&[&child], &[])?;
                     }
-                    let (ledger, watched) = (lazy.ledger.clone(), lazy.watched.clone());
-                    let child = Lazy { origin: lazy.origin, uffd: child, ledger, watched };
-                    let id = self.add(child)?;
-                    self.retire_if_complete(id)?;
+                    let (origin, ledger) = (lazy.origin, lazy.ledger.clone());
+                    self.add(Lazy { origin, uffd: child, ledger, emptied: Vec::new() })?;
                 }
                 UffdEvent::Remap { from, to } => {
                     lazy.ledger.moved(from, to);
-                    let watched: PageSet = [from].into_iter().collect();
-                    for part in watched.intersect(&lazy.watched).ranges() {
-                        let place = PageIndex(to.0 + (part.start().0 - from.start().0));
-                        let moved = PageRange::new(place, part.count());
-                        moved.into_iter().for_each(|moved| lazy.watched.insert(moved));
-                    }
+                    lazy.emptied.push(from);
                     let _ = lazy.uffd.wake(from);
                 }
                 UffdEvent::Remove { range } => {
@@ -284,13 +292,15 @@ impl Faults {
                     let _ = lazy.uffd.wake(range);
                 }
                 UffdEvent::Unmap { range } => {
-                    lazy.ledger.settle(range);
-                    lazy.watched.remove(range);
+                    match lazy.emptied.iter().position(|emptied| *emptied == range) {
+                        Some(at) => drop(lazy.emptied.swap_remove(at)),
+                        None => lazy.ledger.settle(range),
+                    }
                     let _ = lazy.uffd.wake(range);
                 }
             }
         }
-        self.retire_if_complete(id)
+        self.let_go_if_all_came()
     }
 
     /// A thread waits for a page.
@@ -326,31 +336,40 @@ impl Faults {
         if let Some(lazy) = self.spaces.remove(&id) {
             let _ = self.ready.delete(&lazy.uffd);
         }
-        self.finish_if_all_done();
+        if let Err(error) = self.let_go_if_all_came() {
+            tracing::warn!(%error, "the keeper is not told that it may end");
+        }
     }
 
-    /// Lets go of an address space in which nothing is missing: from here on it is the kernel's again.
-    fn retire_if_complete(&mut self, id: u64) -> Result<()> {
-        let complete = |lazy: &Lazy| lazy.ledger.missing().0 == 0;
-        if !self.spaces.get(&id).is_some_and(complete) {
+    /// Nothing is missing any more, so the keeper may forget it all. It is another process: nobody
+    /// here waits for its end, and until then everything is answered.
+    fn let_go_if_all_came(&mut self) -> Result<()> {
+        let all_came = self.spaces.values().all(|lazy| lazy.ledger.missing().0 == 0);
+        if !all_came || self.keeper.is_none() {
             return Ok(());
         }
-        let Some(lazy) = self.spaces.remove(&id) else { return Ok(()) };
-        release(&lazy.uffd, &lazy.watched)?;
-        self.ready.delete(&lazy.uffd).map_err(own("stop watching faults"))?;
-        self.finish_if_all_done();
+        let let_go =
+            EventFd::from_flags(EfdFlags::EFD_CLOEXEC).map_err(own("wait for the keeper"))?;
+        let tell = let_go.as_fd().try_clone_to_owned();
+        let tell = tell.map_err(|_| own("wait for the keeper")(nix::errno::Errno::EMFILE))?;
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, LET_GO);
+        self.ready.add(&let_go, event).map_err(own("wait for the keeper"))?;
+        self.let_go = Some(let_go);
+        let Some(keeper) = self.keeper.take() else { return Ok(()) };
+        std::thread::spawn(move || {
+            if let Err(error) = keeper.done() {
+                tracing::warn!(%error, "the keeper did not end well");
+            }
+            let _ = nix::unistd::write(tell, &1_u64.to_ne_bytes());
+        });
         Ok(())
     }
 
-    /// Nothing is watched any more, so the keeper may forget it all. It is another process: nobody
-    /// here waits for its end.
-    fn finish_if_all_done(&mut self) {
-        if let Some(keeper) = self.keeper.take_if(|_| self.spaces.is_empty()) {
-            std::thread::spawn(move || {
-                if let Err(error) = keeper.done() {
-                    tracing::warn!(%error, "the keeper did not end well");
-                }
-            });
+    /// From here on every address space is the kernel's again.
+    fn end(&mut self) {
+        self.spaces.clear();
+        if let Some(let_go) = self.let_go.take() {
+            let _ = self.ready.delete(&let_go);
         }
     }
 }
@@ -360,24 +379,6 @@ impl AsRawFd for Faults {
     fn as_raw_fd(&self) -> RawFd {
         self.ready.0.as_raw_fd()
     }
-}
-
-/// No longer watches an address space, nor the children it had in the last moment. The keeper has a
-/// descriptor too: what stayed registered, or was told and not read, would wait for nobody.
-fn release(uffd: &Uffd, watched: &PageSet) -> Result<()> {
-    for range in watched.ranges() {
-        if let Err(error) = uffd.unregister(*range) {
-            tracing::debug!(?range, %error, "not watched any more");
-        }
-    }
-    let mut events = Vec::new();
-    uffd.read_events(&mut events)?;
-    for event in events {
-        if let UffdEvent::Fork { child } = event {
-            release(&child, watched)?;
-        }
-    }
-    Ok(())
 }
 
 fn own(act: &'static str) -> impl FnOnce(nix::errno::Errno) -> Error {

@@ -59,7 +59,7 @@ impl Built {
             for range in watched.ranges() {
                 uffd.register(*range, Mode::MISSING)?;
             }
-            openings.push(Opening { origin, uffd, owed: owed.clone(), watched });
+            openings.push(Opening { origin, uffd, owed: owed.clone() });
         }
         let uffds: Vec<&Uffd> = openings.iter().map(|opening| &opening.uffd).collect();
         let processes: Vec<_> = processes.iter().map(|process| process.as_fd()).collect();

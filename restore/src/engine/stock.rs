@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use criu::{CONFIG, Container, Criu, LazyProcess, RestoreOptions, Restored, Scratch};
 use image::ImageSet;
 use image::plan::{Plan, Refusal};
-use image::state::{Living, Task, VmaFlags, VmaKind};
+use image::state::{Living, Task};
 use pages::{ByteCount, PageSet, SpaceId, TaskId};
 use tokio::sync::oneshot;
 use tracee::host::pidfd_open;
@@ -171,24 +171,18 @@ fn living(tasks: &[Task]) -> impl Iterator<Item = (&Living, TaskId)> {
     tasks.iter().filter_map(|task| Some((task.living()?, task.id)))
 }
 
-/// What is to be watched. CRIU has registered every mapping whose pages may follow, also those of
-/// which none do.
+/// What may be missing. CRIU has registered every mapping whose pages may follow, also those of which
+/// none do.
 fn openings(
     lazy: Vec<LazyProcess>,
     tasks: &[Task],
     owed: &HashMap<SpaceId, PageSet>,
 ) -> Vec<Opening> {
     let of = |LazyProcess { pid, uffd }| {
-        let (living, id) = living(tasks).find(|(_, id)| id.0 == pid)?;
-        let vmas = living.mm.vmas.iter().filter(|vma| vma.kind == VmaKind::Anon);
-        let watched = vmas.filter(|vma| !vma.flags.contains(VmaFlags::LOCKED));
+        let (_, id) = living(tasks).find(|(_, id)| id.0 == pid)?;
         let origin = SpaceId::Process(id);
-        Some(Opening {
-            origin,
-            uffd: Uffd::adopt(uffd),
-            owed: owed.get(&origin).cloned().unwrap_or_default(),
-            watched: watched.map(|vma| vma.range).collect(),
-        })
+        let owed = owed.get(&origin).cloned().unwrap_or_default();
+        Some(Opening { origin, uffd: Uffd::adopt(uffd), owed })
     };
     lazy.into_iter().filter_map(of).collect()
 }
