@@ -61,7 +61,8 @@ impl Grown {
         let process = self.skeleton.tree.tasks.get(&id.0).ok_or(BadCheckpoint::NoLeader(id))?;
         let room = self.room.get(&id).map_or(&[][..], Vec::as_slice);
         let own = room.iter().map(|room| room.range).collect();
-        let place = Place::Process { host: process.host, own, kernels: PageSet::new() };
+        let place =
+            Place::Process { host: process.host, own, kernels: PageSet::new(), fresh: None };
         place.open(space, &Memfds::default())
     }
 

@@ -31,6 +31,7 @@ impl Built {
         from: &Checkpoint,
         keeper: &Keeper,
     ) -> Result<Vec<Opening>> {
+        self.settle()?;
         let mut openings = Vec::new();
         let mut processes = Vec::new();
         for (living, id) in living(from) {

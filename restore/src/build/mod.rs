@@ -6,6 +6,7 @@ pub(crate) mod channel;
 mod creds;
 mod events;
 mod files;
+mod fresh;
 mod ghosts;
 mod grow;
 mod inotify;
@@ -31,11 +32,12 @@ pub(crate) mod vdso;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use image::state::{Checkpoint, Creds, FdTable, FdTableId, File, FileLock, Living, Task};
 use nix::libc;
 use nix::unistd::Pid;
-use pages::{PageSet, SpaceId, TaskId};
+use pages::{PageCount, PageSet, SpaceId, TaskId};
 use tracee::HostPid;
 use tracee::proc::status::Status;
 
@@ -43,6 +45,7 @@ use crate::error::{BadCheckpoint, Error, Result};
 use crate::skeleton::{BuildOptions, Skeleton, Tree};
 use events::Clockwork;
 use files::{Files, View};
+use fresh::Fresh;
 pub use grow::Grown;
 use inotify::Watchers;
 use memfds::Memfds;
@@ -179,6 +182,42 @@ impl Built {
         Roaming::begin(&self.tree)
     }
 
+    /// Prepares for pages of an empty address space, if `coming` are many.
+    pub(crate) fn expect(
+        &mut self,
+        space: SpaceId,
+        coming: PageCount,
+        from: &Checkpoint,
+    ) -> Result<()> {
+        let SpaceId::Process(id) = space else { return Ok(()) };
+        let found = living(from).find(|(_, living)| *living == id);
+        let Some((living, _)) = found.filter(|_| coming >= fresh::WORTHWHILE) else {
+            return Ok(());
+        };
+        // It only saves time: where it is not allowed, pages are written.
+        let watched =
+            Fresh::watch(task(&mut self.tree, id.0)?, &living.mm).unwrap_or_else(|error| {
+                tracing::debug!(task = id.0, %error, "its memory is not filled by userfaultfd");
+                None
+            });
+        if let Some(sink::Place::Process { fresh, .. }) = self.spaces.get_mut(&space) {
+            *fresh = watched.map(Arc::new);
+        }
+        Ok(())
+    }
+
+    /// All pages that were expected have come.
+    fn settle(&mut self) -> Result<()> {
+        for place in self.spaces.values_mut() {
+            if let sink::Place::Process { fresh, .. } = place
+                && let Some(fresh) = fresh.take()
+            {
+                fresh.settle()?;
+            }
+        }
+        Ok(())
+    }
+
     /// Where to write the pages of `space`; for any thread.
     pub fn sink(&self, space: SpaceId) -> Result<Sink> {
         let place = self.spaces.get(&space).ok_or_else(|| unknown(space))?;
@@ -194,6 +233,7 @@ impl Built {
     ///
     /// `from` is the checkpoint it was built from. On error nothing of the tree is left.
     pub fn finish(mut self, from: &Checkpoint) -> Result<Ready> {
+        self.settle()?;
         self.memfds.seal()?;
         self.memfds.segments.settle();
         let me = baseline()?;

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use image::state::Mm;
 use nix::errno::Errno;
@@ -9,6 +10,7 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use pages::{PAGE_SIZE, PageCount, PageIndex, PageRange, PageSet, SpaceId, VirtAddr};
 use tracee::{HostPid, Memory};
 
+use super::fresh::Fresh;
 use super::memfds::Memfds;
 use super::mm;
 use crate::engine::PagesImage;
@@ -20,7 +22,7 @@ const ZEROS: u32 = 64;
 /// What is known of a space before anybody writes to it.
 pub(crate) enum Place {
     /// An address space: pages with content of their own, and pages that are the kernel's.
-    Process { host: HostPid, own: PageSet, kernels: PageSet },
+    Process { host: HostPid, own: PageSet, kernels: PageSet, fresh: Option<Arc<Fresh>> },
     /// A shared object.
     Shared,
 }
@@ -28,15 +30,16 @@ pub(crate) enum Place {
 impl Place {
     pub(crate) fn of_process(host: HostPid, mm: &Mm) -> Self {
         let (own, kernels) = mm::content(mm);
-        Self::Process { host, own, kernels }
+        Self::Process { host, own, kernels, fresh: None }
     }
 
     pub(crate) fn open(&self, space: SpaceId, memfds: &Memfds) -> Result<Sink> {
         let to = match (self, space) {
-            (Self::Process { host, own, kernels }, _) => To::Process {
+            (Self::Process { host, own, kernels, fresh }, _) => To::Process {
                 memory: Memory::open(*host)?,
                 own: own.clone(),
                 kernels: kernels.clone(),
+                fresh: fresh.clone(),
             },
             (Self::Shared, SpaceId::Shared(id)) => {
                 let (file, size) = memfds.writer(id)?;
@@ -61,6 +64,7 @@ enum To {
         memory: Memory,
         own: PageSet,
         kernels: PageSet,
+        fresh: Option<Arc<Fresh>>,
     },
     Shared {
         file: File,
@@ -88,9 +92,10 @@ impl Sink {
             return Err(self.failed(range, Errno::EMSGSIZE));
         }
         match &self.to {
-            To::Process { memory, .. } => match self.is_own(range)? {
-                true => self.written(range, memory.write(range.start_addr(), bytes)),
-                false => Ok(()),
+            To::Process { memory, fresh, .. } => match (self.is_own(range)?, fresh) {
+                (false, _) => Ok(()),
+                (true, Some(fresh)) => self.written(range, fresh.write(memory, range, Some(bytes))),
+                (true, None) => self.written(range, memory.write(range.start_addr(), bytes)),
             },
             To::Shared { file, size } => {
                 let (offset, len) = self.within(range, *size)?;
@@ -106,9 +111,12 @@ impl Sink {
     /// Makes the pages of `range` zero.
     pub fn zero(&self, range: PageRange) -> Result<()> {
         match &self.to {
-            To::Process { memory, .. } => {
+            To::Process { memory, fresh, .. } => {
                 if !self.is_own(range)? {
                     return Ok(());
+                }
+                if let Some(fresh) = fresh {
+                    return self.written(range, fresh.write(memory, range, None));
                 }
                 let zeros = [0; ZEROS as usize * PAGE_SIZE];
                 range.pieces(PageCount(ZEROS.into())).try_for_each(|piece| {

@@ -43,15 +43,19 @@ impl Engine for Native {
     fn build(
         &self,
         images: ImageSet,
-        _: &[SpaceTotal],
+        spaces: &[SpaceTotal],
         early: Option<Early>,
     ) -> Result<Hollow, Cause> {
         let _urgency = Urgency::raise();
         let checkpoint = Checkpoint::from_images(&images)?;
-        let built = match early {
-            Some(early) => early.into_built(&checkpoint, self.options)?,
-            None => Skeleton::create(&checkpoint, self.options)?.build(&checkpoint)?,
-        };
+        if let Some(early) = early {
+            let built = early.into_built(&checkpoint, self.options)?;
+            return Ok(Box::new(Skeletal { built, checkpoint }));
+        }
+        let mut built = Skeleton::create(&checkpoint, self.options)?.build(&checkpoint)?;
+        for space in spaces {
+            built.expect(space.space, space.sent, &checkpoint)?;
+        }
         Ok(Box::new(Skeletal { built, checkpoint }))
     }
 }
