@@ -98,6 +98,7 @@ pub struct Lab {
 #[derive(Clone, Debug, Default)]
 pub struct LabPlan {
     link: Option<Link>,
+    mtu: Option<u32>,
     client: bool,
     init: Option<InitCommand>,
     scratch: Option<PathBuf>,
@@ -109,6 +110,13 @@ impl LabPlan {
     #[must_use]
     pub fn link(mut self, link: Link) -> Self {
         self.link = Some(link);
+        self
+    }
+
+    /// With frames of this size on a plain veth pair, instead of Ethernet's 1500.
+    #[must_use]
+    pub fn mtu(mut self, bytes: u32) -> Self {
+        self.mtu = Some(bytes);
         self
     }
 
@@ -157,6 +165,9 @@ impl LabPlan {
             Some(link) => lab.emulator = Some(lab.join_by(&link)?),
         }
         lab.address()?;
+        if let Some(mtu) = self.mtu {
+            lab.resize_frames(mtu)?;
+        }
         Ok(lab)
     }
 }
@@ -325,6 +336,12 @@ impl Lab {
             ip(host, &["link", "set", LINK, "up"])?;
         }
         self.heal()
+    }
+
+    fn resize_frames(&self, mtu: u32) -> Result<()> {
+        let mtu = mtu.to_string();
+        let resize = |side| self.ip(side, &["link", "set", LINK, "mtu", &mtu]);
+        Side::BOTH.into_iter().try_for_each(resize)
     }
 
     /// Tell `side` at which hardware address the other one lives.

@@ -22,7 +22,7 @@ fn main() {
     for (name, congestion, mtu, run_pages) in [
         ("1 MiB runs, mtu 1452", delay, MtuBound::Ethernet, 256),
         ("1 MiB runs, mtu 1452, Cubic", cubic, MtuBound::Ethernet, 256),
-        ("1 MiB runs, mtu 6500", delay, MtuBound::Jumbo, 256),
+        ("1 MiB runs, mtu 6500", delay, MtuBound::FirstHop, 256),
         ("4 KiB runs, mtu 1452", delay, MtuBound::Ethernet, 1),
     ] {
         let before = cpu_time();

@@ -150,8 +150,8 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// This one.
-    pub fn here() -> Self {
+    /// This one, with frames of that size on its link.
+    pub fn here(mtu: u32) -> Self {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
         let cpus = read("/proc/cpuinfo");
         let model = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
@@ -163,7 +163,7 @@ impl Machine {
             commit: said("git", &["rev-parse", "--short", "HEAD"]),
             qmig: qmig.unwrap_or_default(),
             criu: crate::Criu::installed().and_then(|criu| criu.version().ok()),
-            mtu: 1500,
+            mtu,
             offloads: "none on an emulated link (the kernel segments); all on a veth".to_owned(),
             tcp: read("/proc/sys/net/ipv4/tcp_congestion_control"),
             date: said("date", &["-u", "+%Y-%m-%dT%H:%M:%SZ"]),

@@ -63,6 +63,9 @@ impl Load {
     }
 }
 
+/// The size of Ethernet frames.
+const ETHERNET: u32 = 1500;
+
 /// A migration to be measured.
 #[derive(Clone, Debug)]
 pub struct Trial {
@@ -70,6 +73,8 @@ pub struct Trial {
     pub way: Way,
     /// Over what; a veth pair without one.
     pub link: Option<Link>,
+    /// The size of frames on a veth pair.
+    pub mtu: u32,
     /// The name of that in tables.
     pub link_name: String,
     /// What.
@@ -92,6 +97,7 @@ impl Trial {
         Self {
             way,
             link: None,
+            mtu: ETHERNET,
             link_name: "veth".to_owned(),
             load,
             rival: None,
@@ -100,6 +106,13 @@ impl Trial {
             repetition: 0,
             deadline: Duration::from_secs(120),
         }
+    }
+
+    /// Over a veth pair with frames of this size.
+    #[must_use]
+    pub fn frames(mut self, mtu: u32) -> Self {
+        self.mtu = mtu;
+        self
     }
 
     /// Over this link.
@@ -130,7 +143,7 @@ impl Trial {
             load: self.load.words(),
             mib: self.load.mib,
             repetition: self.repetition,
-            machine: Machine::here(),
+            machine: Machine::here(self.mtu),
             ..Record::default()
         };
         if let Err(error) = self.measure(&mut record) {
@@ -140,10 +153,10 @@ impl Trial {
     }
 
     fn measure(&self, record: &mut Record) -> Result<()> {
-        let mut plan = Lab::plan();
-        if let Some(link) = &self.link {
-            plan = plan.link(link.clone());
-        }
+        let plan = match &self.link {
+            Some(link) => Lab::plan().link(link.clone()),
+            None => Lab::plan().mtu(self.mtu),
+        };
         let lab = plan.build()?;
         let subject = self.load.subject().start(&lab, lab.src())?;
         // It shall be as it always is, not as it was when it began.

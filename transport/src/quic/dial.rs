@@ -183,7 +183,7 @@ async fn dial_address(
     let tls = trust.tls(target)?;
     let endpoint = options.endpoint_near(address).map_err(DialError::Socket)?;
     let mut config = ClientConfig::new(tls.config.clone());
-    config.transport_config(options.transport(Side::Source));
+    config.transport_config(options.transport(Side::Source(address)));
     let connecting = endpoint
         .connect_with(config, address, host)
         .map_err(|source| DialError::Connect { address, source })?;

@@ -49,7 +49,7 @@ pub struct LinkOptions {
     pub idle_timeout: Duration,
     /// How often something is sent when there is nothing to say; `None` for never.
     pub keep_alive: Option<Duration>,
-    /// How large datagrams may become.
+    /// How large the datagrams of a source may become.
     pub mtu: MtuBound,
     /// What decides how much may be in flight.
     pub congestion: Congestion,
@@ -72,14 +72,23 @@ pub enum Congestion {
 }
 
 /// How far the size of datagrams is tried out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum MtuBound {
+    /// 6500 bytes where the first hop has room for that: jumbo frames, loopback. Otherwise as
+    /// [`MtuBound::Ethernet`]. That every hop has it is found out by trying, never assumed.
+    #[default]
+    FirstHop,
     /// 1452 bytes: what Ethernet carries below IPv6 and UDP.
     Ethernet,
-    /// 6500 bytes, for links with jumbo frames and loopback. More is slower: ten datagrams no
-    /// longer fit one segmentation offload of 64 KiB, and the path turns into a black hole.
-    Jumbo,
 }
+
+/// What Ethernet carries below IPv6 and UDP.
+const ETHERNET: u16 = 1452;
+/// For jumbo frames. More is slower: ten datagrams no longer fit one segmentation offload of 64 KiB,
+/// and the path turns into a black hole.
+const JUMBO: u16 = 6500;
+/// The headers of IPv6 and UDP.
+const HEADERS: u32 = 48;
 
 impl Default for LinkOptions {
     fn default() -> Self {
@@ -89,7 +98,7 @@ impl Default for LinkOptions {
             hello_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(15),
             keep_alive: Some(Duration::from_secs(3)),
-            mtu: MtuBound::Ethernet,
+            mtu: MtuBound::default(),
             congestion: Congestion::Delay,
             remedies: Remedies::default(),
             bulk_rate: None,
@@ -100,17 +109,38 @@ impl Default for LinkOptions {
 /// Which end a transport configuration is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Side {
-    Source,
+    /// Of a link to this address.
+    Source(SocketAddr),
     Destination,
 }
 
 impl MtuBound {
-    const fn bytes(self) -> u16 {
+    /// How large datagrams to `peer` may become.
+    fn towards(self, peer: SocketAddr) -> u16 {
         match self {
-            Self::Ethernet => 1452,
-            Self::Jumbo => 6500,
+            Self::FirstHop
+                if first_hop(peer).is_ok_and(|mtu| mtu >= u32::from(JUMBO) + HEADERS) =>
+            {
+                JUMBO
+            }
+            Self::FirstHop | Self::Ethernet => ETHERNET,
         }
     }
+}
+
+/// What the kernel knows of the way to `peer` (IP_MTU, ip(7); IPV6_MTU, ipv6(7)).
+fn first_hop(peer: SocketAddr) -> io::Result<u32> {
+    let any: SocketAddr = match peer {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    let socket = UdpSocket::bind(any)?;
+    socket.connect(peer)?;
+    Ok(if peer.is_ipv4() {
+        rustix::net::sockopt::ip_mtu(&socket)?
+    } else {
+        rustix::net::sockopt::ipv6_mtu(&socket)?
+    })
 }
 
 impl LinkOptions {
@@ -126,7 +156,11 @@ impl LinkOptions {
             .keep_alive_interval(self.keep_alive)
             .max_idle_timeout(Some(idle(self.idle_timeout)));
         let mut discovery = MtuDiscoveryConfig::default();
-        discovery.upper_bound(self.mtu.bytes());
+        // A destination only asks and acknowledges.
+        discovery.upper_bound(match side {
+            Side::Source(peer) => self.mtu.towards(peer),
+            Side::Destination => ETHERNET,
+        });
         config.mtu_discovery_config(Some(discovery));
         // An acknowledgement for every second packet costs a tenth of the throughput of a core. But
         // the threshold must stay below the initial window, or every round of slow start waits for
@@ -150,7 +184,7 @@ impl LinkOptions {
         config.packet_threshold(REORDERING).time_threshold(LATE);
         // What the peer may open.
         match side {
-            Side::Source => config
+            Side::Source(_) => config
                 .max_concurrent_uni_streams(0_u8.into())
                 .max_concurrent_bidi_streams(MAX_DESTINATION_BIDI_STREAMS.into()),
             Side::Destination => config
@@ -172,9 +206,7 @@ impl LinkOptions {
     pub(super) fn endpoint(&self, socket: UdpSocket) -> io::Result<Endpoint> {
         enlarge(&socket);
         let mut config = EndpointConfig::default();
-        if self.mtu == MtuBound::Jumbo {
-            config.max_udp_payload_size(self.mtu.bytes()).expect("within QUIC's bounds");
-        }
+        config.max_udp_payload_size(JUMBO).expect("within QUIC's bounds");
         Endpoint::new(config, None, socket, Arc::new(TokioRuntime))
     }
 }

@@ -7,10 +7,10 @@ use std::time::Duration;
 use tokio::net::UdpSocket;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use transport::quic::{LinkOptions, SourceTrust, dial};
+use transport::quic::{LinkOptions, MtuBound, SourceTrust, dial};
 use transport::wire::{Control, SessionId};
 
-use crate::support::{hello, listener, options, pair_at, soon, ticket};
+use crate::support::{hello, listener, options, pair_at, pair_with, soon, ticket};
 
 /// A translator of addresses between a source and a destination.
 struct Translator {
@@ -101,5 +101,24 @@ async fn every_address_of_a_ticket_is_tried() {
         let (link, accepted) = soon(async { tokio::join!(knock, listener.accept()) }).await;
         assert_eq!(link.peer().address, real, "where it is");
         assert_eq!(soon(accepted.expect("accepted").recv()).await, Ok(hello(session)));
+    }
+}
+
+/// Datagrams grow to what loopback carries, unless they are not to.
+#[tokio::test]
+async fn datagrams_grow_with_the_first_hop() {
+    for (mtu, grown) in [(MtuBound::FirstHop, 6500), (MtuBound::Ethernet, 1452)] {
+        let listener = listener().await;
+        let options = LinkOptions { mtu, ..options() };
+        let (source, destination) = pair_with(&listener, &ticket(&listener), &options).await;
+        soon(async {
+            while source.stats().mtu < grown {
+                source.send(&Control::Freezing).await.expect("sent");
+                assert_eq!(destination.recv().await, Ok(Control::Freezing));
+            }
+        })
+        .await;
+        assert_eq!(source.stats().mtu, grown);
+        assert!(destination.stats().mtu <= 1452, "who only asks has no need of more");
     }
 }

@@ -19,7 +19,7 @@ pub(crate) fn describe() -> Outcome<String> {
     Ok(format!(
         "Measured {date} at commit {commit} on a virtual machine: {model}, {cores} cores, \
          {memory} MiB, Linux {}, load average {load} at the start. Two hosts of namespaces on it, \
-         one link (MTU 1500) between them, so both sides share the cores.\n",
+         one link (MTU 1500 unless said otherwise) between them, so both sides share the cores.\n",
         kernel.trim()
     ))
 }

@@ -31,8 +31,9 @@ const FILE: &str = "BENCHMARKS.md";
 const RECORDS: &str = "QMIG_BENCH_RECORDS";
 
 /// Every table, in the order of the report, and what it shows.
-const TABLES: [(&str, &str); 12] = [
+const TABLES: [(&str, &str); 13] = [
     ("whole", "a whole migration beside CRIU"),
+    ("whole-jumbo", "the same with jumbo frames"),
     ("cost", "what a small process costs"),
     ("memory", "memory of qmig itself"),
     ("post-copy", "waits for missing pages without emulated delay, beside CRIU"),
@@ -112,10 +113,8 @@ fn run(tables: &[&'static str], quick: bool) -> Outcome<()> {
 
 fn one(table: &str, quick: bool) -> Outcome<String> {
     match table {
-        "whole" => {
-            let criu = Criu::installed();
-            Ok(report::whole(&whole::measure(criu.is_some(), quick)?, criu.as_ref())?)
-        }
+        "whole" => whole::table(whole::ETHERNET, quick),
+        "whole-jumbo" => whole::table(whole::JUMBO, quick),
         "cost" => Ok(report::cost(&cost::measure()?)),
         "memory" => Ok(report::memory(&memory::measure()?)),
         "post-copy" => post_copy::near(quick),

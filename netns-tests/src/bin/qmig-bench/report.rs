@@ -25,14 +25,14 @@ fn millis(time: Duration) -> String {
     format!("{:.2} ms", time.as_secs_f64() * 1000.0)
 }
 
-pub(crate) fn whole(times: &[(Way, Sample)], criu: Option<&Criu>) -> Outcome<String> {
+pub(crate) fn whole(times: &[(Way, Sample)], criu: Option<&Criu>, mtu: u32) -> Outcome<String> {
     let version = criu.map(Criu::version).transpose()?;
     let against = match version {
         Some(version) => format!("beside CRIU {version}, whose images never leave memory (tmpfs)"),
         None => "no CRIU was there to compare with".to_owned(),
     };
     let mut text = format!(
-        "## Whole migration, {} MiB, half of it incompressible\n\n\
+        "## Whole migration, {} MiB, half of it incompressible, frames of {mtu} bytes\n\n\
          From the start of the dump until the process runs on the other host and none is left on \
          the first; {against}. {} rounds, the ways in turn.\n\n\
          | way | median | min | max | of qmig's time |\n|---|---:|---:|---:|---:|\n",

@@ -2,18 +2,29 @@
 
 use std::time::Duration;
 
+use netns_tests::Criu;
 use netns_tests::experiment::{Load, Trial, Way};
 
 use crate::statistics::Sample;
-use crate::{Outcome, quiet};
+use crate::{Outcome, quiet, report};
 
 /// The size of the process.
 pub(crate) const MIB: u32 = 1024;
 /// How often each way is tried.
 pub(crate) const ROUNDS: u32 = 5;
+/// The size of Ethernet frames.
+pub(crate) const ETHERNET: u32 = 1500;
+/// The usual size of jumbo frames.
+pub(crate) const JUMBO: u32 = 9000;
+
+/// All ways side by side, over a veth pair with frames of this size.
+pub(crate) fn table(mtu: u32, quick: bool) -> Outcome<String> {
+    let criu = Criu::installed();
+    report::whole(&measure(criu.is_some(), mtu, quick)?, criu.as_ref(), mtu)
+}
 
 /// The times of each way, from the start of the dump until all is there and nothing is left here.
-pub(crate) fn measure(beside_criu: bool, quick: bool) -> Outcome<Vec<(Way, Sample)>> {
+fn measure(beside_criu: bool, mtu: u32, quick: bool) -> Outcome<Vec<(Way, Sample)>> {
     let all = [Way::STOP, Way::CriuStop { tls: false }, Way::CriuStop { tls: true }];
     let ways = if beside_criu { &all[..] } else { &all[..1] };
     let mut times = vec![Vec::new(); ways.len()];
@@ -21,7 +32,7 @@ pub(crate) fn measure(beside_criu: bool, quick: bool) -> Outcome<Vec<(Way, Sampl
         for (way, times) in ways.iter().zip(&mut times) {
             quiet::wait()?;
             let mib = if quick { MIB / 8 } else { MIB };
-            let record = Trial::new(*way, Load::idle(mib)).repetition(round).run();
+            let record = Trial::new(*way, Load::idle(mib)).frames(mtu).repetition(round).run();
             crate::keep(&record)?;
             if let Some(error) = record.error {
                 return Err(format!("move by {way}: {error}").into());
