@@ -231,6 +231,7 @@ mod tests {
             env_end: none,
             auxv: Vec::new(),
             exe: FileId(1),
+            guards: Vec::new(),
             vmas: vmas.iter().map(vma).collect(),
             dumpable: 1,
             thp_disabled: false,

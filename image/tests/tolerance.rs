@@ -208,7 +208,6 @@ fn what_we_cannot_carry_is_refused_by_name() {
     }
     type Change = fn(&mut Images);
     let changes: &[(&str, Change)] = &[
-        ("seccomp filter", |i| thread(i, |thread| thread.seccomp_mode = Some(2))),
         ("security module", |i| {
             thread(i, |thread| {
                 thread.creds.as_mut().expect("there").lsm_profile = Some("apparmor:x".into());
@@ -230,7 +229,6 @@ fn what_we_cannot_carry_is_refused_by_name() {
             i.one("core-101.img", |core: &mut CoreEntry| core.mtype = 3);
         }),
         ("huge pages", |i| vma(i, |vma| vma.flags |= 0x4_0000)),
-        ("guard pages", |i| vma(i, |vma| vma.status = 1 << 16)),
         ("no pagemap", |i| {
             i.edit("ipcns-shm-3.img", |segments: &mut Vec<IpcShmEntry>| {
                 segments[0].in_pagemaps = None;

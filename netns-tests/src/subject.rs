@@ -52,7 +52,7 @@ enum Language {
 
 impl Subject {
     /// Every subject in C: the file names in `subjects/`.
-    pub const ALL: [&str; 29] = [
+    pub const ALL: [&str; 30] = [
         "churn",
         "creds",
         "datagrams",
@@ -69,6 +69,7 @@ impl Subject {
         "ptys",
         "registers",
         "rseq",
+        "rules",
         "server",
         "settings",
         "signals",

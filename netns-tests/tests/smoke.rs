@@ -59,7 +59,7 @@ macro_rules! smoke {
 
 smoke! {
     churn creds datagrams events fifos files filler forks heartbeat locks memory pipes places ptys registers
-    rseq settings signals sockets sysv threads timers toucher waits watches writer zombie
+    rseq rules settings signals sockets sysv threads timers toucher waits watches writer zombie
 }
 
 #[test]

@@ -57,11 +57,24 @@ impl Pagemap {
 
     /// The wanted pages of `range`.
     pub fn scan(&self, range: PageRange, wanted: Wanted) -> Result<PageSet> {
+        self.scan_beside(range, wanted, &mut PageSet::new())
+    }
+
+    /// The same, and adds the guard pages of `range` (Linux 6.15 tells them from swapped ones) to
+    /// `guards`.
+    pub fn scan_beside(
+        &self,
+        range: PageRange,
+        wanted: Wanted,
+        guards: &mut PageSet,
+    ) -> Result<PageSet> {
+        let mut found = Found { set: PageSet::new(), guards };
         if self.by_scan {
-            self.by_scan(range, wanted, Among::All)
+            self.by_scan(range, wanted, Among::All, &mut found)?;
         } else {
-            self.by_entries(range, wanted)
+            self.add_entries(range, wanted, &mut found)?;
         }
+        Ok(found.set)
     }
 
     /// Those of the wanted pages of `range` that were written to since they were last told here, or
@@ -71,13 +84,19 @@ impl Pagemap {
     /// The range must be registered for it ([`crate::dirty`]). Pages of mappings that are not (new
     /// ones, made since) are told every time.
     pub(crate) fn take_written(&self, range: PageRange, wanted: Wanted) -> Result<PageSet> {
-        let mut written = self.by_scan(range, wanted, Among::Written)?;
-        let untracked = self.by_scan(range, wanted, Among::Untracked)?;
-        untracked.ranges().iter().for_each(|run| written.insert(*run));
-        Ok(written)
+        let mut found = Found { set: PageSet::new(), guards: &mut PageSet::new() };
+        self.by_scan(range, wanted, Among::Written, &mut found)?;
+        self.by_scan(range, wanted, Among::Untracked, &mut found)?;
+        Ok(found.set)
     }
 
-    fn by_scan(&self, range: PageRange, wanted: Wanted, among: Among) -> Result<PageSet> {
+    fn by_scan(
+        &self,
+        range: PageRange,
+        wanted: Wanted,
+        among: Among,
+        found: &mut Found,
+    ) -> Result<()> {
         let without = match wanted {
             Wanted::AnonContent => IS_PFNZERO,
             Wanted::CowedFileContent => IS_PFNZERO | IS_FILE,
@@ -97,7 +116,7 @@ impl Pagemap {
             protect: among == Among::Written,
         };
         let end = range.end_addr().0;
-        let (mut set, mut from) = (PageSet::new(), range.start_addr().0);
+        let mut from = range.start_addr().0;
         let mut regions = [Region::default(); REGIONS];
         while from < end {
             let (count, walked) = scan(self.file.as_fd(), from, end, categories, &mut regions)
@@ -107,9 +126,9 @@ impl Pagemap {
                 let end = PageIndex(region.end >> pages::PAGE_SHIFT);
                 let Some(run) = PageRange::between(start, end) else { continue };
                 if region.categories & IS_SWAPPED != 0 {
-                    self.add_entries(run, wanted, &mut set)?;
+                    self.add_entries(run, wanted, found)?;
                 } else {
-                    set.insert(run);
+                    found.set.insert(run);
                 }
             }
             if walked <= from {
@@ -117,18 +136,12 @@ impl Pagemap {
             }
             from = walked;
         }
-        Ok(set)
-    }
-
-    fn by_entries(&self, range: PageRange, wanted: Wanted) -> Result<PageSet> {
-        let mut set = PageSet::new();
-        self.add_entries(range, wanted, &mut set)?;
-        Ok(set)
+        Ok(())
     }
 
     /// Reads the entries of `range` and adds the wanted pages. Zero pages cannot be told from others
     /// here; taking them along is only slower.
-    fn add_entries(&self, range: PageRange, wanted: Wanted, set: &mut PageSet) -> Result<()> {
+    fn add_entries(&self, range: PageRange, wanted: Wanted, found: &mut Found) -> Result<()> {
         let mut buffer = vec![0_u8; ENTRIES.min(usize_of(range.count())) * 8];
         for piece in range.pieces(PageCount(ENTRIES as u64)) {
             let bytes = &mut buffer[..usize_of(piece.count()) * 8];
@@ -136,8 +149,11 @@ impl Pagemap {
             let mut page = piece.start();
             for entry in bytes.chunks_exact(8) {
                 let entry = Entry(u64::from_le_bytes(entry.try_into().expect("eight bytes")));
+                let one = PageRange::new(page, PageCount(1)).expect("inside `range`");
                 if entry.is(wanted) {
-                    set.insert(PageRange::new(page, PageCount(1)).expect("inside `range`"));
+                    found.set.insert(one);
+                } else if entry.0 & Entry::GUARD != 0 {
+                    found.guards.insert(one);
                 }
                 page = PageIndex(page.0 + 1);
             }
@@ -148,6 +164,12 @@ impl Pagemap {
     fn refused(&self, errno: Errno) -> Error {
         Error::Proc { path: self.path.clone().into(), source: errno.into() }
     }
+}
+
+/// What a scan has found.
+struct Found<'g> {
+    set: PageSet,
+    guards: &'g mut PageSet,
 }
 
 /// Which pages a scan looks at.

@@ -60,6 +60,15 @@ pub struct RseqConfig {
     pub flags: u32,
 }
 
+/// One filter of seccomp(2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeccompFilter {
+    /// Instructions of classic BPF, eight bytes each.
+    pub program: Vec<u8>,
+    /// What it does not allow is logged.
+    pub log: bool,
+}
+
 impl Stopped {
     /// Seizes and interrupts a thread, and waits until it stands (ten seconds at most).
     ///
@@ -139,6 +148,17 @@ impl Stopped {
     /// `siginfo_t`.
     pub fn pending(&self, shared: bool) -> Result<Vec<[u8; 128]>> {
         ptrace::pending(self.tid.0, shared).map_err(Error::os("read pending signals of", self.tid))
+    }
+
+    /// One of its seccomp filters, the oldest being number zero; `None` if it has no more.
+    pub fn seccomp_filter(&self, number: usize) -> Result<Option<SeccompFilter>> {
+        let program = match ptrace::seccomp_filter(self.tid.0, number) {
+            Err(Errno::ENOENT) => return Ok(None),
+            answer => answer.map_err(Error::os("read a seccomp filter of", self.tid))?,
+        };
+        let flags = ptrace::seccomp_flags(self.tid.0, number)
+            .map_err(Error::os("read a seccomp filter of", self.tid))?;
+        Ok(Some(SeccompFilter { program, log: flags & ptrace::SECCOMP_LOG != 0 }))
     }
 
     /// True if its system calls may come back to it as signals (PR_SET_SYSCALL_USER_DISPATCH).
@@ -252,11 +272,10 @@ impl Stopped {
         (self.options, shield)
     }
 
+    /// Filters that a task under construction is given stay out of our way, and out of that of the
+    /// tasks it makes.
     pub(crate) fn set_options(&mut self, options: i32) -> Result<()> {
-        ptrace::set_options(self.tid.0, options)
-            .map_err(Error::os("set ptrace options of", self.tid))?;
-        self.options = options;
-        Ok(())
+        self.apply(options)
     }
 
     /// Sees to what the stop left behind, before anything else happens to the thread.

@@ -111,7 +111,7 @@ impl Layout {
         exe: FileId,
         told: (VirtAddr, u32, bool),
     ) -> Result<(Mm, PageSet), CollectError> {
-        let pages = contents(pid, &self.vmas)?;
+        let (pages, guards) = contents(pid, &self.vmas)?;
         let (brk, dumpable, thp_disabled) = told;
         let mm = Mm {
             start_code: VirtAddr(stat.start_code),
@@ -128,6 +128,7 @@ impl Layout {
             auxv: auxv(pid)?,
             exe,
             vmas: self.vmas,
+            guards: guards.ranges().to_vec(),
             dumpable,
             thp_disabled,
         };
@@ -145,10 +146,10 @@ fn auxv(pid: HostPid) -> Result<Vec<u64>, CollectError> {
 }
 
 /// Which pages of a process must travel: what private memory holds of its own, and the vdso, which
-/// is not ours but which CRIU compares with the destination's.
-fn contents(pid: HostPid, vmas: &[Vma]) -> Result<PageSet, CollectError> {
+/// is not ours but which CRIU compares with the destination's. And which are guard pages.
+fn contents(pid: HostPid, vmas: &[Vma]) -> Result<(PageSet, PageSet), CollectError> {
     let pagemap = Pagemap::open(pid)?;
-    let mut pages = PageSet::new();
+    let (mut pages, mut guards) = (PageSet::new(), PageSet::new());
     let mut pending: Option<(PageRange, Wanted)> = None;
     for vma in vmas {
         let wanted = match vma.kind {
@@ -168,22 +169,23 @@ fn contents(pid: HostPid, vmas: &[Vma]) -> Result<PageSet, CollectError> {
                 PageRange::between(range.start(), vma.range.end()).map(|range| (range, wanted))
             }
             earlier => {
-                scan(&pagemap, earlier, &mut pages)?;
+                scan(&pagemap, earlier, &mut pages, &mut guards)?;
                 Some((vma.range, wanted))
             }
         };
     }
-    scan(&pagemap, pending, &mut pages)?;
-    Ok(pages)
+    scan(&pagemap, pending, &mut pages, &mut guards)?;
+    Ok((pages, guards))
 }
 
 fn scan(
     pagemap: &Pagemap,
     question: Option<(PageRange, Wanted)>,
     pages: &mut PageSet,
+    guards: &mut PageSet,
 ) -> Result<(), CollectError> {
     if let Some((range, wanted)) = question {
-        for run in pagemap.scan(range, wanted)?.ranges() {
+        for run in pagemap.scan_beside(range, wanted, guards)?.ranges() {
             pages.insert(*run);
         }
     }

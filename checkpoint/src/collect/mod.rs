@@ -21,6 +21,7 @@ mod mm;
 mod options;
 mod pipes;
 pub(crate) mod queues;
+mod seccomp;
 mod segments;
 mod settings;
 mod shared;
@@ -168,7 +169,8 @@ pub fn collect(
             None => files.table(&whose, &mut refusals)?,
         };
         tables.push((pid, table));
-        let process = tree::Living { member, whose: &whose, table };
+        let rules = judge.rules;
+        let process = tree::Living { member, whose: &whose, table, rules };
         let held = &mut held.processes()[at];
         if let Some((task, pages)) = process.read(held, &mut files, &mut refusals, options)? {
             spaces.push(SpacePages {

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use image::state::{
-    FpState, Placement, Regs, RobustList, Rseq, Sched, Setting, SigInfo, SigSet, Thread, XComponent,
+    FpState, Placement, Regs, RobustList, Rseq, Sched, Seccomp, Setting, SigInfo, SigSet, Thread,
+    XComponent,
 };
 use nix::libc;
 use nix::unistd::{SysconfVar, sysconf};
@@ -30,6 +31,7 @@ pub(super) struct Resting {
     pub(super) sched: Sched,
     cpus: Vec<u32>,
     slice: Option<Setting>,
+    pub(super) seccomp: Seccomp,
     wait_left: Option<Duration>,
 }
 
@@ -40,6 +42,7 @@ impl Resting {
         memory: &Memory,
         clockwork: &Clockwork,
         frozen: Duration,
+        before: Option<&Seccomp>,
     ) -> Result<Result<Self, Trouble>, CollectError> {
         let tid = thread.tid();
         if thread.redirects_calls()? {
@@ -47,6 +50,10 @@ impl Resting {
             return Ok(Err(Trouble::new("", reason)));
         }
         let status = Status::read(tid)?;
+        let seccomp = match super::seccomp::rules(thread, status.seccomp, before)? {
+            Ok(rules) => rules,
+            Err(trouble) => return Ok(Err(trouble)),
+        };
         let raw = thread.regs()?;
         let fp = thread.xstate()?;
         if let Some(trouble) = task::registers(raw.cs, fp.in_use) {
@@ -87,6 +94,7 @@ impl Resting {
             sched: Sched { policy, priority, nice },
             cpus: bound_to(tid)?,
             slice: settings::slice(tid),
+            seccomp,
             wait_left,
             status,
         }))
@@ -113,6 +121,7 @@ impl Resting {
                 timer_slack: told.timer_slack,
             },
             pdeath_signal: told.pdeath_signal,
+            seccomp: self.seccomp,
             settings: told.settings.into_iter().chain(self.slice).collect(),
             wait_left: self.wait_left,
         }

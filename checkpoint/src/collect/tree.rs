@@ -19,6 +19,8 @@ pub(super) struct Living<'a> {
     pub(super) member: &'a Member,
     pub(super) whose: &'a Whose,
     pub(super) table: FdTableId,
+    /// qmig is under seccomp itself.
+    pub(super) rules: bool,
 }
 
 impl Living<'_> {
@@ -31,7 +33,7 @@ impl Living<'_> {
         refusals: &mut Refusals,
         options: &CollectOptions,
     ) -> Result<Option<(Task, PageSet)>, CollectError> {
-        let Self { member: Member { pid, stat, parent, .. }, whose, table } = *self;
+        let Self { member: Member { pid, stat, parent, .. }, whose, table, .. } = *self;
         let pid = *pid;
         let before = refusals.len();
         let memory = Memory::open(pid)?;
@@ -108,13 +110,14 @@ impl Living<'_> {
         refusals: &mut Refusals,
         options: &CollectOptions,
     ) -> Result<Vec<Resting>, CollectError> {
-        let mut resting = Vec::with_capacity(held.threads.len());
+        let mut resting: Vec<Resting> = Vec::with_capacity(held.threads.len());
         for thread in &held.threads {
             let object = || self.whose.thread(thread.tid());
             let (clockwork, frozen) = (options.clockwork, options.frozen.monotonic);
-            match Resting::read(thread, memory, clockwork, frozen)? {
+            let before = resting.last().map(|thread| &thread.seccomp);
+            match Resting::read(thread, memory, clockwork, frozen, before)? {
                 Ok(thread) => {
-                    let troubles = judge::thread(&thread.status).into_iter();
+                    let troubles = judge::thread(&thread.status, self.rules).into_iter();
                     let troubles = troubles.chain(judge::scheduling(thread.sched.policy));
                     for trouble in troubles.chain(judge::apart(self.whose.pid, thread.tid)) {
                         refusals.add(trouble, object());

@@ -1,4 +1,4 @@
-//! Guard pages of MADV_GUARD_INSTALL (Linux 6.13): no mapping and no flag shows them, only the page
+//! Guard pages of MADV_GUARD_INSTALL in shared memory (Linux 6.15): no mapping and no flag shows them, only the page
 //! tables do (bit 58 of /proc/PID/pagemap, Linux 6.15).
 
 use std::fs::File;
@@ -41,8 +41,8 @@ impl Guards {
     }
 
     fn guarded(&mut self, pagemap: &File, mapping: &Mapping) -> bool {
-        // The kernel's own mappings have none.
-        if mapping.special().is_some_and(|name| name.starts_with("[v")) {
+        // Those of private memory are carried.
+        if !mapping.shared {
             return false;
         }
         let (mut page, end) = (mapping.start.0 >> PAGE_SHIFT, mapping.end.0 >> PAGE_SHIFT);

@@ -196,7 +196,7 @@ impl<'o> Look<'o> {
 
     fn thread(&mut self, whose: &Whose, tid: HostPid) {
         let Ok(status) = Status::read(tid) else { return };
-        let mut troubles = task::thread(&status);
+        let mut troubles = task::thread(&status, self.judge.rules);
         troubles.extend(task::traced(&status));
         if let Ok((policy, ..)) = tracee::host::sched(tid) {
             troubles.extend(task::scheduling(policy));
@@ -224,7 +224,7 @@ impl<'o> Look<'o> {
         }
         if let Some(mapping) = self.guards.find(whose.pid, &mappings) {
             let trouble =
-                Trouble::new(super::mapped::place(mapping), "guard pages (MADV_GUARD_INSTALL)");
+                Trouble::new(super::mapped::place(mapping), "guard pages in shared memory");
             self.refuse(trouble, whose.mapping(mapping.start.0, mapping.end.0));
         }
     }

@@ -18,6 +18,8 @@ pub(crate) struct Judge {
     /// The tree has one time namespace: that of its root.
     time: Option<OsString>,
     label: String,
+    /// qmig is under seccomp(2) itself.
+    pub(crate) rules: bool,
 }
 
 /// Namespaces under /proc/PID/ns that are not carried, and what they are called.
@@ -36,7 +38,13 @@ impl Judge {
     /// Looks at qmig and at the root of the tree.
     pub(crate) fn new(root: HostPid) -> Self {
         let own = NAMESPACES.iter().map(|(file, _)| (*file, namespace("self", file))).collect();
-        Self { namespaces: own, time: namespace(&root.0.to_string(), "time"), label: label("self") }
+        let rules = Status::read(HostPid(nix::unistd::gettid().as_raw()));
+        Self {
+            namespaces: own,
+            time: namespace(&root.0.to_string(), "time"),
+            label: label("self"),
+            rules: rules.is_ok_and(|status| status.seccomp != 0),
+        }
     }
 
     /// Refuses a task, process or thread, that is in other namespaces than qmig.
@@ -92,12 +100,12 @@ impl Judge {
     }
 }
 
-/// What of a thread cannot be carried.
-pub(crate) fn thread(status: &Status) -> Vec<Trouble> {
+/// What of a thread cannot be carried. `rules`: qmig itself is under seccomp.
+pub(crate) fn thread(status: &Status, rules: bool) -> Vec<Trouble> {
     let mut troubles = Vec::new();
-    if status.seccomp != 0 {
-        let name = if status.seccomp == 1 { "strict mode" } else { "filters" };
-        troubles.push(Trouble::new("", format!("under seccomp ({name})")).but(BY_CRIU));
+    if status.seccomp != 0 && rules {
+        let hint = "run qmig outside of the container or service that restrains it";
+        troubles.push(Trouble::new("", "under seccomp, and qmig too: it may not look").but(hint));
     }
     if (status.pending | status.shared_pending) & 1 << (libc::SIGTRAP - 1) != 0 {
         troubles.push(Trouble::new("", "SIGTRAP is pending"));
@@ -238,6 +246,6 @@ mod tests {
         assert!(scheduling(0x4000_0006).is_some());
         assert_eq!(scheduling(2), None);
         let status = Status { seccomp: 2, pending: 1 << 4, ..Status::default() };
-        assert_eq!(thread(&status).len(), 2);
+        assert_eq!((thread(&status, true).len(), thread(&status, false).len()), (2, 1));
     }
 }

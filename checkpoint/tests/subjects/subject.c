@@ -124,7 +124,7 @@ static void make(const char *what) {
         aio_context_t ctx = 0;
         must(!syscall(SYS_io_setup, 8, &ctx), what);
     } else if (!strcmp(what, "guard")) {
-        char *p = mmap(0, 65536, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        char *p = mmap(0, 65536, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
         must(!madvise(p + 4096, 4096, 102), what);
     } else if (!strcmp(what, "mseal")) {
         char *p = mmap(0, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

@@ -26,6 +26,8 @@ pub struct Mm {
     pub exe: FileId,
     /// Ascending and disjoint.
     pub vmas: Vec<Vma>,
+    /// Guard pages (madvise(2), MADV_GUARD_INSTALL): they may not be touched, whatever their mapping says.
+    pub guards: Vec<PageRange>,
     /// prctl(PR_SET_DUMPABLE).
     pub dumpable: u32,
     /// prctl(PR_SET_THP_DISABLE).

@@ -11,6 +11,7 @@ pub mod creds;
 pub mod files;
 pub mod mm;
 pub mod options;
+pub mod seccomp;
 pub mod settings;
 pub mod signals;
 pub mod sockets;
@@ -26,6 +27,7 @@ pub use files::{
 };
 pub use mm::{Advice, Mm, SharedMemory, SysV, Vma, VmaFlags, VmaKind};
 pub use options::SocketOption;
+pub use seccomp::{Filter, Seccomp};
 pub use settings::{Setting, SettingKind};
 pub use signals::{AltStack, SigAction, SigInfo, SigSet};
 pub use sockets::{Group, InetSocket, Packet, SocketOptions, SocketState, UnixSocket};

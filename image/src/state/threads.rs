@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pages::{TaskId, VirtAddr};
 
-use super::{AltStack, Creds, Setting, SigInfo, SigSet};
+use super::{AltStack, Creds, Seccomp, Setting, SigInfo, SigSet};
 
 /// One thread.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,6 +39,8 @@ pub struct Thread {
     pub pdeath_signal: u32,
     /// Of [`super::SettingKind::OF_THREAD`], each at most once.
     pub settings: Vec<Setting>,
+    /// Which system calls it may make.
+    pub seccomp: Seccomp,
     /// The thread was inside a relative timed wait (nanosleep, poll, futex) whose full length is in
     /// its registers; this much of it was left. `None`: nothing to continue, or the rest is unknown
     /// and the whole length is waited again (late, never early). Carried in a field of qmig's own

@@ -1,7 +1,7 @@
 //! Credentials and limits.
 
 use crate::error::BadField;
-use crate::messages::{CredsEntry, RlimitEntry, SeccompMode, ThreadCoreEntry};
+use crate::messages::{CredsEntry, RlimitEntry};
 use crate::state::{Creds, Rlimit};
 
 impl From<&Creds> for CredsEntry {
@@ -71,15 +71,6 @@ fn capabilities(field: &'static str, words: &[u32]) -> Result<u64, BadField> {
         [low] => Ok(u64::from(low)),
         [low, high] => Ok(u64::from(low) | u64::from(high) << 32),
         _ => Err(BadField::count(field, words.len(), "two words")),
-    }
-}
-
-/// qmig's own engine restores no seccomp filters.
-pub(super) fn no_seccomp(entry: &ThreadCoreEntry) -> Result<(), BadField> {
-    match entry.seccomp_mode {
-        None => Ok(()),
-        Some(mode) if mode == SeccompMode::Disabled as i32 => Ok(()),
-        Some(_) => Err(BadField::unsupported("thread_core.seccomp_mode", "a seccomp filter")),
     }
 }
 

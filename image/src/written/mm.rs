@@ -59,11 +59,27 @@ impl From<&Mm> for MmEntry {
             mm_env_end: mm.env_end.0,
             exe_file_id: mm.exe.0,
             mm_saved_auxv: mm.auxv.clone(),
-            vmas: mm.vmas.iter().map(|vma| to_entry(vma, mm.start_brk..mm.brk)).collect(),
+            vmas: mm
+                .vmas
+                .iter()
+                .map(|vma| to_entry(vma, mm.start_brk..mm.brk))
+                .chain(mm.guards.iter().map(guard))
+                .collect(),
             dumpable: Some(mm.dumpable.cast_signed()),
             aios: Vec::new(),
             thp_disabled: Some(mm.thp_disabled),
         }
+    }
+}
+
+/// CRIU writes guard pages behind all mappings, as what looks like one.
+fn guard(range: &PageRange) -> VmaEntry {
+    VmaEntry {
+        start: range.start_addr().0,
+        end: range.end_addr().0,
+        status: status::GUARD,
+        fd: -1,
+        ..VmaEntry::default()
     }
 }
 
@@ -167,7 +183,18 @@ fn from_entry(entry: &MmEntry, reader: &mut Reader<'_>) -> Result<Mm, BadField> 
         env_end: address("mm_env_end", entry.mm_env_end)?,
         auxv: entry.mm_saved_auxv.clone(),
         exe: FileId(entry.exe_file_id),
-        vmas: entry.vmas.iter().map(|vma| vma_from(vma, reader)).collect::<Result<_, _>>()?,
+        vmas: entry
+            .vmas
+            .iter()
+            .filter(|vma| vma.status & status::GUARD == 0)
+            .map(|vma| vma_from(vma, reader))
+            .collect::<Result<_, _>>()?,
+        guards: entry
+            .vmas
+            .iter()
+            .filter(|vma| vma.status & status::GUARD != 0)
+            .map(|guard| page_range("vmas.start", guard.start, guard.end))
+            .collect::<Result<_, _>>()?,
         dumpable,
         thp_disabled: entry.thp_disabled.unwrap_or(false),
     })
@@ -259,7 +286,6 @@ fn refuse_special(entry: &VmaEntry) -> Result<(), BadField> {
         (status::SOCKET, "a mapped ring of a packet socket"),
         (status::AIO_RING, "an asynchronous I/O context, io_setup(2)"),
         (status::SHADOW_STACK, "a shadow stack"),
-        (status::GUARD, "guard pages of madvise(2)"),
         (status::PLUGIN, "a mapping of a plugin of CRIU"),
     ];
     if let Some((_, what)) = what.iter().find(|(bit, _)| entry.status & bit != 0) {

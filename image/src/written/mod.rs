@@ -16,6 +16,7 @@ mod namespaces;
 mod nodes;
 mod pipes;
 mod registers;
+mod seccomp;
 mod settings;
 mod shared;
 mod signals;
@@ -45,7 +46,8 @@ impl Checkpoint {
     /// Processes share a descriptor table if they have the same [`crate::state::FdTableId`]; all
     /// else is each one's own.
     pub fn to_images(&self, namespaces: &NamespaceIds) -> ImageSet {
-        let mut writer = Writer { checkpoint: self, namespaces, images: Vec::new() };
+        let chains = seccomp::Chains::of(self);
+        let mut writer = Writer { checkpoint: self, namespaces, chains, images: Vec::new() };
         tree::write(&mut writer);
         descriptors::write(&mut writer);
         files::write(&mut writer);
@@ -104,6 +106,7 @@ pub fn tasks_of(images: &ImageSet) -> Result<Vec<Task>, BadImage> {
 struct Writer<'a> {
     checkpoint: &'a Checkpoint,
     namespaces: &'a NamespaceIds,
+    chains: seccomp::Chains,
     images: Vec<(String, Vec<u8>)>,
 }
 

@@ -11,9 +11,7 @@ use super::threads::CGROUP_SET;
 use super::{Reader, Writer};
 use crate::error::{BadField, BadImage};
 use crate::kind::ImageKind;
-use crate::messages::{
-    CoreEntry, InventoryEntry, LsmType, SeccompEntry, TaskKobjIdsEntry, TimensEntry,
-};
+use crate::messages::{CoreEntry, InventoryEntry, LsmType, TaskKobjIdsEntry, TimensEntry};
 use crate::state::{Checkpoint, Clocks};
 
 /// Namespace ids to write.
@@ -58,7 +56,8 @@ const NO_NETWORK_LOCK: u32 = 2;
 pub(super) fn write(writer: &mut Writer<'_>) {
     let checkpoint = writer.checkpoint;
     writer.one(ImageKind::TimeNs, 0, &TimensEntry::from(&checkpoint.clocks));
-    writer.one(ImageKind::Seccomp, 0, &SeccompEntry::default());
+    let filters = writer.chains.entry().clone();
+    writer.one(ImageKind::Seccomp, 0, &filters);
     let root_ids = TaskKobjIdsEntry {
         vm_id: 1,
         files_id: unused_files_id(checkpoint),

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use pages::TaskId;
 
-use super::{creds, registers, settings, signals};
+use super::{registers, seccomp, settings, signals};
 use crate::error::BadField;
 use crate::messages::{
-    CoreEntry, CredsEntry, Machine, RseqEntry, ThreadCoreEntry, ThreadInfoX86, ThreadSasEntry,
+    CoreEntry, CredsEntry, Machine, RseqEntry, SeccompEntry, ThreadCoreEntry, ThreadInfoX86,
+    ThreadSasEntry,
 };
 use crate::state::check::{address, comm, signal};
 use crate::state::{AltStack, Placement, RobustList, Rseq, Sched, SettingKind, SigSet, Thread};
@@ -47,7 +48,7 @@ impl From<&Thread> for ThreadCoreEntry {
             pdeath_sig: (thread.pdeath_signal != 0).then_some(thread.pdeath_signal),
             signals_p: Some(signals::queue(&thread.pending)),
             creds: Some(CredsEntry::from(&thread.creds)),
-            seccomp_mode: Some(0),
+            seccomp_mode: None,
             seccomp_filter: None,
             comm: Some(thread.comm.clone()),
             blk_sigset_extended: None,
@@ -70,13 +71,14 @@ impl From<&Thread> for ThreadCoreEntry {
     }
 }
 
-/// The thread `id` from its core; `blocked` and `name` are what the process says, for images that
+/// The thread `id` from its core, and whether its seccomp filters are those of its whole process; `blocked` and `name` are what the process says, for images that
 /// say it only there.
 pub(super) fn from_core(
     id: TaskId,
     core: &CoreEntry,
     process: Option<(SigSet, &str)>,
-) -> Result<Thread, BadField> {
+    filters: &SeccompEntry,
+) -> Result<(Thread, bool), BadField> {
     if core.mtype() != Machine::X86_64 {
         return Err(BadField::unsupported("mtype", "another architecture than x86-64"));
     }
@@ -88,11 +90,11 @@ pub(super) fn from_core(
     if info.tls.iter().any(|descriptor| !descriptor.seg_not_present) {
         return Err(BadField::unsupported("thread_info.tls", "a descriptor of set_thread_area(2)"));
     }
-    creds::no_seccomp(entry)?;
+    let (seccomp, of_all) = seccomp::of_thread(entry, filters)?;
     let name = entry.comm.as_deref().or_else(|| process.map(|(_, name)| name)).unwrap_or_default();
     comm("thread_core.comm", name)?;
     let blocked = entry.blk_sigset.map(SigSet).or_else(|| process.map(|(blocked, _)| blocked));
-    Ok(Thread {
+    let thread = Thread {
         id,
         comm: name.to_owned(),
         regs: gpregs.try_into()?,
@@ -113,7 +115,9 @@ pub(super) fn from_core(
             &entry.settings,
             &SettingKind::OF_THREAD,
         )?,
-    })
+        seccomp,
+    };
+    Ok((thread, of_all))
 }
 
 /// More CPUs than Linux can be built for.

@@ -3,7 +3,7 @@
 use pages::TaskId;
 
 use super::threads::CGROUP_SET;
-use super::{Reader, Writer, settings, signals, threads, timers};
+use super::{Reader, Writer, seccomp, settings, signals, threads, timers};
 use crate::error::{BadField, BadImage};
 use crate::kind::ImageKind;
 use crate::messages::{
@@ -12,8 +12,8 @@ use crate::messages::{
 };
 use crate::state::check::{comm, group_id, task_id};
 use crate::state::{
-    Body, FdTableId, FileId, Fs, IntervalTimer, Living, PosixTimer, Rlimit, Setting, SettingKind,
-    SigAction, SigInfo, SigSet, Task, Thread,
+    Body, FdTableId, FileId, Fs, IntervalTimer, Living, PosixTimer, Rlimit, Seccomp, Setting,
+    SettingKind, SigAction, SigInfo, SigSet, Task, Thread,
 };
 
 const ALIVE: u32 = 1;
@@ -40,6 +40,9 @@ fn write_living(writer: &mut Writer<'_>, index: usize, task: &Task, living: &Liv
     let id = task.id.0;
     for (number, thread) in living.threads.iter().enumerate() {
         let mut core = CoreEntry::from(thread);
+        if let Some(said) = core.thread_core.as_mut() {
+            writer.chains.say(&living.threads, number, said);
+        }
         if number == 0 {
             core.tc = Some(Box::new(task_core(living, thread)));
         }
@@ -177,17 +180,26 @@ fn read_living(
 ) -> Result<Living, BadImage> {
     let at = |id: TaskId| move |lie: BadField| lie.at(ImageKind::Core.name(id.0), 1);
     let mut all = Vec::new();
+    let filters = seccomp::read(reader)?;
     for thread in threads {
         let said = Some((process.blocked, process.comm));
         let thread = task_id("threads", *thread).map_err(|lie| lie.at("pstree.img", 0))?;
         let thread = if thread == id {
-            threads::from_core(id, core, said).map_err(at(id))?
+            threads::from_core(id, core, said, &filters).map_err(at(id))?
         } else {
             let core: CoreEntry = reader.one(ImageKind::Core, thread.0)?;
-            threads::from_core(thread, &core, None).map_err(at(thread))?
+            threads::from_core(thread, &core, None, &filters).map_err(at(thread))?
         };
         all.push(thread);
     }
+    // What the leader says of all: the others say nothing.
+    if let Some(common) =
+        all.iter().find_map(|(thread, of_all)| of_all.then(|| thread.seccomp.clone()))
+    {
+        let silent = all.iter_mut().filter(|(thread, _)| thread.seccomp == Seccomp::Off);
+        silent.for_each(|(thread, _)| thread.seccomp = common.clone());
+    }
+    let all = all.into_iter().map(|(thread, _)| thread).collect();
     let ids = reader.ids(id, core)?;
     let fs: FsEntry = reader.one(ImageKind::Fs, id.0)?;
     let mm = super::mm::read(reader, id)?;

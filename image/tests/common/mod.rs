@@ -215,12 +215,21 @@ fn thread(id: u32, leader: bool) -> Thread {
         pdeath_signal: if leader { 15 } else { 0 },
         settings: vec![Setting { what: SettingKind::Slice, value: 3_000_000 }],
         wait_left: leader.then_some(Duration::new(12, 345_678_901)),
+        seccomp: match leader {
+            true => Seccomp::Strict,
+            false => filters(),
+        },
         placement: Placement {
             cpus: if leader { vec![0, 3, 70] } else { Vec::new() },
             io_priority: if leader { 16390 } else { 0 },
             timer_slack: if leader { 123_456 } else { Placement::USUAL_SLACK },
         },
     }
+}
+
+fn filters() -> Seccomp {
+    let filter = |byte, log| Filter { program: vec![byte; 16], log };
+    Seccomp::Filters(vec![filter(1, true), filter(2, false)].into())
 }
 
 fn vma(start: u64, end: u64, prot: u32, kind: VmaKind) -> Vma {
@@ -255,6 +264,7 @@ fn mm() -> Mm {
         env_end: VirtAddr(0x7ffe_0002_0fcf),
         auxv: vec![33, 0x7fff_0000_2000, 51, 3376, 0, 0],
         exe: FileId(20),
+        guards: vec![PageRange::from_addrs(VirtAddr(0x1000), VirtAddr(0x3000)).expect("a range")],
         vmas: vec![
             vma(0x40_0000, 0x40_2000, 5, file(false, 0)),
             heap,

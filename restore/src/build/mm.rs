@@ -20,6 +20,8 @@ use crate::error::{BadCheckpoint, Error, Result};
 
 /// PR_SET_MM_MAP, linux/prctl.h (Linux 3.18).
 const PR_SET_MM_MAP: u64 = 14;
+/// asm-generic/mman-common.h (Linux 6.13).
+const MADV_GUARD_INSTALL: u64 = 102;
 /// `struct prctl_mm_map`.
 const MM_MAP_SIZE: u64 = 104;
 /// The kernel keeps some 50 words of auxiliary vector; CRIU's format 44.
@@ -66,6 +68,18 @@ pub(crate) fn content(mm: &Mm) -> (PageSet, PageSet) {
 pub(crate) fn descriptors(mm: &Mm) -> usize {
     let mapped: std::collections::BTreeSet<_> = mm.vmas.iter().filter_map(mapped_file).collect();
     mapped.len() + 3
+}
+
+/// Installs guard pages again, once no page will be written there any more. Before memory is locked,
+/// for then the kernel does not.
+pub(crate) fn guard(process: &mut Process, mm: &Mm) -> Result<()> {
+    let mut batch = Batch::default();
+    for range in &mm.guards {
+        let args = [range.start_addr().0, range.bytes().0, MADV_GUARD_INSTALL];
+        batch.must("install guard pages", libc::SYS_madvise, &args);
+    }
+    process.run(0, batch)?;
+    Ok(())
 }
 
 /// Locks what was locked, once its pages are there.

@@ -18,6 +18,7 @@ pub(crate) mod mm;
 mod pipes;
 pub(crate) mod process;
 pub(crate) mod ptys;
+mod seccomp;
 mod settings;
 pub(crate) mod signals;
 mod sink;
@@ -307,6 +308,7 @@ pub(crate) fn unknown(space: SpaceId) -> Error {
 
 /// Everything about one process that its memory must be there for.
 fn finish(process: &mut Process, living: &Living, from: &Checkpoint, me: &Creds) -> Result<()> {
+    mm::guard(process, &living.mm)?;
     mm::lock(process, &living.mm)?;
     for (at, thread) in living.threads.iter().enumerate() {
         threads::dress(process, at, thread)?;
@@ -319,6 +321,7 @@ fn finish(process: &mut Process, living: &Living, from: &Checkpoint, me: &Creds)
     signals::queue(process, living)?;
     timers::arm(process, living)?;
     creds::limit(process.host, &living.rlimits)?;
+    seccomp::install(process, living)?;
     for (at, thread) in living.threads.iter().enumerate() {
         creds::become_owner(process, at, me, &thread.creds)?;
         threads::dress_after(process, at, thread)?;

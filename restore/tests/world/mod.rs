@@ -299,6 +299,7 @@ pub(crate) fn thread(id: u32, what: u64, argument: u64, stack_top: u64) -> Threa
         pdeath_signal: 0,
         settings: Vec::new(),
         wait_left: None,
+        seccomp: image::state::Seccomp::Off,
         placement: image::state::Placement::default(),
     }
 }
@@ -347,6 +348,7 @@ fn living(id: u32, fds: FdTableId, what: u64, argument: u64) -> Living {
             env_end: VirtAddr(DATA),
             auxv: vec![6, 4096, 0, 0],
             exe: EXE,
+            guards: Vec::new(),
             vmas,
             dumpable: 1,
             thp_disabled: false,

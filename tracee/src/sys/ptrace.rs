@@ -27,6 +27,9 @@ const NT_X86_XSTATE: usize = 0x202;
 const GETSIGMASK: c_uint = 0x420a;
 const SETSIGMASK: c_uint = 0x420b;
 const GET_RSEQ_CONFIGURATION: c_uint = 0x420f;
+/// Linux 4.4 and 4.16.
+const SECCOMP_GET_FILTER: c_uint = 0x420c;
+const SECCOMP_GET_METADATA: c_uint = 0x420d;
 const GET_SYSCALL_USER_DISPATCH_CONFIG: c_uint = 0x4211;
 
 /// `struct ptrace_rseq_configuration`.
@@ -190,6 +193,30 @@ pub(crate) fn pending(tid: i32, shared: bool) -> nix::Result<Vec<[u8; 128]>> {
             return Ok(all);
         }
     }
+}
+
+/// The seccomp filter of this number, the oldest being zero; ENOENT if there is none.
+pub(crate) fn seccomp_filter(tid: i32, number: usize) -> nix::Result<Vec<u8>> {
+    // SAFETY: without room the kernel counts the instructions and writes nothing.
+    let count = unsafe { request(SECCOMP_GET_FILTER, tid, number, 0) }?;
+    let mut program = vec![0_u64; usize::try_from(count).unwrap_or(0)];
+    let into = program.as_mut_ptr() as usize;
+    // SAFETY: `program` has room for as many instructions of eight bytes as were counted, and a filter
+    // never changes; any bits are valid in it.
+    unsafe { request(SECCOMP_GET_FILTER, tid, number, into) }?;
+    Ok(program.iter().flat_map(|instruction| instruction.to_ne_bytes()).collect())
+}
+
+/// SECCOMP_FILTER_FLAG_LOG.
+pub(crate) const SECCOMP_LOG: u64 = 2;
+
+/// Its flags: `struct seccomp_metadata` is two words, the number and these.
+pub(crate) fn seccomp_flags(tid: i32, number: usize) -> nix::Result<u64> {
+    let mut metadata = [number as u64, 0];
+    let (size, into) = (size_of_val(&metadata), metadata.as_mut_ptr() as usize);
+    // SAFETY: `metadata` is live and of the size announced; any bits are valid in it.
+    unsafe { request(SECCOMP_GET_METADATA, tid, size, into) }?;
+    Ok(metadata[1])
 }
 
 /// The mode of PR_SET_SYSCALL_USER_DISPATCH: `struct ptrace_sud_config`, of which it is the first of
