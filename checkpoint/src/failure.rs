@@ -73,6 +73,9 @@ pub enum Cause {
     /// A process that is not there.
     #[error("read memory: CRIU tells of process {0}, and the tree has none such")]
     OtherNumber(TaskId),
+    /// CRIU was told to leave pages to somebody else.
+    #[error("read memory: {0} says that pages are elsewhere; they are to be in the stream")]
+    Elsewhere(String),
     /// What belongs to a container could not be read.
     #[error("read {}: {source}", path.display())]
     Papers {
@@ -184,6 +187,7 @@ impl Failure {
             | Cause::CriuImages(_)
             | Cause::OtherNumber(_)
             | Cause::Papers { .. }
+            | Cause::Elsewhere(_)
             | Cause::Shared { .. }
             | Cause::LetGo
             | Cause::Guard(_)

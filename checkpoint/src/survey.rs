@@ -6,6 +6,7 @@
 //! a program for a migration that could not succeed; what appears between here and the freeze,
 //! [`crate::collect`] refuses.
 
+pub(crate) mod brief;
 mod container;
 pub(crate) mod descriptor;
 pub(crate) mod diag;

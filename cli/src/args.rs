@@ -1,14 +1,20 @@
 //! What was typed. No logic: what it means is worked out in [`crate::options`].
 
+mod link;
+mod sending;
+mod streams;
+mod waiting;
+
 use std::ffi::OsString;
-use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use tracee::net::HostAddress;
-use transport::encode::Compression;
-use transport::quic::ByteRate;
+
+pub(crate) use link::{CaFiles, Without};
+pub(crate) use sending::{DumpTrust, Mode, Sending};
+pub(crate) use streams::{Cache, Proxy};
+pub(crate) use waiting::Waiting;
 
 /// Move a running process tree to another host over one QUIC connection.
 ///
@@ -50,6 +56,10 @@ pub(crate) enum Command {
     Dump(Dump),
     /// Run a process tree on this host: from another one, or from a directory.
     Restore(Restore),
+    /// Take the tree of a `criu dump --stream` that you start yourself to another host.
+    Proxy(Proxy),
+    /// Take a tree in for a `criu restore --stream` that you start yourself.
+    Cache(Cache),
     /// What this host can and cannot do, why, and what to change.
     Check(Check),
     /// Show this host's long-lived key (made on first use), for authorized_peers on other hosts.
@@ -96,34 +106,7 @@ pub(crate) struct Dump {
     pub(crate) images_dir: Option<PathBuf>,
 
     #[command(flatten)]
-    pub(crate) trust: DumpTrust,
-
-    /// How memory moves.
-    #[arg(long, value_enum, default_value_t = Mode::Auto)]
-    pub(crate) mode: Mode,
-
-    /// How long the tree may stand still, for the modes that have a choice.
-    #[arg(long, value_name = "TIME", default_value = "300ms", value_parser = crate::options::parse_duration)]
-    pub(crate) max_downtime: Duration,
-
-    /// With rounds (see --mode): try no more than so many.
-    #[arg(long, value_name = "N", default_value_t = checkpoint::MAX_ROUNDS, value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) max_rounds: u32,
-
-    /// With rounds: try for no longer than this; then what is left follows (hybrid, auto), or the
-    /// tree stays (pre-copy). A round is made to end by then.
-    #[arg(long, value_name = "TIME", value_parser = crate::options::parse_duration)]
-    pub(crate) deadline: Option<Duration>,
-
-    /// Send pages no faster than this, such as 100Mbit. Pages that the tree waits for, images and
-    /// messages are not held back.
-    #[arg(long, value_name = "RATE", value_parser = crate::options::parse_rate)]
-    pub(crate) limit_rate: Option<ByteRate>,
-
-    /// How pages are compressed: `auto` where it makes the whole faster, `none`, `lz4`, or `zstd`
-    /// with a level from 1 to 19.
-    #[arg(long, value_name = "auto|none|lz4|zstd[:LEVEL]", default_value = "auto", value_parser = str::parse::<Compression>)]
-    pub(crate) compress: Compression,
+    pub(crate) sending: Sending,
 
     /// Who takes the tree.
     #[arg(long, value_enum, default_value_t = Engine::Auto)]
@@ -160,18 +143,6 @@ pub(crate) struct Dump {
     /// With --images-dir: leave the tree stopped (SIGSTOP) afterwards.
     #[arg(long, conflicts_with = "to")]
     pub(crate) leave_stopped: bool,
-
-    /// Give up connecting, and reconnecting, after this long.
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = crate::options::parse_duration)]
-    pub(crate) connect_timeout: Duration,
-
-    /// An inherited, already bound UDP socket to use.
-    #[arg(long, value_name = "FD")]
-    pub(crate) socket_fd: Option<i32>,
-
-    /// For measurements: what the link does without.
-    #[arg(long, hide = true, value_enum, value_delimiter = ',')]
-    pub(crate) link_without: Vec<Without>,
 }
 
 /// A container by the name its runtime knows it by.
@@ -190,90 +161,18 @@ pub(crate) struct ContainerName {
     pub(crate) runtime_root: Option<PathBuf>,
 }
 
-/// Something that the link does without, to see what it is worth.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Without {
-    /// Cubic in the place of delay-based congestion control.
-    DelayControl,
-    /// Bulk on its way has no bound.
-    Credit,
-    /// No lane goes before another.
-    Priorities,
-    /// All pages over one stream.
-    Streams,
-}
-
-/// How the source proves itself, and how it knows the destination.
-#[derive(Debug, Args)]
-pub(crate) struct DumpTrust {
-    /// The one-time ticket that `qmig restore --listen` printed.
-    #[arg(long, value_name = "TICKET", conflicts_with_all = ["ticket_file", "cacert"])]
-    pub(crate) ticket: Option<String>,
-
-    /// Read the ticket from this file.
-    #[arg(long, value_name = "FILE", conflicts_with = "cacert")]
-    pub(crate) ticket_file: Option<PathBuf>,
-
-    /// Without a ticket: the destination's key, as its `qmig identity` prints it. Remembered.
-    #[arg(long, value_name = "KEY", conflicts_with_all = ["ticket", "ticket_file", "cacert"])]
-    pub(crate) peer: Option<String>,
-
-    #[command(flatten)]
-    pub(crate) ca: CaFiles,
-
-    /// Directory of this host's key and of known peers.
-    #[arg(long, value_name = "DIR", env = "QMIG_HOME")]
-    pub(crate) home: Option<PathBuf>,
-}
-
-/// Trust by a certificate authority of one's own.
-#[derive(Debug, Args)]
-pub(crate) struct CaFiles {
-    /// Trust peers whose certificate this authority (PEM) signed.
-    #[arg(long, value_name = "FILE", requires_all = ["cert", "key"])]
-    pub(crate) cacert: Option<PathBuf>,
-
-    /// This host's certificate (PEM).
-    #[arg(long, value_name = "FILE", requires = "cacert")]
-    pub(crate) cert: Option<PathBuf>,
-
-    /// Its private key (PEM).
-    #[arg(long, value_name = "FILE", requires = "cacert")]
-    pub(crate) key: Option<PathBuf>,
-}
-
 #[derive(Debug, Args)]
 pub(crate) struct Restore {
-    /// Wait here (UDP) for a source. Not needed with --socket-fd, or if systemd passes a socket.
-    #[arg(long, value_name = "ADDR:PORT")]
-    pub(crate) listen: Option<SocketAddr>,
-
     /// Restore the checkpoint in this directory instead.
-    #[arg(long, short = 'D', value_name = "DIR", conflicts_with_all = ["listen", "socket_fd"])]
+    #[arg(long, short = 'D', value_name = "DIR", conflicts_with_all = ["listen", "socket_fd", "ticket_file"])]
     pub(crate) images_dir: Option<PathBuf>,
 
     /// Wait for a container, which shall become one of this name here.
     #[command(flatten)]
     pub(crate) container: RestoreContainer,
 
-    /// Write the ticket into this file (mode 0600, complete before the port answers).
-    #[arg(long, value_name = "FILE", conflicts_with = "images_dir")]
-    pub(crate) ticket_file: Option<PathBuf>,
-
-    /// How long the ticket is good for.
-    #[arg(long, value_name = "TIME", default_value = "10min", value_parser = crate::options::parse_duration)]
-    pub(crate) ticket_expires: Duration,
-
-    /// Make no ticket: only peers in authorized_peers, or of the CA, may come.
-    #[arg(long)]
-    pub(crate) no_ticket: bool,
-
     #[command(flatten)]
-    pub(crate) ca: CaFiles,
-
-    /// Directory of this host's key and of authorized_peers.
-    #[arg(long, value_name = "DIR", env = "QMIG_HOME")]
-    pub(crate) home: Option<PathBuf>,
+    pub(crate) waiting: Waiting,
 
     /// Leave the restored tree to init and exit as soon as it runs.
     #[arg(long, short)]
@@ -299,18 +198,6 @@ pub(crate) struct Restore {
     /// Go on listening after a migration that was refused or aborted.
     #[arg(long)]
     pub(crate) keep: bool,
-
-    /// How long a tree that is ready here waits for a lost source before it is given up.
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = crate::options::parse_duration)]
-    pub(crate) grace: Duration,
-
-    /// An inherited, already bound UDP socket to use.
-    #[arg(long, value_name = "FD", conflicts_with = "listen")]
-    pub(crate) socket_fd: Option<i32>,
-
-    /// For measurements: what the link does without.
-    #[arg(long, hide = true, value_enum, value_delimiter = ',')]
-    pub(crate) link_without: Vec<Without>,
 }
 
 /// What an arriving container becomes.
@@ -411,23 +298,6 @@ pub(crate) enum Part {
     Server,
     /// Who writes to it.
     Client,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Mode {
-    /// As hybrid for a tree of 64 MiB and more (8 MiB where a round trip takes 1 ms and more); a
-    /// smaller one crosses while it stands still if that ends in --max-downtime, else as post-copy.
-    Auto,
-    /// Stop the tree, copy everything, run it there.
-    Stop,
-    /// Copy while it runs, round by round, until what is left fits --max-downtime; if it writes too
-    /// fast for that, it stays here.
-    PreCopy,
-    /// Run it there at once; pages follow when they are touched, and in the background.
-    PostCopy,
-    /// Copy while it runs, as pre-copy; if it writes too fast for that, run it there at once, and
-    /// only what changed last follows as in post-copy.
-    Hybrid,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -17,6 +17,9 @@ fn main() -> ExitCode {
     if criu::shim::called_for() {
         return criu::shim::run();
     }
+    if criu::stream::called_for() {
+        return criu::stream::run();
+    }
     let args = args::Qmig::parse();
     start_tracing(args.verbose);
     let mut progress = progress::Progress::new(args.json, args.quiet);

@@ -13,6 +13,7 @@ use crate::page_server::{self, PageServerError, Store};
 use crate::rpc::messages::{Options, RequestType, Response};
 use crate::rpc::{Hook, Said, Worker};
 use crate::scratch::Scratch;
+use crate::stream::{Asked, Conversation};
 use crate::work::Work;
 
 /// What is dumped, and what may be.
@@ -40,9 +41,18 @@ pub struct Dumping<S> {
 /// The tree stands still and its images are complete. Dropped, it runs on.
 #[derive(Debug)]
 pub struct Dumped {
-    worker: Worker,
+    by: By,
     images: Scratch,
     since: Instant,
+}
+
+/// Whose question is open.
+#[derive(Debug)]
+enum By {
+    /// Of a CRIU that we, or a runtime, have started.
+    Worker(Worker),
+    /// Of one that somebody else has.
+    Hook(Asked, Conversation),
 }
 
 impl Criu {
@@ -107,13 +117,23 @@ impl<S: Store> Dumping<S> {
         let (store, served) =
             server.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         match served {
-            Ok(()) => Ok((Dumped { worker, images, since }, store)),
+            Ok(()) => Ok((Dumped { by: By::Worker(worker), images, since }, store)),
             Err(error) => Err(Error::Pages(error)),
         }
     }
 }
 
 impl Dumped {
+    /// By a CRIU that has asked us.
+    pub(crate) fn asked(
+        conversation: Conversation,
+        asked: Asked,
+        images: Scratch,
+        since: Instant,
+    ) -> Self {
+        Self { by: By::Hook(asked, conversation), images, since }
+    }
+
     /// Where the images are.
     pub fn images(&self) -> &Scratch {
         &self.images
@@ -125,42 +145,56 @@ impl Dumped {
     }
 
     /// CRIU ends the tree. An error means that it did not, or did not say so.
-    pub fn let_die(mut self) -> Result<()> {
-        self.worker.insist()?;
-        self.heard_out(true)
+    pub fn let_die(self) -> Result<()> {
+        match self.by {
+            By::Worker(mut worker) => {
+                worker.insist()?;
+                heard_out(worker, &self.images, true)
+            }
+            By::Hook(asked, mut conversation) => {
+                asked.answer(true);
+                conversation.until_ended()
+            }
+        }
     }
 
     /// CRIU lets the tree run on.
-    pub fn let_run(mut self) -> Result<()> {
-        self.worker.answer(false)?;
-        self.heard_out(false)
+    pub fn let_run(self) -> Result<()> {
+        match self.by {
+            By::Worker(mut worker) => {
+                worker.answer(false)?;
+                heard_out(worker, &self.images, false)
+            }
+            By::Hook(asked, mut conversation) => {
+                asked.answer(false);
+                conversation.until_ended()
+            }
+        }
     }
+}
 
-    /// Waits for CRIU's last word.
-    fn heard_out(&mut self, success: bool) -> Result<()> {
-        loop {
-            match self.worker.hear()? {
-                Some(Said::Asks(Hook::NetworkUnlock, _)) => self.worker.answer(true)?,
-                Some(Said::Asks(hook, _)) => return Err(Error::UnexpectedHook { hook }),
-                Some(Said::Done(response)) if response.success == success => break,
-                Some(Said::Done(response)) if success => {
-                    return Err(refused(&response, &self.images));
-                }
-                Some(Said::Done(_)) => {
-                    let said = "that it was done".to_owned();
-                    return Err(Error::OutOfTurn { said, due: "that it was not" });
-                }
-                None => return Err(Error::Ended { log: log::errors(&Work::beside(&self.images)) }),
+/// Waits for CRIU's last word.
+fn heard_out(mut worker: Worker, images: &Scratch, success: bool) -> Result<()> {
+    loop {
+        match worker.hear()? {
+            Some(Said::Asks(Hook::NetworkUnlock, _)) => worker.answer(true)?,
+            Some(Said::Asks(hook, _)) => return Err(Error::UnexpectedHook { hook }),
+            Some(Said::Done(response)) if response.success == success => break,
+            Some(Said::Done(response)) if success => return Err(refused(&response, images)),
+            Some(Said::Done(_)) => {
+                let said = "that it was done".to_owned();
+                return Err(Error::OutOfTurn { said, due: "that it was not" });
             }
+            None => return Err(Error::Ended { log: log::errors(&Work::beside(images)) }),
         }
-        match self.worker.end() {
-            // It did what it was told, and its runtime could not be content with that.
-            Err(error) if !success => {
-                tracing::debug!(%error, "the container goes on");
-                Ok(())
-            }
-            ended => ended,
+    }
+    match worker.end() {
+        // It did what it was told, and its runtime could not be content with that.
+        Err(error) if !success => {
+            tracing::debug!(%error, "the container goes on");
+            Ok(())
         }
+        ended => ended,
     }
 }
 

@@ -68,6 +68,9 @@ pub enum Error {
         /// What should have come.
         due: &'static str,
     },
+    /// Nobody waits for it any more.
+    #[error("the wait for CRIU was ended")]
+    Cancelled,
     /// Its pages could not be taken.
     #[error(transparent)]
     Pages(PageServerError),

@@ -9,6 +9,7 @@ use std::io::{self, IoSliceMut, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
@@ -46,7 +47,14 @@ pub(crate) struct Handed {
 impl LazySocket {
     /// Listens in a restore's working directory.
     pub(crate) fn listen(work: &Work) -> Result<Self> {
-        let bound = UnixListener::bind(work.path().join(NAME));
+        Self::listen_in(work.path())
+    }
+
+    /// The same in a directory that others use too.
+    pub(crate) fn listen_in(work: &Path) -> Result<Self> {
+        let path = work.join(NAME);
+        let _ = std::fs::remove_file(&path);
+        let bound = UnixListener::bind(path);
         bound.map(Self).map_err(Error::os("listen for a lazy restore"))
     }
 
@@ -68,6 +76,11 @@ impl LazySocket {
 }
 
 impl Handed {
+    /// Nobody is watched any more.
+    pub(crate) fn without_processes(self) -> Self {
+        Self { processes: Vec::new(), ..self }
+    }
+
     /// Waits until CRIU says that all tasks are restored; zombies may still be told of before that.
     pub(crate) fn finished(&mut self) -> Result<()> {
         loop {

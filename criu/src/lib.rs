@@ -31,6 +31,7 @@ mod restore;
 pub mod rpc;
 mod scratch;
 pub mod shim;
+pub mod stream;
 mod work;
 
 pub use binary::{Criu, Features, Version, find};

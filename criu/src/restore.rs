@@ -1,6 +1,7 @@
 //! `criu restore`, stopped at the question whether the tree may run.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
@@ -15,6 +16,7 @@ use crate::log;
 use crate::rpc::messages::{Options, RequestType, Response};
 use crate::rpc::{Hook, Said, Worker};
 use crate::scratch::Scratch;
+use crate::stream::{Asked, Conversation};
 use crate::work::Work;
 
 /// How a tree is restored.
@@ -40,9 +42,34 @@ pub struct Restoring {
 /// The tree is built and has not run. Dropped, CRIU kills it, and has when the drop returns.
 #[derive(Debug)]
 pub struct Restored {
-    tree: Tree,
+    by: By,
     root: i32,
     lazy: Option<Handed>,
+}
+
+/// Whose question is open.
+#[derive(Debug)]
+enum By {
+    /// Of a CRIU that we, or a runtime, have started.
+    Worker(Tree),
+    /// Of one that somebody else has.
+    Hook(Hooked),
+}
+
+/// See [`By::Hook`]. Dropped, CRIU has killed the tree when the drop returns.
+#[derive(Debug)]
+struct Hooked {
+    asked: Option<Asked>,
+    conversation: Conversation,
+}
+
+impl Drop for Hooked {
+    fn drop(&mut self) {
+        if let Some(asked) = self.asked.take() {
+            asked.answer(false);
+            let _ = self.conversation.until_ended();
+        }
+    }
 }
 
 /// What CRIU has made so far.
@@ -114,7 +141,7 @@ impl Restoring {
             match (hook, root) {
                 (Hook::PostRestore, Some(root)) => {
                     let lazy = lazy.map(|(socket, count)| socket.take(count)).transpose()?;
-                    return Ok(Restored { tree, root, lazy });
+                    return Ok(Restored { by: By::Worker(tree), root, lazy });
                 }
                 (Hook::PreRestore | Hook::SetupNamespaces | Hook::PostSetupNamespaces, _) => {
                     tree.worker.answer(true)?;
@@ -126,6 +153,17 @@ impl Restoring {
 }
 
 impl Restored {
+    /// By a CRIU that has asked us.
+    pub(crate) fn asked(
+        conversation: Conversation,
+        asked: Asked,
+        root: i32,
+        lazy: Option<Handed>,
+    ) -> Self {
+        let hooked = Hooked { asked: Some(asked), conversation };
+        Self { by: By::Hook(hooked), root, lazy }
+    }
+
     /// The root of the tree, as this host knows it: our child.
     pub fn root(&self) -> i32 {
         self.root
@@ -138,7 +176,32 @@ impl Restored {
 
     /// The tree runs. On an error it does not, and is gone.
     pub fn run(self) -> Result<i32> {
-        let Self { mut tree, root, lazy } = self;
+        let Self { by, root, mut lazy } = self;
+        let run = match by {
+            By::Worker(tree) => tree.run(),
+            By::Hook(hooked) => hooked.run(),
+        };
+        let run = run.and_then(|()| lazy.as_mut().map_or(Ok(()), Handed::finished));
+        // Our yes may have been heard all the same.
+        run.inspect_err(|_| end_all(root)).map(|()| root)
+    }
+}
+
+impl Hooked {
+    fn run(mut self) -> Result<()> {
+        if let Some(asked) = self.asked.take() {
+            asked.answer(true);
+        }
+        match self.conversation.until(Some(&Hook::PostResume))? {
+            true => Ok(()),
+            false => Err(Error::Ended { log: Vec::new() }),
+        }
+    }
+}
+
+impl Tree {
+    fn run(self) -> Result<()> {
+        let mut tree = self;
         tree.worker.answer(true)?;
         while let Some((hook, _)) = tree.asked()? {
             match hook {
@@ -148,20 +211,15 @@ impl Restored {
                 hook => return Err(Error::UnexpectedHook { hook }),
             }
         }
-        if let Some(mut handed) = lazy {
-            handed.finished()?;
-        }
         tree.root = None; // nobody's to end any more
         if tree.worker.is_of_runtime()
             && let Err(error) = tree.worker.end()
         {
             tracing::warn!(%error, "the container runs");
         }
-        Ok(root)
+        Ok(())
     }
-}
 
-impl Tree {
     /// CRIU's next question, or `None` once it says that it is done.
     fn asked(&mut self) -> Result<Option<(Hook, Option<i32>)>> {
         match self.worker.hear()? {
@@ -177,5 +235,32 @@ impl Tree {
 
     fn out_of_turn() -> Error {
         Error::OutOfTurn { said: "that it is done".to_owned(), due: "post-restore" }
+    }
+}
+
+/// How long killed processes may take to end.
+const BURIAL: Duration = Duration::from_secs(10);
+
+/// Ends a tree, whoever else does so too.
+fn end_all(root: i32) {
+    let mut all = vec![root];
+    let mut next = 0;
+    while let Some(pid) = all.get(next) {
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        let texts = tasks.map(|task| std::fs::read_to_string(task.path().join("children")));
+        let texts: String = texts.filter_map(|text| Some(text.ok()? + " ")).collect();
+        all.extend(texts.split_whitespace().filter_map(|word| word.parse::<i32>().ok()));
+        next += 1;
+    }
+    for pid in &all {
+        let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
+    }
+    let runs = |pid: &i32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+    };
+    let end = Instant::now() + BURIAL;
+    while all.iter().any(runs) && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(1));
     }
 }

@@ -18,7 +18,7 @@ use crate::skeleton::BuildOptions;
 pub use report::{Item, host_report};
 
 /// The place a refusal is about when it is about the whole host.
-const HERE: &str = "this host";
+pub(crate) const HERE: &str = "this host";
 
 /// Every reason why this host cannot carry `plan`.
 pub fn check(plan: &Plan, options: BuildOptions) -> Result<(), Vec<Refusal>> {
@@ -52,6 +52,13 @@ pub(crate) fn check_for_criu(plan: &Plan) -> Result<(), Vec<Refusal>> {
     ids::check(plan, options, &mut refusals);
     files::check(plan, options, &mut refusals);
     network::check(plan, options, &mut refusals);
+    if refusals.is_empty() { Ok(()) } else { Err(refusals) }
+}
+
+/// Every reason why this host cannot carry `plan` whoever restores it. Whoever it is knows the rest.
+pub(crate) fn check_the_host(plan: &Plan) -> Result<(), Vec<Refusal>> {
+    let mut refusals = Vec::new();
+    host::check(plan, BuildOptions::default(), &mut refusals);
     if refusals.is_empty() { Ok(()) } else { Err(refusals) }
 }
 

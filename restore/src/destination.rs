@@ -371,7 +371,13 @@ async fn build(
     tracing::debug!("what cannot wait is in its memory");
     chaos::point("destination:pages")?;
     let begun = Instant::now();
-    let (ready, faults) = hollow.finish(owed, keeper).await?;
+    let (ready, faults) = tokio::select! {
+        finished = hollow.finish(owed, keeper) => finished?,
+        message = link.recv() => {
+            return Err(Cause::PeerAborted(building.receive(message?)?));
+        }
+        () = stop.ended() => return Err(Cause::Interrupted),
+    };
     if let Some(faults) = faults {
         inflow.open(faults);
     }

@@ -28,6 +28,11 @@ pub fn pidfd_getfd(pidfd: &OwnedFd, fd: i32) -> Result<OwnedFd> {
         .map_err(|errno| Error::Own { act: "fetch a descriptor of a process", errno })
 }
 
+/// Ends the process that a pidfd means; one that has ended stays so.
+pub fn end(pidfd: BorrowedFd<'_>) {
+    let _ = sys::process::pidfd_send_signal(pidfd, libc::SIGKILL);
+}
+
 /// The process a pidfd means, as this process numbers it; `None` once it has been reaped.
 pub fn pid_of(pidfd: BorrowedFd<'_>) -> Option<HostPid> {
     let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());

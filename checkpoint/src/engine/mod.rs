@@ -5,6 +5,7 @@
 //! tree runs on when it is dropped, a [`Doomed`] one dies.
 
 mod auto;
+mod captured;
 mod native;
 mod papers;
 mod shared;
@@ -25,6 +26,7 @@ use crate::rounds::Rounds;
 use crate::survey::SurveyOptions;
 
 pub use auto::Auto;
+pub use captured::Captured;
 pub use native::Native;
 pub(crate) use native::stop_and_read;
 pub use stock::Stock;

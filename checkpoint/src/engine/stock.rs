@@ -9,6 +9,7 @@
 //! which it will find before its first instruction, whoever lets go of it; and a guard, for the case
 //! that we die, ends it.
 
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 
@@ -20,6 +21,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pages::{PageSet, SpaceId};
 use tokio::sync::oneshot;
+use tracee::host::pidfd_open;
 use tracee::proc::status::Status;
 use tracee::{HostPid, chaos};
 
@@ -33,7 +35,7 @@ use crate::rounds::Rounds;
 use crate::survey::{self, SurveyOptions, TcpPolicy, tree};
 
 /// Room for everything that CRIU writes beside files without a name.
-const IMAGES: u64 = 256 << 20;
+pub(super) const ROOM: u64 = 256 << 20;
 
 /// A CRIU of this host.
 #[derive(Clone, Debug)]
@@ -74,7 +76,7 @@ impl Engine for Stock {
         downtime: &'a mut Downtime,
     ) -> Freezing<'a> {
         Box::pin(async move {
-            let images = Scratch::new(IMAGES.saturating_add(options.ghost_limit.0))?;
+            let images = Scratch::new(ROOM.saturating_add(options.ghost_limit.0))?;
             let asked = DumpOptions {
                 root: root.0,
                 shell_job: false,
@@ -87,7 +89,7 @@ impl Engine for Stock {
             let Self { criu, container } = self.clone();
             std::thread::spawn(move || {
                 let dumping = criu.dump(container.as_ref(), asked, images, PageMaps::default());
-                tell.send(dumping.and_then(Dumping::until_images))
+                drop(tell.send(dumping.and_then(Dumping::until_images)));
             });
             let (dumped, maps) = told.await.expect("it always tells")?;
             downtime.began(dumped.stands_since());
@@ -112,7 +114,10 @@ impl Engine for Stock {
 }
 
 /// Where pages are read: CRIU calls a process by the number by which it knows itself.
-fn located((space, pages): (SpaceId, PageSet), processes: &[HostPid]) -> Result<SpacePages, Cause> {
+pub(super) fn located(
+    (space, pages): (SpaceId, PageSet),
+    processes: &[HostPid],
+) -> Result<SpacePages, Cause> {
     let source = match space {
         SpaceId::Process(task) => {
             let known_as = |pid: &&HostPid| {
@@ -130,9 +135,9 @@ fn located((space, pages): (SpaceId, PageSet), processes: &[HostPid]) -> Result<
 }
 
 /// CRIU waits for our answer.
-struct Standing {
-    dumped: Dumped,
-    processes: Vec<HostPid>,
+pub(super) struct Standing {
+    pub(super) dumped: Dumped,
+    pub(super) processes: Vec<HostPid>,
 }
 
 impl Hold for Standing {
@@ -144,7 +149,11 @@ impl Hold for Standing {
             Err(Cause::LetGo)
         };
         match guard {
-            Ok(guard) => Ok(Box::new(Stale { standing: Some(*self), guard })),
+            Ok(guard) => {
+                let known = self.processes.iter().filter_map(|pid| pidfd_open(*pid).ok());
+                let known = known.collect();
+                Ok(Box::new(Stale { standing: Some(*self), known, guard }))
+            }
             Err(cause) => {
                 signal_all(&self.processes, Signal::SIGCONT);
                 Err((self, cause))
@@ -156,7 +165,20 @@ impl Hold for Standing {
 /// The right to run has left.
 struct Stale {
     standing: Option<Standing>,
+    /// Its processes, whatever becomes of their numbers.
+    known: Vec<OwnedFd>,
     guard: Guard,
+}
+
+impl Stale {
+    /// CRIU ends it; whoever is left then, because CRIU failed, or was told by somebody else to let the
+    /// tree go, we do.
+    fn end(&mut self, dumped: Dumped) -> Result<(), criu::Error> {
+        let ended = dumped.let_die();
+        self.known.iter().for_each(|process| tracee::host::end(process.as_fd()));
+        self.guard.stand_down();
+        ended
+    }
 }
 
 impl Doom for Stale {
@@ -173,19 +195,14 @@ impl Doom for Stale {
 
     fn kill(mut self: Box<Self>) -> Result<(), Cause> {
         let Standing { dumped, .. } = self.standing.take().expect("there until taken");
-        let ended = dumped.let_die();
-        self.guard.stand_down();
-        Ok(ended?)
+        Ok(self.end(dumped)?)
     }
 }
 
 impl Drop for Stale {
     fn drop(&mut self) {
-        if let Some(Standing { dumped, processes }) = self.standing.take() {
-            if dumped.let_die().is_err() {
-                signal_all(&processes, Signal::SIGKILL);
-            }
-            self.guard.stand_down();
+        if let Some(Standing { dumped, .. }) = self.standing.take() {
+            let _ = self.end(dumped);
         }
     }
 }

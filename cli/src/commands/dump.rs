@@ -12,7 +12,7 @@ use transport::quic::{FirstUse, Identity, KeyFingerprint, Pins, SourceTrust, Tic
 use transport::session::{Outcome, Report};
 
 use super::{chain, runtime, wishes};
-use crate::args::{ContainerName, Dump, DumpTrust, Engine, Mode};
+use crate::args::{ContainerName, Dump, DumpTrust, Engine, Mode, Sending};
 use crate::exit::Exit;
 use crate::options;
 use crate::progress::{Failure, Progress};
@@ -55,33 +55,43 @@ fn migrate(
     progress: &mut Progress,
 ) -> Result<Report, Failure> {
     let (root, container) = whom(args)?;
-    let mut link = options::link(args.socket_fd, &args.link_without)?;
-    link.connect_timeout = args.connect_timeout;
-    link.bulk_rate = args.limit_rate;
-    let job = Job {
+    let job = job(&args.sending, (root, to), survey, engine(args, container)?)?;
+    runtime()?.block_on(async {
+        let mut stop = wishes::listen()?;
+        checkpoint::migrate_out(&job, &mut stop, progress).await.map_err(told)
+    })
+}
+
+/// What is moved, where to, and how.
+pub(super) fn job(
+    sending: &Sending,
+    (root, to): (HostPid, String),
+    survey: SurveyOptions,
+    engine: Box<dyn checkpoint::engine::Engine>,
+) -> Result<Job, Failure> {
+    let mut link = options::link(sending.socket_fd, &sending.link_without)?;
+    link.connect_timeout = sending.connect_timeout;
+    link.bulk_rate = sending.limit_rate;
+    Ok(Job {
         root,
-        trust: trust(&args.trust, &to)?,
+        trust: trust(&sending.trust, &to)?,
         to,
         link,
         survey,
-        engine: engine(args, container)?,
-        mode: match args.mode {
+        engine,
+        mode: match sending.mode {
             Mode::Auto => checkpoint::Mode::Auto,
             Mode::Stop => checkpoint::Mode::Stop,
             Mode::PreCopy => checkpoint::Mode::PreCopy,
             Mode::PostCopy => checkpoint::Mode::PostCopy,
             Mode::Hybrid => checkpoint::Mode::Hybrid,
         },
-        max_downtime: args.max_downtime,
-        max_rounds: args.max_rounds,
-        deadline: args.deadline,
-        compress: args.compress,
+        max_downtime: sending.max_downtime,
+        max_rounds: sending.max_rounds,
+        deadline: sending.deadline,
+        compress: sending.compress,
         software: options::software(),
-        patience: args.connect_timeout,
-    };
-    runtime()?.block_on(async {
-        let mut stop = wishes::listen()?;
-        checkpoint::migrate_out(&job, &mut stop, progress).await.map_err(told)
+        patience: sending.connect_timeout,
     })
 }
 
@@ -175,7 +185,7 @@ fn ticket_text(args: &DumpTrust) -> Result<Option<String>, Failure> {
 }
 
 /// A failed dump in the words of the command line.
-fn told(ended: Ended) -> Failure {
+pub(super) fn told(ended: Ended) -> Failure {
     let code = match ended.outcome {
         Outcome::Refused => Exit::Refused,
         Outcome::Moved | Outcome::Aborted | Outcome::TakenBack => Exit::Aborted,

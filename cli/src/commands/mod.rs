@@ -1,6 +1,7 @@
 //! One command a file. Each turns what was typed into a call of `checkpoint` or `restore`, and the
 //! answer into words.
 
+mod cache;
 mod check;
 mod demo;
 mod dump;
@@ -8,6 +9,7 @@ mod generate;
 mod identity;
 mod inspect;
 mod lab;
+mod proxy;
 mod restore;
 mod wishes;
 
@@ -20,6 +22,8 @@ pub(crate) fn run(command: Command, progress: &mut Progress) -> Result<Exit, Fai
     match command {
         Command::Dump(args) => dump::run(args, progress),
         Command::Restore(args) => restore::run(args, progress),
+        Command::Proxy(args) => proxy::run(&args, progress),
+        Command::Cache(args) => cache::run(&args, progress),
         Command::Check(args) => check::run(&args, progress),
         Command::Identity(args) => identity::run(&args, progress),
         Command::Inspect(args) => inspect::run(&args, progress),

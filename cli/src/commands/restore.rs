@@ -18,7 +18,7 @@ use transport::session::Outcome;
 use transport::stop::Stop;
 
 use super::{chain, runtime, wishes};
-use crate::args::{Engine, Restore, RestoreContainer};
+use crate::args::{Engine, Restore, RestoreContainer, Waiting};
 use crate::exit::Exit;
 use crate::options;
 use crate::progress::{Failure, Progress};
@@ -34,22 +34,65 @@ pub(crate) fn run(args: Restore, progress: &mut Progress) -> Result<Exit, Failur
     if let Some(directory) = &args.images_dir {
         // Before there is a runtime: it blocks, on the thread that traces.
         let offspring = restore::restore_from(directory, build, progress).map_err(told)?;
-        return runtime()?.block_on(outlive(offspring, None, &args, progress));
+        return runtime()?.block_on(outlive(offspring, None, Keeps::of(&args), progress));
     }
     runtime()?.block_on(async {
         // Before it says that it listens: whoever reads that may ask it to end at once.
         let mut stop = wishes::listen()?;
         let engine = engine(&args, build)?;
-        let listener = listen(&args, progress).await?;
-        let host = Host {
-            listener: &listener,
-            engine: &*engine,
-            grace: args.grace,
-            software: options::software(),
-        };
-        let (offspring, farewell) = next(&host, &args, &mut stop, progress).await?;
-        outlive(offspring, Some((farewell, &listener)), &args, progress).await
+        let what = what(&args);
+        let keeps = Keeps { container: container(&args).0.is_some(), ..Keeps::of(&args) };
+        take_in(&*engine, &args.waiting, &what, keeps, &mut stop, progress).await
     })
+}
+
+/// What is kept when a tree is here, or is not.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Keeps {
+    /// Go on listening after a failure.
+    listening: bool,
+    /// The tree has the terminal.
+    shell_job: bool,
+    /// It is left to init.
+    detach: bool,
+    /// It is somebody else's: a runtime's.
+    container: bool,
+}
+
+impl Keeps {
+    fn of(args: &Restore) -> Self {
+        let Restore { keep, shell_job, detach, .. } = *args;
+        Self { listening: keep, shell_job, detach, container: false }
+    }
+
+    /// The tree is the child of whoever started its CRIU.
+    pub(super) fn nothing() -> Self {
+        Self { container: true, ..Self::default() }
+    }
+}
+
+/// What is to be typed on the source, after `qmig`.
+fn what(args: &Restore) -> String {
+    container(args).0.map_or_else(
+        || "dump --tree PID".to_owned(),
+        |container| format!("dump --{} ID", container.runtime.display()),
+    )
+}
+
+/// Waits for a tree, has it built, and sees it off.
+pub(super) async fn take_in(
+    engine: &dyn restore::engine::Engine,
+    waiting: &Waiting,
+    what: &str,
+    keeps: Keeps,
+    stop: &mut Stop,
+    progress: &mut Progress,
+) -> Result<Exit, Failure> {
+    let listener = listen(waiting, what, progress).await?;
+    let software = options::software();
+    let host = Host { listener: &listener, engine, grace: waiting.grace, software };
+    let (offspring, farewell) = next(&host, waiting, keeps, stop, progress).await?;
+    outlive(offspring, Some((farewell, &listener)), keeps, progress).await
 }
 
 fn engine(
@@ -90,16 +133,17 @@ fn container(args: &Restore) -> (Option<criu::Container>, Option<&Path>) {
 /// The next tree that arrives; with `--keep`, after any number that did not.
 async fn next(
     host: &Host<'_>,
-    args: &Restore,
+    waiting: &Waiting,
+    keeps: Keeps,
     stop: &mut Stop,
     progress: &mut Progress,
 ) -> Result<(Offspring, Farewell), Failure> {
     loop {
         match restore::migrate_in(host, stop, progress).await {
             Ok(arrived) => return Ok(arrived),
-            Err(ended) if args.keep && !ended.is_final() => {
+            Err(ended) if keeps.listening && !ended.is_final() => {
                 if let Some(session) = ended.session {
-                    host.listener.renew(session, args.ticket_expires);
+                    host.listener.renew(session, waiting.ticket_expires);
                 }
                 progress.failure(&told(ended));
             }
@@ -116,7 +160,7 @@ async fn next(
 const TOLD: usize = 3;
 
 /// Binds, makes the ticket, and says what to type on the source.
-async fn listen(args: &Restore, progress: &mut Progress) -> Result<Listener, Failure> {
+async fn listen(args: &Waiting, what: &str, progress: &mut Progress) -> Result<Listener, Failure> {
     let socket = match args.listen {
         Some(_) => None,
         None => Some(args.socket_fd.map_or_else(options::activated, Ok)?),
@@ -140,11 +184,7 @@ async fn listen(args: &Restore, progress: &mut Progress) -> Result<Listener, Fai
             Failure::here(format!("write the ticket to {}: {error}", path.display()))
         })?;
     }
-    let what = container(args).0.map_or_else(
-        || "--tree PID".to_owned(),
-        |container| format!("--{} ID", container.runtime.display()),
-    );
-    let mut command = format!("qmig dump {what} --to {}", reachable[0]);
+    let mut command = format!("qmig {what} --to {}", reachable[0]);
     match (&ticket, &args.ticket_file) {
         (Some(_), Some(path)) => command += &format!(" --ticket-file {}", path.display()),
         (Some(ticket), None) => command += &format!(" --ticket {ticket}"),
@@ -154,7 +194,7 @@ async fn listen(args: &Restore, progress: &mut Progress) -> Result<Listener, Fai
     Ok(listener)
 }
 
-fn trust(args: &Restore) -> Result<DestinationTrust, Failure> {
+fn trust(args: &Waiting) -> Result<DestinationTrust, Failure> {
     let fail = |error: &dyn std::error::Error| Failure::here(chain(error));
     if let Some(ca) = options::ca_files(&args.ca)? {
         return Ok(DestinationTrust::with_ca(ca));
@@ -213,7 +253,7 @@ fn reachable(local: SocketAddr) -> Vec<SocketAddr> {
 async fn outlive(
     offspring: Offspring,
     farewell: Option<(Farewell, &Listener)>,
-    args: &Restore,
+    keeps: Keeps,
     progress: &mut Progress,
 ) -> Result<Exit, Failure> {
     progress.say(&format!("it runs here, pid {}", offspring.root()));
@@ -231,7 +271,7 @@ async fn outlive(
         }
         progress.borrow_mut().finish();
     };
-    if args.detach || container(args).0.is_some() {
+    if keeps.detach || keeps.container {
         source.await;
         return Ok(Exit::Done);
     }
@@ -245,7 +285,7 @@ async fn outlive(
         tokio::select! {
             () = &mut source, if asking => asking = false,
             // To a shell job the terminal sends its SIGINT by itself.
-            Some(()) = interrupt.recv(), if !args.shell_job => offspring.signal(Signal::SIGINT),
+            Some(()) = interrupt.recv(), if !keeps.shell_job => offspring.signal(Signal::SIGINT),
             Some(()) = terminate.recv() => offspring.signal(Signal::SIGTERM),
             end = &mut ended, if status.is_none() => status = Some((end.status(), lazy.get())),
         }

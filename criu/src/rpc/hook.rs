@@ -5,6 +5,10 @@ use std::fmt;
 /// What CRIU is about to do, or has just done, when it asks whether to go on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hook {
+    /// Before it connects to an image streamer.
+    PreStream,
+    /// It listens for whoever wants lazy pages of a dump.
+    StatusReady,
     /// Before anything of a dump.
     PreDump,
     /// The tree stands still; its network namespace may be locked.
@@ -34,6 +38,8 @@ pub enum Hook {
 impl Hook {
     pub(crate) fn named(name: &str) -> Self {
         match name {
+            "pre-stream" => Self::PreStream,
+            "status-ready" => Self::StatusReady,
             "pre-dump" => Self::PreDump,
             "network-lock" => Self::NetworkLock,
             "query-ext-files" => Self::QueryExtFiles,
@@ -53,6 +59,8 @@ impl Hook {
 impl fmt::Display for Hook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::PreStream => "pre-stream",
+            Self::StatusReady => "status-ready",
             Self::PreDump => "pre-dump",
             Self::NetworkLock => "network-lock",
             Self::QueryExtFiles => "query-ext-files",

@@ -8,6 +8,7 @@ mod auto;
 mod config;
 mod native;
 mod pages_image;
+mod served;
 mod stock;
 
 use std::collections::HashMap;
@@ -29,6 +30,7 @@ use crate::skeleton::BuildOptions;
 pub use auto::Auto;
 pub use native::Native;
 pub(crate) use pages_image::PagesImage;
+pub use served::Served;
 pub use stock::{Bundle, Stock};
 
 /// Builds trees.

@@ -8,7 +8,9 @@
 use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::thread::JoinHandle;
 
+use criu::stream::{Cancel, Serve};
 use criu::{CONFIG, Container, Criu, LazyProcess, RestoreOptions, Restored, Scratch};
 use image::ImageSet;
 use image::plan::{Plan, Refusal};
@@ -82,6 +84,51 @@ impl Engine for Stock {
             (Some(bundle), Some(config)) => Config::complete(&bundle.folder, &config)?,
             _ => None,
         };
+        let gathering = Gathering::begin(By::Stock(self.clone()), images, spaces)?;
+        Ok(Box::new(Gathering { config, ..gathering }))
+    }
+}
+
+/// What CRIU itself writes: its log, its statistics.
+const ROOM: u64 = 16 << 20;
+
+/// Pages arrive.
+pub(super) struct Gathering {
+    by: By,
+    images: ImageSet,
+    folder: Scratch,
+    into: HashMap<SpaceId, (u32, PagesImage)>,
+    config: Option<Config>,
+}
+
+/// A CRIU at work. Dropped, it is waited for; one that somebody else starts is not wanted any more.
+struct Awaited {
+    cancel: Option<Cancel>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        if let Some(cancel) = &self.cancel {
+            cancel.cancel();
+        }
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Who restores.
+pub(super) enum By {
+    /// A CRIU that we start.
+    Stock(Stock),
+    /// One that somebody else starts.
+    Served(Serve),
+}
+
+impl Gathering {
+    /// Makes room for images and pages.
+    pub(super) fn begin(by: By, images: ImageSet, spaces: &[SpaceTotal]) -> Result<Self, Cause> {
         let pages: u64 = spaces.iter().map(|space| space.sent.0).sum();
         let room = ByteCount(pages.saturating_mul(pages::PAGE_SIZE as u64));
         let folder = Scratch::new(ROOM.saturating_add(images.total_bytes() + room.0))?;
@@ -91,21 +138,8 @@ impl Engine for Stock {
             let image = PagesImage::create(&folder.path(), id).during("make a pages image")?;
             into.insert(space.space, (id, image));
         }
-        let stock = self.clone();
-        Ok(Box::new(Gathering { stock, images, folder, into, config }))
+        Ok(Self { by, images, folder, into, config: None })
     }
-}
-
-/// What CRIU itself writes: its log, its statistics.
-const ROOM: u64 = 16 << 20;
-
-/// Pages arrive.
-struct Gathering {
-    stock: Stock,
-    images: ImageSet,
-    folder: Scratch,
-    into: HashMap<SpaceId, (u32, PagesImage)>,
-    config: Option<Config>,
 }
 
 impl Shell for Gathering {
@@ -131,8 +165,17 @@ impl Shell for Gathering {
             let living = tasks.as_ref().map(|tasks| living(tasks).count());
             let (tell, told) = oneshot::channel();
             let missing = owed.clone();
-            std::thread::spawn(move || drop(tell.send(self.restore(living, &missing))));
+            let cancel = match &self.by {
+                By::Served(serve) => Some(serve.cancel()?),
+                By::Stock(_) => None,
+            };
+            let thread =
+                std::thread::spawn(move || drop(tell.send(self.restore(living, &missing))));
+            // If the source goes away meanwhile, this future is dropped, and CRIU must be too.
+            let mut awaited = Awaited { cancel, thread: Some(thread) };
             let (mut restored, config) = told.await.expect("it always tells")?;
+            awaited.cancel = None;
+            drop(awaited);
             let faults = match (tasks, keeper) {
                 (Some(tasks), Some(keeper)) => {
                     let openings = openings(restored.take_lazy(), &tasks, &owed);
@@ -159,10 +202,20 @@ impl Gathering {
             let finished = image.finish(&self.folder.path(), *space, *id, owed);
             finished.during("complete a pages image")?;
         }
-        let options = RestoreOptions { shell_job: false, tcp_close: true, file_locks: true, lazy };
-        let Stock { criu, container } = &self.stock;
-        let container = container.as_ref().map(|bundle| (&bundle.container, &*bundle.folder));
-        let restored = criu.restore(container, options, self.folder)?.until_restored()?;
+        let restored = match self.by {
+            By::Stock(Stock { criu, container }) => {
+                let container = container.as_ref();
+                let container = container.map(|bundle| (&bundle.container, &*bundle.folder));
+                let options =
+                    RestoreOptions { shell_job: false, tcp_close: true, file_locks: true, lazy };
+                criu.restore(container, options, self.folder)?.until_restored()?
+            }
+            By::Served(serve) => {
+                let tasks = image::tasks_of(&self.images).ok();
+                let count = tasks.as_ref().map(|tasks| living(tasks).count());
+                serve.until_restored(&self.folder, count, lazy.is_some())?
+            }
+        };
         Ok((restored, self.config))
     }
 }

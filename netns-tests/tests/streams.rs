@@ -1,0 +1,249 @@
+//! CRIUs that people start themselves, with `--stream`, against `qmig proxy` and `qmig cache`.
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use netns_tests::chaos::{Action, Fault, Runs, who_runs};
+use netns_tests::{
+    Criu, Host, Lab, QmigEvent, Running, Side, Started, Subject, qmig_binary, requirements,
+};
+use nix::sys::signal::Signal;
+
+type Outcome = Result<(), Box<dyn Error>>;
+
+const SOON: Duration = Duration::from_secs(30);
+/// What a qmig says that has left everything as it was.
+const ABORTED: Option<i32> = Some(122);
+const REFUSED: Option<i32> = Some(121);
+
+/// The CRIU to test with, unless something is missing.
+fn criu() -> Option<Criu> {
+    if requirements::missing(&[])
+        || qmig_binary().err().is_some_and(|error| requirements::skip(&error.to_string()))
+    {
+        return None;
+    }
+    let criu = Criu::installed();
+    if criu.is_none() {
+        let _ = requirements::skip("no CRIU here (netns-tests/install-criu.sh /opt/qmig-criu)");
+    }
+    criu
+}
+
+/// A subject on the source, and both qmigs between the two CRIUs.
+struct Bridge {
+    lab: Lab,
+    criu: Criu,
+    started: Started,
+    cache: Running,
+    proxy: Running,
+}
+
+impl Bridge {
+    fn make(criu: Criu, subject: &Subject, mode: &str) -> Result<Self, Box<dyn Error>> {
+        Self::with(criu, subject, mode, None)
+    }
+
+    fn with(
+        criu: Criu,
+        subject: &Subject,
+        mode: &str,
+        fault: Option<Fault>,
+    ) -> Result<Self, Box<dyn Error>> {
+        let lab = Lab::two_hosts()?;
+        let started = subject.start(&lab, lab.src())?;
+        let mut cache = qmig(&lab, lab.dst(), "cache")?;
+        cache.args(["--listen", "10.77.0.2:4433", "--grace", "2s"]);
+        if let Some(fault) = fault {
+            fault.set_on(&mut cache);
+        }
+        let cache = lab.dst().spawn(cache)?;
+        said(&cache, "listening")?;
+        let mut proxy = qmig(&lab, lab.src(), "proxy")?;
+        proxy.args(["--to", "10.77.0.2:4433", "--mode", mode]);
+        let proxy = lab.src().spawn(proxy)?;
+        said(&proxy, "waiting")?;
+        Ok(Self { lab, criu, started, cache, proxy })
+    }
+
+    /// `criu dump --stream`, as somebody types it who adds these words.
+    fn dump(&self, words: &[&str]) -> Result<Running, Box<dyn Error>> {
+        let src = self.lab.src();
+        let mut criu = self.streaming(src, "dump");
+        criu.arg("--tree").arg(self.started.pid().to_string()).args(words);
+        Ok(src.spawn(criu)?)
+    }
+
+    fn restore(&self, words: &[&str]) -> Result<Running, Box<dyn Error>> {
+        let dst = self.lab.dst();
+        let mut criu = self.streaming(dst, "restore");
+        criu.arg("--work-dir").arg(folder(dst)).arg("--restore-detached").args(words);
+        Ok(dst.spawn(criu)?)
+    }
+
+    fn streaming(&self, host: &Host, verb: &str) -> Command {
+        let mut criu = Command::new(self.criu.program());
+        criu.arg(verb).arg("--stream").arg("--images-dir").arg(folder(host));
+        criu.arg("--action-script").arg(folder(host).join("qmig-hook"));
+        criu.args(["-v2", "--log-file", "log"]);
+        criu
+    }
+
+    fn logs(&self) -> String {
+        let log = |host: &Host| std::fs::read_to_string(host.path(folder(host)).join("log"));
+        let logs = [self.lab.src(), self.lab.dst()].map(|host| log(host).unwrap_or_default());
+        format!("{}{}{logs:?}", self.proxy.logs(), self.cache.logs())
+    }
+
+    /// No image is, or was left, in the directories.
+    fn leaves_nothing(&self) -> Outcome {
+        for host in [self.lab.src(), self.lab.dst()] {
+            for entry in std::fs::read_dir(host.path(folder(host)))? {
+                let name = entry?.file_name().to_string_lossy().into_owned();
+                let logs = name == "log" || name.starts_with("stats-");
+                assert!(logs || name == "lazy-pages.socket", "{name} on {}", host.name());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where a host's CRIU and qmig meet.
+fn folder(host: &Host) -> PathBuf {
+    host.scratch().join("meeting")
+}
+
+fn qmig(lab: &Lab, host: &Host, verb: &str) -> Result<Command, Box<dyn Error>> {
+    let mut command = Command::new(qmig_binary()?);
+    command.arg(verb).arg("--json").arg("--images-dir").arg(folder(host));
+    command.arg("--ticket-file").arg(lab.shared().join("ticket"));
+    Ok(command)
+}
+
+fn said(qmig: &Running, name: &str) -> Outcome {
+    qmig.wait_line(name, SOON, |line| QmigEvent::parse(line).filter(|it| it.name() == name))?;
+    Ok(())
+}
+
+/// What one CRIU dumps another restores; the subject judges itself over there. `dump` and `words` are
+/// what else the two are told; the restore may be there `first`.
+fn moves(subject: &Subject, mode: &str, dump: &[&str], words: &[&str], first: bool) -> Outcome {
+    let Some(criu) = criu() else { return Ok(()) };
+    let bridge = Bridge::make(criu, subject, mode)?;
+    let early = if first { Some(bridge.restore(words)?) } else { None };
+    let dump = bridge.dump(dump)?;
+    let restore = early.map_or_else(|| bridge.restore(words), Ok)?;
+    let proxied = bridge.proxy.wait(SOON)?;
+    assert!(proxied.success(), "{}", bridge.logs());
+    assert!(bridge.cache.wait(SOON)?.success(), "{}", bridge.logs());
+    assert!(dump.wait(SOON)?.success(), "{}", bridge.logs());
+    assert!(restore.wait(SOON)?.success(), "{}", bridge.logs());
+    bridge.started.running().wait(SOON)?;
+    let verdict = bridge.started.ask_orphan(bridge.lab.dst(), bridge.started.pid())?;
+    assert!(verdict.passed(), "{verdict}\n{}", bridge.logs());
+    bridge.leaves_nothing()
+}
+
+#[test]
+fn stop_and_copy() -> Outcome {
+    moves(&Subject::new("memory").arg("criu"), "stop", &[], &[], false)
+}
+
+/// In one letter, that the dumped tree shall live on slips through; it dies all the same.
+#[test]
+fn a_dump_that_would_let_its_tree_run() -> Outcome {
+    moves(&Subject::new("heartbeat"), "stop", &["-R"], &[], false)
+}
+
+#[test]
+fn a_restore_that_was_there_first() -> Outcome {
+    moves(&Subject::new("forks"), "stop", &[], &["--lazy-pages"], true)
+}
+
+#[test]
+fn post_copy() -> Outcome {
+    moves(&Subject::new("filler"), "post-copy", &[], &["--lazy-pages"], false)
+}
+
+/// A restore that fails, is never started, or cannot take what comes: the dumped tree runs on.
+fn stays(mode: &str, act: impl FnOnce(&Bridge) -> Outcome) -> Outcome {
+    let Some(criu) = criu() else { return Ok(()) };
+    let bridge = Bridge::make(criu, &Subject::new("heartbeat"), mode)?;
+    let dump = bridge.dump(&[])?;
+    act(&bridge)?;
+    assert_eq!(bridge.proxy.wait(SOON)?.code(), ABORTED, "{}", bridge.logs());
+    assert!(!bridge.cache.wait(SOON)?.success(), "{}", bridge.logs());
+    assert!(!dump.wait(SOON)?.success(), "{}", bridge.logs());
+    assert_eq!(who_runs(&bridge.lab, bridge.started.pid(), SOON), Runs::Source);
+    assert!(bridge.started.ask(bridge.lab.src())?.passed());
+    bridge.leaves_nothing()
+}
+
+#[test]
+fn a_restore_that_fails() -> Outcome {
+    stays("stop", |bridge| {
+        // Its pid is taken.
+        bridge.lab.dst().next_pid(bridge.started.pid())?;
+        let taken = bridge.lab.dst().spawn_quiet({
+            let mut sleep = Command::new("sleep");
+            sleep.arg("1000");
+            sleep
+        })?;
+        assert_eq!(taken.pid(), bridge.started.pid());
+        assert!(!bridge.restore(&[])?.wait(SOON)?.success());
+        Ok(())
+    })
+}
+
+#[test]
+fn a_restore_that_does_not_ask_for_pages_that_follow() -> Outcome {
+    stays("post-copy", |bridge| {
+        assert!(!bridge.restore(&[])?.wait(SOON)?.success());
+        assert!(bridge.logs().contains("--lazy-pages"), "{}", bridge.logs());
+        Ok(())
+    })
+}
+
+#[test]
+fn nobody_restores_and_a_person_ends_it() -> Outcome {
+    stays("stop", |bridge| {
+        said(&bridge.cache, "frozen")?;
+        bridge.lab.dst().signal(bridge.cache.pid(), Signal::SIGTERM)?;
+        Ok(())
+    })
+}
+
+/// The hand-over is on its way when the CRIU over there dies: its tree is ended, and given back.
+#[test]
+fn a_restoring_criu_that_dies() -> Outcome {
+    let Some(criu) = criu() else { return Ok(()) };
+    let fault = Fault::new(Side::Destination, "staged", Action::Stop);
+    let bridge = Bridge::with(criu, &Subject::new("heartbeat"), "stop", Some(fault))?;
+    let dump = bridge.dump(&[])?;
+    let restore = bridge.restore(&[])?;
+    bridge.cache.wait_stopped(SOON)?;
+    bridge.lab.dst().signal(restore.pid(), Signal::SIGKILL)?;
+    restore.wait(SOON)?;
+    bridge.lab.dst().signal(bridge.cache.pid(), Signal::SIGCONT)?;
+    assert_eq!(bridge.proxy.wait(SOON)?.code(), ABORTED, "{}", bridge.logs());
+    assert!(!bridge.cache.wait(SOON)?.success(), "{}", bridge.logs());
+    assert!(!dump.wait(SOON)?.success(), "{}", bridge.logs());
+    assert_eq!(who_runs(&bridge.lab, bridge.started.pid(), SOON), Runs::Source);
+    assert!(bridge.started.ask(bridge.lab.src())?.passed());
+    Ok(())
+}
+
+/// Words that would let two copies run, or pages be asked of CRIU: it does not even begin.
+#[test]
+fn a_dump_that_does_not_suit_is_refused() -> Outcome {
+    let Some(criu) = criu() else { return Ok(()) };
+    let bridge = Bridge::make(criu, &Subject::new("heartbeat"), "stop")?;
+    let dump = bridge.dump(&["--leave-running"])?;
+    assert_eq!(bridge.proxy.wait(SOON)?.code(), REFUSED, "{}", bridge.logs());
+    assert!(!dump.wait(SOON)?.success());
+    assert!(bridge.logs().contains("--leave-running"), "{}", bridge.logs());
+    assert!(bridge.started.ask(bridge.lab.src())?.passed());
+    Ok(())
+}
