@@ -4,8 +4,9 @@
 //! (it changes no more while that is sent), at the best rate a round has shown, and the standstill
 //! costs a little beside pages. If that fits the goal, now is the moment. If not, another round
 //! shrinks it as long as rounds send faster than the program writes; when they do not, no number of
-//! rounds will. Then what is left may follow after the hand-over, where that was asked for; else the
-//! program stays, and is told why in numbers.
+//! rounds will. Then it may be held back, step by step, where that was asked for; and then what is left
+//! may follow after the hand-over, where that was asked for; else the program stays, and is told why
+//! in numbers.
 
 use std::fmt;
 use std::time::Duration;
@@ -38,13 +39,21 @@ pub struct Limits {
     pub overhead: Duration,
     /// True if what is left may follow after the hand-over.
     pub may_owe: bool,
+    /// How much it is held back now; `None` if it must not be.
+    pub throttle: Option<Percent>,
 }
+
+/// A part of a hundred.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Percent(pub u8);
 
 /// What to do after a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// One more, of at most so many pages.
     Again(PageCount),
+    /// Hold it back for this part of the time, then one more, of at most so many pages.
+    Throttle(Percent, PageCount),
     /// What is left fits the goal, as far as one can tell: this long.
     Freeze(Duration),
     /// More rounds would not help, so what is left shall follow after the hand-over.
@@ -87,14 +96,16 @@ pub enum End {
 const PATIENCE: usize = 3;
 /// The same where what is left may follow: another round in vain costs more than it is worth.
 const LITTLE_PATIENCE: usize = 1;
+/// How much a program is held back, one step after the other.
+const STEPS: [Percent; 5] = [Percent(20), Percent(40), Percent(60), Percent(80), Percent(95)];
 /// With a deadline the first round is this small, to learn how fast rounds are: 16 MiB.
 const PROBE: PageCount = PageCount(4096);
 
 /// Judges the rounds so far, which began `spent` ago; the last one is the latest. Without any,
 /// another is due.
 pub fn decide(rounds: &[Round], spent: Duration, limits: &Limits) -> Decision {
-    let again = Decision::Again(most(rounds, spent, limits));
-    let Some(last) = rounds.last() else { return again };
+    let most = most(rounds, spent, limits);
+    let Some(last) = rounds.last() else { return Decision::Again(most) };
     let predicted = predict(rounds, limits);
     if predicted <= limits.max_downtime {
         return Decision::Freeze(predicted);
@@ -103,14 +114,17 @@ pub fn decide(rounds: &[Round], spent: Duration, limits: &Limits) -> Decision {
     let stuck = |round: &&Round| round.dirty.0.saturating_mul(10) > round.pages.0.saturating_mul(9);
     let in_vain = rounds.iter().rev().take_while(stuck).count();
     let patience = if limits.may_owe { LITTLE_PATIENCE } else { PATIENCE };
+    let step = limits.throttle.and_then(|now| STEPS.into_iter().find(|step| *step > now));
     let end = if let Some(time) = limits.deadline.filter(|time| spent >= *time) {
         End::Time(time)
-    } else if in_vain >= patience {
-        End::Progress
     } else if rounds.len() >= limits.max_rounds as usize {
         End::Rounds
+    } else if let Some(step) = step.filter(|_| in_vain > 0) {
+        return Decision::Throttle(step, most);
+    } else if in_vain >= patience {
+        End::Progress
     } else {
-        return again;
+        return Decision::Again(most);
     };
     let hopeless = Hopeless {
         end,
@@ -189,6 +203,7 @@ mod tests {
         deadline: None,
         overhead: Duration::from_millis(20),
         may_owe: false,
+        throttle: None,
     };
 
     /// 100 MiB/s are 25 600 pages in a second.
@@ -206,6 +221,7 @@ mod tests {
     fn word(rounds: &[Round], limits: &Limits) -> &'static str {
         match decide(rounds, rounds.iter().map(|round| round.took).sum(), limits) {
             Decision::Again(_) => "again",
+            Decision::Throttle(..) => "throttle",
             Decision::Freeze(_) => "freeze",
             Decision::SwitchOver(_) => "switch over",
             Decision::GiveUp(_) => "give up",
@@ -273,6 +289,27 @@ mod tests {
             "8 rounds are all that was allowed: it still changes 78.1 MiB/s and 100.0 MiB/s can be \
              sent; with 78.1 MiB left it would stand still for 801 ms (goal 300 ms)"
         );
+    }
+
+    #[test]
+    fn it_is_held_back_before_it_is_given_up() {
+        let (whole, bad) = (round(256_000, 10_000, 12_800), round(12_800, 500, 12_800));
+        let good = round(12_800, 500, 9_000);
+        let table: [(&[Round], u8, &str); 6] = [
+            (&[whole], 0, "again"),
+            (&[whole, bad], 0, "throttle"),
+            (&[whole, bad, bad], 80, "throttle"),
+            (&[whole, bad, bad], 95, "again"),
+            (&[whole, bad, bad, bad], 95, "give up"),
+            (&[whole, bad, bad, good], 40, "again"),
+        ];
+        for (rounds, now, expected) in table {
+            let limits = Limits { throttle: Some(Percent(now)), ..LIMITS };
+            assert_eq!(word(rounds, &limits), expected, "{now} {rounds:?}");
+        }
+        let limits = Limits { throttle: Some(Percent(20)), may_owe: true, ..LIMITS };
+        let said = decide(&[whole, bad], Duration::from_secs(11), &limits);
+        assert_eq!(said, Decision::Throttle(Percent(40), PageCount(u64::MAX)));
     }
 
     #[test]

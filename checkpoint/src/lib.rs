@@ -25,6 +25,7 @@ mod serve;
 mod source;
 pub mod survey;
 mod switch;
+mod throttle;
 
 pub use directory::{Afterwards, Checkpointing, dump_to};
 pub use error::{CollectError, SurveyError};

@@ -19,13 +19,14 @@ use transport::wire::{Abort, AbortCode, Features};
 
 use crate::cargo::{Images, send_blob};
 use crate::collect::{Moment, SpacePages};
-use crate::converge::{self, Decision, Limits, Round};
+use crate::converge::{self, Decision, Limits, Percent, Round};
 use crate::downtime::Downtime;
 use crate::engine::stop_and_read;
 use crate::failure::{Cause, Failure};
 use crate::fill::send_pages;
 use crate::rounds::{Look, Rounds};
 use crate::source::{Job, hear, tell_peer};
+use crate::throttle::Throttle;
 use transport::encode::Squeezer;
 
 /// Rounds that are tried, unless somebody says otherwise, before the goal is given up.
@@ -85,19 +86,30 @@ async fn run(
     images.send(link).await?;
     chaos::point("source:outlined")?;
 
-    let limits = Limits {
+    let mut limits = Limits {
         max_downtime: job.max_downtime,
         max_rounds: job.max_rounds,
         deadline: job.deadline,
         overhead: stood + REMOTE,
         may_owe: features.contains(Features::POST_COPY),
+        throttle: job.auto_converge.then_some(Percent(0)),
     };
+    let mut throttle: Option<Throttle> = None;
     let mut measured: Vec<Round> = Vec::new();
     let mut sent = PageCount(0);
     rounds.look().map_err(Cause::Watch)?;
     loop {
         let most = match converge::decide(&measured, begun.elapsed(), &limits) {
             Decision::Again(most) => most,
+            Decision::Throttle(share, most) => {
+                match &throttle {
+                    Some(throttle) => throttle.set(share),
+                    None => throttle = Some(Throttle::begin(job.root, share)),
+                }
+                limits.throttle = Some(share);
+                watch.event(Event::Throttled { percent: share.0 });
+                most
+            }
             Decision::Freeze(_) => return Ok((rounds, Ending::Fits)),
             Decision::SwitchOver(why) => {
                 watch.event(Event::SwitchedOver { why: why.to_string() });

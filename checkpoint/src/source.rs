@@ -61,6 +61,8 @@ pub struct Job {
     pub max_rounds: u32,
     /// How long rounds of pre-copy may be tried.
     pub deadline: Option<Duration>,
+    /// True if a tree that writes too fast may be held back while rounds are tried.
+    pub auto_converge: bool,
     /// How pages are written.
     pub compress: Compression,
     /// How this qmig calls itself.

@@ -214,6 +214,10 @@ impl Watch for Progress {
                             "predicted_downtime_us": micros(predicted) }),
                 );
             }
+            Event::Throttled { percent } => {
+                self.say(&format!("it writes too fast: held back for {percent} % of the time"));
+                self.emit("throttled", json!({ "percent": percent }));
+            }
             Event::SwitchedOver { why } => {
                 self.say(&format!("what is left follows on demand: {why}"));
                 self.emit("switched_over", json!({ "why": why }));

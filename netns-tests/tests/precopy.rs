@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use netns_tests::chaos::{Action, Fault, Runs, who_runs};
 use netns_tests::{Lab, Link, Migration, Moved, Side, Subject, requirements, rounds};
+use nix::sys::signal::Signal;
 
 type Outcome = Result<(), Box<dyn Error>>;
 
@@ -92,7 +93,7 @@ fn trees_of_many_kinds_arrive() -> Outcome {
     if missing() {
         return Ok(());
     }
-    for name in ["forks", "threads", "memory", "files", "waits", "zombie"] {
+    for name in ["forks", "threads", "memory", "files", "waits", "zombie", "timers"] {
         moves(&Subject::new(name)).map_err(|error| format!("{name}: {error}"))?;
     }
     Ok(())
@@ -239,6 +240,46 @@ fn devices_that_write_to_memory_forbid_rounds() -> Outcome {
     moved.succeeded()?;
     assert!(moved.event(Side::Source, "watched").is_none(), "{}", moved.logs());
     let verdict = moved.ask(&lab, &started)?;
+    assert!(verdict.passed(), "{verdict}");
+    Ok(())
+}
+
+/// It writes twice as fast as the link carries, and is held back until it does not.
+#[test]
+fn a_writer_that_is_held_back_fits_the_goal() -> Outcome {
+    if missing() {
+        return Ok(());
+    }
+    let link: Link = "rate=400Mbit rtt=4ms queue=20ms".parse()?;
+    let lab = Lab::plan().link(link).build()?;
+    let subject = Subject::new("writer").arg("mib").arg(16).arg("rate").arg(120);
+    let migration = Migration::new(&lab)?.dump_arg("--mode").dump_arg("pre-copy");
+    let args = ["--compress", "none", "--max-downtime", "200ms", "--auto-converge"];
+    let migration = args.iter().fold(migration, |migration, arg| migration.dump_arg(arg));
+    let moved = moves_by(&lab, &subject, migration)?;
+    assert!(moved.event(Side::Source, "throttled").is_some(), "{}", moved.logs());
+    Ok(())
+}
+
+#[test]
+fn the_death_of_qmig_lets_a_program_run_that_is_held_back() -> Outcome {
+    if missing() {
+        return Ok(());
+    }
+    let link: Link = "rate=200Mbit rtt=4ms queue=20ms".parse()?;
+    let lab = Lab::plan().link(link).build()?;
+    let started =
+        Subject::new("writer").arg("mib").arg(16).arg("rate").arg(0).start(&lab, lab.src())?;
+    let migration = Migration::new(&lab)?.dump_arg("--mode").dump_arg("pre-copy");
+    let migration = migration.dump_arg("--max-downtime").dump_arg("1ms");
+    let moving = migration.dump_arg("--auto-converge").listen()?.dump(started.pid())?;
+    moving.wait_event(Side::Source, "throttled")?;
+    moving.qmig(Side::Source).signal(Signal::SIGKILL)?;
+    let moved = moving.finish()?;
+    assert!(!moved.dumped().success(), "{}", moved.logs());
+    let runs = who_runs(&lab, started.pid(), SOON);
+    assert!(runs == Runs::Source && runs.exactly_one(), "{runs:?}");
+    let verdict = started.ask(lab.src())?;
     assert!(verdict.passed(), "{verdict}");
     Ok(())
 }

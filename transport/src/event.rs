@@ -55,6 +55,11 @@ pub enum Event {
         /// How long the tree would stand still if it were stopped now.
         predicted: Duration,
     },
+    /// The tree writes too fast, and is held back.
+    Throttled {
+        /// For so many hundredths of the time.
+        percent: u8,
+    },
     /// Rounds would not end, so what is left follows after the hand-over.
     SwitchedOver {
         /// Why, with numbers.

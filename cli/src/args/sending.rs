@@ -32,6 +32,11 @@ pub(crate) struct Sending {
     #[arg(long, value_name = "TIME", value_parser = crate::options::parse_duration)]
     pub(crate) deadline: Option<Duration>,
 
+    /// With rounds: if it writes as fast as they send, hold the tree back, for up to 95 % of the time.
+    /// It runs at full speed again when rounds end, and if qmig dies.
+    #[arg(long)]
+    pub(crate) auto_converge: bool,
+
     /// Send pages no faster than this, such as 100Mbit. Pages that the tree waits for, images and
     /// messages are not held back.
     #[arg(long, value_name = "RATE", value_parser = crate::options::parse_rate)]

@@ -89,6 +89,7 @@ pub(super) fn job(
         max_downtime: sending.max_downtime,
         max_rounds: sending.max_rounds,
         deadline: sending.deadline,
+        auto_converge: sending.auto_converge,
         compress: sending.compress,
         software: options::software(),
         patience: sending.connect_timeout,
