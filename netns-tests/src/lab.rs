@@ -234,6 +234,18 @@ impl Lab {
         self.emulator.as_ref()
     }
 
+    /// Bytes of frames that the source has sent over the link, and received.
+    pub(crate) fn frames(&self) -> (u64, u64) {
+        // The network of a process, whoever reads.
+        let path = self.src.init_folder().join("net/dev");
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.trim().strip_prefix(LINK)?.strip_prefix(':'));
+        let mut columns = line.unwrap_or_default().split_whitespace();
+        let mut column = |number| columns.nth(number)?.parse::<u64>().ok();
+        let received = column(0).unwrap_or(0);
+        (column(7).unwrap_or(0), received)
+    }
+
     /// A directory of the shared root file system: the same files on both hosts.
     pub fn shared(&self) -> &Path {
         self.shared.path()

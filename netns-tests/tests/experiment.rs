@@ -50,6 +50,17 @@ fn a_failure_is_recorded() {
     assert!(record.error.is_some_and(|error| error.contains("no-such-option")));
 }
 
+/// A CRIU as the engine, over a plain veth, whose frames are counted.
+#[test]
+fn by_criu_over_a_veth() {
+    if missing() || Criu::installed().is_none() && requirements::skip("no CRIU is installed") {
+        return;
+    }
+    let record = moved(&Trial::new(Way::CRIU_ENGINE_POST_COPY, Load::toucher(4, 2)));
+    assert!(record.up.bytes > 4 << 20, "{record:?}");
+    assert!(record.down.bytes > 0 && record.down.bytes < record.up.bytes, "{record:?}");
+}
+
 #[test]
 fn criu_fetches_lazily() -> Outcome {
     if missing() || Criu::installed().is_none() && requirements::skip("no CRIU is installed") {

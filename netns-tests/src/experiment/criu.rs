@@ -73,11 +73,16 @@ pub(super) fn lazy(
     subject.ask_orphan(dst, subject.pid())
 }
 
-fn prepare(lab: &Lab) -> Result<(Criu, PathBuf)> {
-    let criu = Criu::installed().ok_or_else(|| LabError::Missing {
-        what: "a CRIU to compare with".to_owned(),
+/// There is none.
+pub(super) fn missing(why: &str) -> LabError {
+    LabError::Missing {
+        what: format!("a CRIU {why}"),
         hint: "netns-tests/install-criu.sh /opt/qmig-criu".to_owned(),
-    })?;
+    }
+}
+
+fn prepare(lab: &Lab) -> Result<(Criu, PathBuf)> {
+    let criu = Criu::installed().ok_or_else(|| missing("to compare with"))?;
     let folder = lab.src().scratch().join("images");
     for side in Side::BOTH {
         let path = lab.host(side).path(&folder);

@@ -87,7 +87,7 @@ pub struct Waits {
     pub points: Vec<(i64, u64)>,
 }
 
-/// One direction of the link during a trial; all zero on a veth.
+/// One direction of the link during a trial; on a veth only its bytes, those of frames, are known.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LinkUse {
     /// Bytes of IP packets that arrived.

@@ -8,6 +8,7 @@ use super::record::{LinkUse, Machine, Record};
 use super::samples::Samples;
 use super::way::Way;
 use super::{criu, monotonic_us};
+use crate::criu::Criu;
 use crate::lab::{Lab, Side};
 use crate::link::{Link, Tally};
 use crate::migration::{Migration, Moved, Moving, QmigEvent};
@@ -174,6 +175,13 @@ impl Trial {
                 }
                 self.by_qmig(&lab, &subject, migration, &mut clock, record)?
             }
+            Way::QmigCriu { mode } => {
+                let criu = Criu::installed().ok_or_else(|| criu::missing("to be the engine"))?;
+                let migration = Migration::new(&lab)?.deadline(self.deadline).criu(&criu);
+                let migration = migration.engines("criu", "criu");
+                let migration = migration.dump_arg("--mode").dump_arg(mode);
+                self.by_qmig(&lab, &subject, migration, &mut clock, record)?
+            }
             Way::CriuStop { tls } => criu::stop(&lab, &subject, tls, &mut clock)?,
             Way::CriuLazy { tls } => criu::lazy(&lab, &subject, tls, self.deadline, &mut clock)?,
         };
@@ -259,6 +267,8 @@ pub(crate) struct Clock<'lab> {
     began: Instant,
     /// The same, as programs on the hosts call it.
     began_us: i64,
+    /// Frames until then.
+    frames: (u64, u64),
     running: Option<Mark>,
     complete: Option<Mark>,
 }
@@ -270,16 +280,20 @@ struct Mark {
     down: Option<Tally>,
     /// Bytes of the flow beside it.
     rival: u64,
+    /// Bytes of frames from the source, and to it.
+    frames: (u64, u64),
 }
 
 impl<'lab> Clock<'lab> {
     fn start(lab: &'lab Lab, flow: Option<&'lab Flow>) -> Self {
         let (began, began_us) = (Instant::now(), monotonic_us());
-        Self { lab, flow, began, began_us, running: None, complete: None }
+        let frames = lab.frames();
+        Self { lab, flow, began, began_us, frames, running: None, complete: None }
     }
 
     /// The first command is about to be given.
     pub(crate) fn began(&mut self) {
+        self.frames = self.lab.frames();
         (self.began, self.began_us) = (Instant::now(), monotonic_us());
     }
 
@@ -299,7 +313,8 @@ impl<'lab> Clock<'lab> {
         let after = self.began.elapsed();
         let tally = |side| self.lab.emulator().map(|link| link.tally(side)).transpose();
         let (up, down) = (tally(Side::Source)?, tally(Side::Destination)?);
-        Ok(Mark { after, up, down, rival: self.flow.map_or(0, Flow::bytes) })
+        let rival = self.flow.map_or(0, Flow::bytes);
+        Ok(Mark { after, up, down, rival, frames: self.lab.frames() })
     }
 
     /// `lazily`: the link, if pages were missing while the process ran.
@@ -307,6 +322,8 @@ impl<'lab> Clock<'lab> {
         let (Some(running), Some(complete)) = (&self.running, &self.complete) else { return };
         record.running_us = micros(running.after);
         record.total_us = micros(complete.after);
+        record.up.bytes = complete.frames.0.saturating_sub(self.frames.0);
+        record.down.bytes = complete.frames.1.saturating_sub(self.frames.1);
         let (Some(before), Some(after)) = (&running.up, &complete.up) else { return };
         record.up = after.into();
         record.down = complete.down.as_ref().map(LinkUse::from).unwrap_or_default();

@@ -13,6 +13,11 @@ pub enum Way {
         /// What the link does without (`--link-without`), to see what it is worth.
         without: &'static str,
     },
+    /// The same with `--engine criu` on both sides.
+    QmigCriu {
+        /// The mode.
+        mode: &'static str,
+    },
     /// `criu dump --page-server`, the images copied over TCP, `criu restore`.
     CriuStop {
         /// Pages are encrypted. (Images never are.)
@@ -26,12 +31,14 @@ pub enum Way {
 }
 
 /// Every way: its word and what it is, for people.
-pub const WAYS: [(&str, Way, &str); 14] = [
+pub const WAYS: [(&str, Way, &str); 16] = [
     ("stop", qmig("stop"), "qmig, stop and copy"),
     ("pre-copy", qmig("pre-copy"), "qmig, pre-copy"),
     ("post-copy", qmig("post-copy"), "qmig, post-copy"),
     ("hybrid", qmig("hybrid"), "qmig, hybrid"),
     ("auto", qmig("auto"), "qmig, auto"),
+    ("criu-engine-stop", Way::CRIU_ENGINE_STOP, "qmig by CRIU, stop and copy"),
+    ("criu-engine-post-copy", Way::CRIU_ENGINE_POST_COPY, "qmig by CRIU, post-copy"),
     ("criu-stop", Way::CriuStop { tls: false }, "CRIU, page server, in the clear"),
     ("criu-stop-tls", Way::CriuStop { tls: true }, "CRIU, page server, `--tls`"),
     ("criu-lazy", Way::CriuLazy { tls: false }, "CRIU, lazy-pages, in the clear"),
@@ -61,6 +68,11 @@ impl Way {
     /// Stop and copy.
     pub const STOP: Self = qmig("stop");
 
+    /// Stop and copy, by a CRIU.
+    pub const CRIU_ENGINE_STOP: Self = Self::QmigCriu { mode: "stop" };
+    /// Post-copy, by a CRIU.
+    pub const CRIU_ENGINE_POST_COPY: Self = Self::QmigCriu { mode: "post-copy" };
+
     /// The word for it.
     pub fn word(self) -> &'static str {
         WAYS.iter().find(|(_, way, _)| *way == self).map_or("?", |(word, ..)| word)
@@ -80,7 +92,9 @@ impl Way {
     pub fn is_lazy(self) -> bool {
         matches!(
             self,
-            Self::CriuLazy { .. } | Self::Qmig { mode: "post-copy" | "hybrid" | "auto", .. }
+            Self::CriuLazy { .. }
+                | Self::QmigCriu { mode: "post-copy" | "hybrid" | "auto" }
+                | Self::Qmig { mode: "post-copy" | "hybrid" | "auto", .. }
         )
     }
 }

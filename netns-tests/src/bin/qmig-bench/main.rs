@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod cost;
+mod engine;
 mod machine;
 mod memory;
 mod post_copy;
@@ -31,7 +32,7 @@ const FILE: &str = "BENCHMARKS.md";
 const RECORDS: &str = "QMIG_BENCH_RECORDS";
 
 /// Every table, in the order of the report, and what it shows.
-const TABLES: [(&str, &str); 13] = [
+const TABLES: [(&str, &str); 14] = [
     ("whole", "a whole migration beside CRIU"),
     ("whole-jumbo", "the same with jumbo frames"),
     ("cost", "what a small process costs"),
@@ -42,6 +43,7 @@ const TABLES: [(&str, &str); 13] = [
     ("post-copy-rough", "the same with loss, jitter and reordering"),
     ("post-copy-shared", "beside a TCP flow, and over a link whose rate changes"),
     ("post-copy-criu", "fill times beside CRIU's, by round trip"),
+    ("criu-engine", "with CRIU as the engine, beside CRIU by itself"),
     ("ablation", "post-copy without each of its remedies"),
     ("pre-copy", "standstill of a process that writes, beside CRIU"),
     ("pre-copy-goal", "how often a goal for the standstill is met"),
@@ -123,6 +125,7 @@ fn one(table: &str, quick: bool) -> Outcome<String> {
         "post-copy-rough" => post_copy::rough(quick),
         "post-copy-shared" => shared::measure(quick),
         "post-copy-criu" => post_copy::beside_criu(quick),
+        "criu-engine" => engine::measure(quick),
         "ablation" => post_copy::ablation(quick),
         "pre-copy" => pre_copy::measure(quick),
         _ => pre_copy::goal(quick),
