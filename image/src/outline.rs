@@ -211,6 +211,7 @@ mod tests {
     fn mm(vmas: &[(u64, u64, VmaKind, VmaFlags)]) -> Mm {
         let none = VirtAddr(0);
         let vma = |(start, count, kind, flags): &(u64, u64, VmaKind, VmaFlags)| Vma {
+            name: None,
             range: range(*start, *count),
             prot: 1,
             kind: *kind,

@@ -26,7 +26,7 @@ use super::streams;
 use super::timers::timer_fd;
 use super::{CollectOptions, Refusals, groups, pipes, shared, terminal};
 use crate::error::CollectError;
-use crate::survey::descriptor::{Allowed, OpenOn, open_on, plain_memory};
+use crate::survey::descriptor::{Allowed, OpenOn, open_at, plain_memory};
 use crate::survey::outside::stranger;
 use crate::survey::refusals::{Trouble, Whose};
 use crate::survey::sysv::{self, Segment};
@@ -258,7 +258,7 @@ impl<'o> Files<'o> {
         let Found { whose, stat, info, .. } = *found;
         let pid = whose.pid;
         let allowed = Allowed { ghost_limit: self.options.ghost_limit.0 };
-        let open = match open_on(found.link, stat, found.flags, allowed) {
+        let open = match open_at(found.way, found.link, stat, found.flags, allowed) {
             Ok(open) => open,
             Err(trouble) => return Ok(Err(trouble)),
         };
@@ -301,10 +301,12 @@ impl<'o> Files<'o> {
             OpenOn::Inotify => match &info.extra {
                 // An instance that watches nothing tells nothing.
                 Extra::Plain => FileKind::Inotify { watches: Vec::new() },
-                Extra::Inotify(found) => match inotify::watches(pid, found) {
-                    Ok(watches) => FileKind::Inotify { watches },
-                    Err(trouble) => return Ok(Err(trouble)),
-                },
+                Extra::Inotify(found) => {
+                    match inotify::unread(copy).map_or_else(|| inotify::watches(pid, found), Err) {
+                        Ok(watches) => FileKind::Inotify { watches },
+                        Err(trouble) => return Ok(Err(trouble)),
+                    }
+                }
                 _ => return Err(nonsense("an inotify instance")),
             },
             OpenOn::PidFd => match info.extra {

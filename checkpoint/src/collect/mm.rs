@@ -100,6 +100,7 @@ impl Layout {
             kind,
             flags: flags(mapping),
             advice: if kernels { Advice::empty() } else { advice(mapping) },
+            name: name(mapping),
         });
     }
 
@@ -211,6 +212,13 @@ fn flags(mapping: &Mapping) -> VmaFlags {
         .map(|(_, flag)| flag)
         .chain(on_fault)
         .collect()
+}
+
+/// `[anon:NAME]`, or `[anon_shmem:NAME]` of shared memory: what the program calls it (Linux 5.17).
+fn name(mapping: &Mapping) -> Option<String> {
+    let shown = mapping.path.as_ref()?.to_str()?;
+    let name = shown.strip_prefix("[anon:").or_else(|| shown.strip_prefix("[anon_shmem:"))?;
+    name.strip_suffix(']').map(str::to_owned)
 }
 
 /// VmFlags that madvise(2) has set.

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use nix::libc;
 use nix::sys::stat::{major, minor};
-use nix::sys::statfs::{HUGETLBFS_MAGIC, fstatfs};
+use nix::sys::statfs::{HUGETLBFS_MAGIC, fstatfs, statfs};
 
 use super::named::{Named, is_memory_device, named, without_deleted};
 use super::refusals::{BY_CRIU, Trouble};
@@ -130,6 +130,46 @@ pub(crate) fn plain_memory(file: impl AsFd, shown: &str) -> Result<(), Trouble> 
         _ => Ok(()),
     }
 }
+
+/// The same of the descriptor that `way` (under /proc) leads to: its file system knows more than its
+/// path.
+pub(crate) fn open_at(
+    way: &Path,
+    link: &Path,
+    open: &Metadata,
+    flags: u32,
+    allowed: Allowed,
+) -> Result<OpenOn, Trouble> {
+    match open_on(link, open, flags, allowed) {
+        Err(trouble) => Err(by_file_system(way).unwrap_or(trouble)),
+        Ok(OpenOn::Named(Named::Ghost(_))) if let Some(trouble) = by_file_system(way) => {
+            Err(trouble)
+        }
+        other => other,
+    }
+}
+
+/// What is refused because of the file system it is on, if its path does not name it: the content of
+/// such a file is not what its bytes say.
+pub(crate) fn by_file_system(way: &Path) -> Option<Trouble> {
+    let kind = statfs(way).ok()?.filesystem_type().0;
+    let (_, reason) = NO_CONTENT.iter().find(|(magic, _)| *magic == kind)?;
+    let shown = std::fs::read_link(way).ok()?.to_string_lossy().into_owned();
+    Some(Trouble::new(shown, *reason))
+}
+
+/// linux/magic.h.
+const NO_CONTENT: &[(i64, &str)] = &[
+    (0x1980_0202, "a POSIX message queue (mq_open)"),
+    (0x5345_434d, "secret memory (memfd_secret): nobody else may read it"),
+    (0x0000_9fa0, "a file of /proc that is gone"),
+    (0x6265_6572, "a file of /sys that is gone"),
+    (0x6367_7270, "a file of a cgroup that is gone"),
+    (0x0027_e0eb, "a file of a cgroup that is gone"),
+    (0x6462_6720, "a file of debugfs that is gone"),
+    (0x7472_6163, "a file of tracefs that is gone"),
+    (0x9584_58f6, "a deleted file of huge pages (hugetlbfs)"),
+];
 
 fn anonymous(shown: &str, name: &str) -> Result<OpenOn, Trouble> {
     let name = name.trim_start_matches('[').trim_end_matches(']');

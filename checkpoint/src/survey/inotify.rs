@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use image::state::Watch;
 use nix::libc;
 use tracee::HostPid;
-use tracee::host::open_handle;
+use tracee::host::{bytes_waiting, open_handle};
 use tracee::proc::fdinfo::InotifyWatch;
 
 use super::refusals::{BY_CRIU, Trouble};
@@ -88,6 +88,13 @@ fn name(file: &OwnedFd) -> Option<String> {
     let (open, named) = (fs::metadata(&link).ok()?, fs::symlink_metadata(&path).ok()?);
     let same = (open.dev(), open.ino()) == (named.dev(), named.ino());
     path.into_os_string().into_string().ok().filter(|_| same)
+}
+
+/// Refuses events that wait: no call puts one into an instance.
+pub(crate) fn unread(instance: &OwnedFd) -> Option<Trouble> {
+    let bytes = bytes_waiting(instance.as_fd()).ok().filter(|bytes| *bytes > 0)?;
+    let reason = format!("{bytes} bytes of events that the program has not read");
+    Some(Trouble::new(PLACE, reason).but("try again when it has read them"))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use tracee::HostPid;
 use tracee::proc::maps::Mapping;
 
-use super::descriptor::memfd_name;
+use super::descriptor::{by_file_system, memfd_name};
 use super::named::{Named, is_memory_device, named};
 use super::refusals::{BY_CRIU, Trouble};
 
@@ -95,7 +95,7 @@ fn look(pid: HostPid, mapping: &Mapping, limit: u64) -> Option<Result<MappedFile
     } else {
         match named(&link, &stat, limit) {
             Ok(named) => Shows::File(named),
-            Err(trouble) => return Some(Err(trouble)),
+            Err(trouble) => return Some(Err(by_file_system(&way).unwrap_or(trouble))),
         }
     };
     Some(Ok(MappedFile { shows, stat, way }))

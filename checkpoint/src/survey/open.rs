@@ -12,7 +12,7 @@ use tracee::HostPid;
 use tracee::host::{pidfd_getfd, pidfd_open};
 use tracee::proc::fdinfo::{Extra, FdInfo};
 
-use super::descriptor::{Allowed, OpenOn, open_on, plain_memory};
+use super::descriptor::{Allowed, OpenOn, open_at, plain_memory};
 use super::named::Named;
 use super::needed::Use;
 use super::process::Look;
@@ -59,7 +59,7 @@ impl Look<'_> {
         let stat = fs::metadata(&way).ok()?;
         let info = FdInfo::read(whose.pid, number.cast_signed()).ok()?;
         let allowed = Allowed { ghost_limit: self.options.ghost_limit.0 };
-        let open = match open_on(&link, &stat, info.flags, allowed) {
+        let open = match open_at(&way, &link, &stat, info.flags, allowed) {
             Ok(open) => open,
             Err(trouble) => return Some(vec![trouble]),
         };
@@ -93,6 +93,9 @@ impl Look<'_> {
                 }
             }
             OpenOn::Inotify => {
+                let process = pidfd_open(whose.pid).ok()?;
+                let copy = pidfd_getfd(&process, number.cast_signed()).ok()?;
+                troubles.extend(inotify::unread(&copy));
                 if let Extra::Inotify(found) = &info.extra {
                     match inotify::watches(whose.pid, found) {
                         Ok(watches) => self.watched(&watches, whose, number),

@@ -20,9 +20,9 @@ use super::named::named;
 use super::needed::{Needed, Use};
 use super::outside::Ends;
 use super::refusals::{SHELL_JOB, TCP_CLOSE, Trouble, Whose};
-use super::sysv;
 use super::task::{self, Judge};
 use super::{SurveyError, SurveyOptions, planned};
+use super::{ipc, policies, sysv};
 use crate::collect::sockets::SocketTables;
 
 /// What has been seen of a tree so far.
@@ -141,10 +141,12 @@ impl<'o> Look<'o> {
         }
     }
 
-    /// Looks at the segments of System V shared memory that the tree has or made.
+    /// Looks at the segments of System V shared memory that the tree has or made, and at what else of
+    /// System V it uses.
     pub(crate) fn segments(&mut self, pids: &[HostPid]) {
         let member = |pid: i32| pids.contains(&HostPid(pid));
-        for (trouble, maker) in sysv::troubles(&sysv::segments(), &self.attached, member) {
+        let troubles = sysv::troubles(&sysv::segments(), &self.attached, member);
+        for (trouble, maker) in troubles.into_iter().chain(ipc::troubles(member)) {
             let whose = pids.iter().find(|pid| pid.0 == maker).or_else(|| pids.first());
             let comm = whose.and_then(|pid| crate::collect::comm(*pid).ok()).unwrap_or_default();
             let whose = Whose { pid: whose.copied().unwrap_or(HostPid(0)), comm };
@@ -221,6 +223,9 @@ impl<'o> Look<'o> {
             if let Some(trouble) = self.mapping(whose, mapping, &mut files) {
                 self.refuse(trouble, whose.mapping(mapping.start.0, mapping.end.0));
             }
+        }
+        if let Some(trouble) = policies::trouble(whose.pid) {
+            self.refuse(trouble, whose.process());
         }
         if let Some(mapping) = self.guards.find(whose.pid, &mappings) {
             let trouble =

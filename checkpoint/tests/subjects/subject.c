@@ -20,9 +20,13 @@
 #include <sys/eventfd.h>
 #include <sys/file.h>
 #include <sys/fanotify.h>
+#include <sys/inotify.h>
+#include <sys/ipc.h>
 #include <sys/mman.h>
+#include <sys/msg.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/sem.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -164,6 +168,22 @@ static void make(const char *what) {
         timer_t t;
         struct sigevent ev = {.sigev_notify = SIGEV_NONE};
         must(!timer_create(CLOCK_THREAD_CPUTIME_ID, &ev, &t), what);
+    } else if (!strcmp(what, "semaphores")) {
+        int id = semget(IPC_PRIVATE, 2, 0600);
+        must(id >= 0 && !semctl(id, 1, SETVAL, 5), what);
+        fprintf(out, "semaphores %d\n", id);
+    } else if (!strcmp(what, "message-queue")) {
+        struct { long type; char text[8]; } message = {7, "hello"};
+        int id = msgget(IPC_PRIVATE, 0600);
+        must(id >= 0 && !msgsnd(id, &message, 8, 0), what);
+        fprintf(out, "queue %d\n", id);
+    } else if (!strcmp(what, "unread-inotify")) {
+        must(inotify_init() == 4 && inotify_add_watch(4, folder, IN_CREATE) > 0, what);
+        must(!close(open(in_folder("new"), O_CREAT | O_WRONLY, 0600)), what);
+    } else if (!strcmp(what, "posix-queue")) {
+        char name[64];
+        snprintf(name, sizeof name, "qmig-%d", getpid());
+        must(syscall(SYS_mq_open, name, O_CREAT | O_RDWR, 0600, NULL) == 4 && !syscall(SYS_mq_unlink, name), what);
     } else if (!strncmp(what, "thread-parts-", 13)) {
         static atomic_int parted;
         parted = !strcmp(what + 13, "fs") ? CLONE_FS : !strcmp(what + 13, "files") ? CLONE_FILES : CLONE_NEWUTS;

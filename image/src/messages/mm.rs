@@ -67,6 +67,8 @@ pub struct VmaEntry {
     pub fdflags: Option<u32>,
     #[prost(bool, optional, tag = "10000")]
     pub lock_on_fault: Option<bool>,
+    #[prost(string, optional, tag = "10001")]
+    pub name: Option<String>,
 }
 
 /// io_setup(2).

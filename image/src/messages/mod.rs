@@ -19,6 +19,7 @@
 //! | | 10004 `settings` | numbers it has set for itself, [`crate::state::SettingKind`] |
 //! | [`TaskCoreEntry`] | 10000 `settings` | the same of the process |
 //! | [`VmaEntry`] | 10000 `lock_on_fault` | MLOCK_ONFAULT beside MAP_LOCKED |
+//! | | 10001 `name` | PR_SET_VMA_ANON_NAME |
 //! | [`EventfdFileEntry`] | 10000 `semaphore` | EFD_SEMAPHORE |
 //! | [`RegFileEntry`] | 10000 `rdev` | st_rdev of a device node |
 //! | [`UserX86FpregsEntry`] | 10000 `reserved` | the last 96 bytes of the FXSAVE area, if not zero |

@@ -47,6 +47,8 @@ pub struct Vma {
     pub flags: VmaFlags,
     /// Advice given by madvise(2) that stays with the mapping.
     pub advice: Advice,
+    /// What the program calls it (PR_SET_VMA_ANON_NAME), if it is anonymous.
+    pub name: Option<String>,
 }
 
 /// What a mapping shows.

@@ -8,11 +8,13 @@ use crate::error::{BadField, BadImage};
 use crate::frame::FrameReader;
 use crate::kind::ImageKind;
 use crate::messages::{MmEntry, VmaEntry};
-use crate::state::check::{address, page_range};
+use crate::state::check::{address, bounded_text, page_range};
 use crate::state::{Advice, FileId, Mm, Vma, VmaFlags, VmaKind};
 
 /// Most mappings of a process; vm.max_map_count is 65530 unless an operator raised it.
 const MOST_VMAS: usize = 1 << 19;
+/// ANON_VMA_NAME_MAX_LEN without its NUL.
+const LONGEST_NAME: usize = 79;
 /// Field number of `mm_entry.vmas`.
 const VMAS: u32 = 14;
 
@@ -121,6 +123,7 @@ fn to_entry(vma: &Vma, heap: std::ops::Range<VirtAddr>) -> VmaEntry {
         fd: -1,
         madv: (advice != 0).then_some(advice),
         fdflags: place.map(|(.., access)| access),
+        name: vma.name.clone(),
         lock_on_fault: vma.flags.contains(VmaFlags::ON_FAULT).then_some(true),
     }
 }
@@ -221,7 +224,10 @@ fn vma_from(entry: &VmaEntry, reader: &mut Reader<'_>) -> Result<Vma, BadField> 
     let advice = entry.madv.unwrap_or(0);
     let advice = Advice::from_bits(advice)
         .ok_or_else(|| BadField::value("vmas.madv", advice, "advice of madvise(2) that stays"))?;
-    Ok(Vma { range, prot: entry.prot, kind, flags, advice })
+    if let Some(name) = &entry.name {
+        bounded_text("vmas.name", name, LONGEST_NAME)?;
+    }
+    Ok(Vma { range, prot: entry.prot, kind, flags, advice, name: entry.name.clone() })
 }
 
 fn vsyscall_range(entry: &VmaEntry) -> Result<PageRange, BadField> {

@@ -234,6 +234,7 @@ fn filters() -> Seccomp {
 
 fn vma(start: u64, end: u64, prot: u32, kind: VmaKind) -> Vma {
     Vma {
+        name: (start == 0x40_0000).then(|| "arena".to_owned()),
         range: PageRange::from_addrs(VirtAddr(start), VirtAddr(end)).expect("a range"),
         prot,
         kind,

@@ -1,6 +1,6 @@
 //! The address space: every mapping in its place, empty; vdso, bounds and program file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
 
 use image::outline::LASTING;
@@ -22,6 +22,9 @@ use crate::error::{BadCheckpoint, Error, Result};
 const PR_SET_MM_MAP: u64 = 14;
 /// asm-generic/mman-common.h (Linux 6.13).
 const MADV_GUARD_INSTALL: u64 = 102;
+/// linux/prctl.h (Linux 5.17).
+const PR_SET_VMA: u64 = 0x5356_4d41;
+const PR_SET_VMA_ANON_NAME: u64 = 0;
 /// `struct prctl_mm_map`.
 const MM_MAP_SIZE: u64 = 104;
 /// The kernel keeps some 50 words of auxiliary vector; CRIU's format 44.
@@ -79,6 +82,23 @@ pub(crate) fn guard(process: &mut Process, mm: &Mm) -> Result<()> {
         batch.must("install guard pages", libc::SYS_madvise, &args);
     }
     process.run(0, batch)?;
+    Ok(())
+}
+
+/// Gives memory the names the program had given it. Those of one process are mostly the same few.
+pub(crate) fn name(process: &mut Process, mm: &Mm) -> Result<()> {
+    let names: BTreeSet<&str> = mm.vmas.iter().filter_map(|vma| vma.name.as_deref()).collect();
+    for name in names {
+        let at = process.put(&[name.as_bytes(), b"\0"].concat())?;
+        let mut batch = Batch::default();
+        let same = |vma: &&Vma| vma.name.as_deref() == Some(name);
+        for vma in mm.vmas.iter().filter(same) {
+            let (start, size) = (vma.range.start_addr().0, vma.range.bytes().0);
+            let args = [PR_SET_VMA, PR_SET_VMA_ANON_NAME, start, size, at];
+            batch.may("name its memory", libc::SYS_prctl, &args);
+        }
+        process.run(0, batch)?;
+    }
     Ok(())
 }
 

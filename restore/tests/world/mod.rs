@@ -102,7 +102,8 @@ fn range(start: u64, end: u64) -> PageRange {
 }
 
 pub(crate) fn vma(start: u64, end: u64, prot: u32, kind: VmaKind) -> Vma {
-    Vma { range: range(start, end), prot, kind, flags: VmaFlags::empty(), advice: Advice::empty() }
+    let (flags, advice) = (VmaFlags::empty(), Advice::empty());
+    Vma { range: range(start, end), prot, kind, flags, advice, name: None }
 }
 
 pub(crate) fn regular(id: u32, path: &str, flags: i32) -> File {
