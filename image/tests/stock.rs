@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use image::state::{Body, Checkpoint, FileKind};
-use image::{ImageSet, Limits, NamespaceIds, PagesReader, PagesWriter};
+use image::{ImageKind, ImageSet, Limits, NamespaceIds, PagesReader, PagesWriter};
 use pages::{PAGE_SIZE, SpaceId, TaskId};
 
 /// Where netns-tests/install-criu.sh puts it.
@@ -135,12 +135,19 @@ impl Drop for Restored {
     }
 }
 
-fn read(directory: &Path) -> (ImageSet, Checkpoint) {
+/// Every image, of which nothing is unknown.
+fn known(directory: &Path) -> ImageSet {
     let set = ImageSet::from_directory(directory, Limits::default()).expect("images of CRIU");
     for (name, bytes) in set.iter() {
         let same = image::inspect::rewrite(name, bytes).expect(name) == bytes;
         assert!(same, "{name} is not what it was: {:#}", image::inspect(name, bytes).expect(name));
+        assert!(ImageKind::of_name(name).is_some(), "{name} is of no known kind");
     }
+    set
+}
+
+fn read(directory: &Path) -> (ImageSet, Checkpoint) {
+    let set = known(directory);
     let checkpoint = Checkpoint::from_images(&set).expect("images of CRIU");
     (set, checkpoint)
 }
@@ -160,6 +167,55 @@ fn copy_pages(checkpoint: &Checkpoint, from: &Path, to: &Path) {
             writer.push(range, &buffer[..length]).expect("written");
         }
         writer.finish().expect("complete");
+    }
+}
+
+/// What containers have beyond other trees: qmig cannot restore it itself, but knows every byte of it,
+/// and which processes there are.
+#[test]
+fn nothing_is_unknown_in_a_tree_with_namespaces_of_its_own() {
+    for criu in criu() {
+        let parent = tempfile::tempdir().expect("a directory");
+        let (images, ready) = (parent.path().join("images"), parent.path().join("ready"));
+        let script = format!(
+            "exec unshare --pid --uts --ipc --net --fork setsid bash -c 'hostname boxed; \
+             ip link set lo up; ip addr add 10.9.9.9/24 dev lo; ip link add a type veth peer name b; \
+             ip route add 10.10.0.0/16 dev lo; echo >{0}.new; mv {0}.new {0}; exec sleep 1000'",
+            ready.display()
+        );
+        let mut unshare = subject(&script);
+        until("the namespaces to be furnished", || ready.exists());
+        let own = unshare.id();
+        let children = std::fs::read_to_string(format!("/proc/{own}/task/{own}/children"));
+        let root: u32 = children.expect("children").trim().parse().expect("one child");
+        until("exec", || comm(root) == "sleep");
+
+        std::fs::create_dir(&images).expect("a directory");
+        let mut dump = criu_command(&criu, "dump", &images);
+        dump.args(["--tree", &root.to_string(), "--network-lock", "skip"]);
+
+        let output = dump.output().expect("criu starts");
+        unshare.wait().expect("its child is dead");
+        assert!(output.status.success(), "dump: {}\n{}", output.status, log(&images));
+
+        let set = known(&images);
+        let there = |kind: ImageKind| {
+            set.iter().any(|(name, _)| ImageKind::of_name(name).is_some_and(|(it, _)| it == kind))
+        };
+        for kind in [
+            ImageKind::NetNs,
+            ImageKind::NetDevices,
+            ImageKind::Addresses,
+            ImageKind::Routes,
+            ImageKind::UtsNs,
+            ImageKind::IpcVariables,
+        ] {
+            assert!(there(kind), "no {kind:?}");
+        }
+        assert!(Checkpoint::from_images(&set).expect_err("not ours to restore").is_unsupported());
+        let tasks = image::tasks_of(&set).expect("its processes");
+        assert_eq!(tasks.iter().map(|task| task.id).collect::<Vec<_>>(), [TaskId(1)]);
+        assert_eq!(tasks[0].living().expect("it lives").leader().comm, "sleep");
     }
 }
 
