@@ -223,6 +223,9 @@ impl Failure {
                  link lets --mode pre-copy do it"
                     .into(),
             ),
+            Cause::Stranded if self.outcome == Outcome::Aborted => {
+                Some("look on the destination whether the copy runs there".into())
+            }
             Cause::Stranded => Some(
                 "look on the destination whether the tree runs there; the stopped copy here was \
                  ended, because two copies must never run"

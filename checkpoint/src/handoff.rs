@@ -309,7 +309,11 @@ impl Asker {
             }
             if !warned && lost_at.elapsed() >= job.patience {
                 warned = true;
-                let text = if said.release.is_some() { UNREACHABLE } else { STILL_MISSING };
+                let text = match &said.release {
+                    Some(_) if job.leave_running => COPY_UNKNOWN,
+                    Some(_) => UNREACHABLE,
+                    None => STILL_MISSING,
+                };
                 watch.event(Event::Warning { text: text.to_owned() });
             }
             tokio::select! {
@@ -341,6 +345,10 @@ impl Asker {
         timeout(LAST_WORD, link.recv()).await.ok().and_then(Result::ok)
     }
 }
+
+const COPY_UNKNOWN: &str = "\
+    the destination does not answer: whether the copy runs there only it knows; the tree runs here; \
+    still trying";
 
 const STILL_NEEDED: &str = "\
     the tree runs on the destination and still needs pages that only this qmig has; Ctrl-C again \

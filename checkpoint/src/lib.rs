@@ -23,6 +23,7 @@ mod pump;
 mod rounds;
 mod serve;
 mod source;
+mod stays;
 pub mod survey;
 mod switch;
 mod throttle;

@@ -26,6 +26,7 @@ use crate::failure::{Cause, Failure};
 use crate::fill::send_pages;
 use crate::rounds::{Look, Rounds};
 use crate::source::{Job, hear, tell_peer};
+use crate::switch::Mode;
 use crate::throttle::Throttle;
 use transport::encode::Squeezer;
 
@@ -114,6 +115,12 @@ async fn run(
             Decision::SwitchOver(why) => {
                 watch.event(Event::SwitchedOver { why: why.to_string() });
                 return Ok((rounds, Ending::Follows));
+            }
+            // What it promises is that the tree moves.
+            Decision::GiveUp(why) if job.mode == Mode::Auto => {
+                watch
+                    .event(Event::Warning { text: format!("it will stand still for long: {why}") });
+                return Ok((rounds, Ending::Fits));
             }
             Decision::GiveUp(why) => return Err(Cause::Hopeless(why)),
         };

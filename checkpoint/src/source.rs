@@ -28,6 +28,7 @@ use crate::handoff::{self, Left};
 use crate::precopy::{self, Ending};
 use crate::rounds::Rounds;
 use crate::serve::Server;
+use crate::stays::stays;
 use crate::survey::SurveyOptions;
 use crate::survey::open::direct;
 use crate::switch::{self, Beginning, Mode};
@@ -63,6 +64,9 @@ pub struct Job {
     pub deadline: Option<Duration>,
     /// True if a tree that writes too fast may be held back while rounds are tried.
     pub auto_converge: bool,
+    /// True if only a copy leaves, and the tree runs on here. Then nothing follows after the
+    /// hand-over.
+    pub leave_running: bool,
     /// How pages are written.
     pub compress: Compression,
     /// How this qmig calls itself.
@@ -95,7 +99,7 @@ pub async fn migrate_out(
     let link = quic::dial(&job.to, &job.trust, &job.link).await.map_err(Failure::refused)?;
     watch.event(Event::Connected { peer: link.peer().to_string() });
     let beginning = Beginning { able, resident: plan.resident, rtt: link.stats().min_rtt };
-    let offered = features(job.mode, &beginning);
+    let offered = features(job, &beginning);
     let agreed = agree(&link, job, offered, &plan, stop).await.map_err(Failure::refused)?;
     chaos::point("source:agreed").map_err(Failure::refused)?;
 
@@ -125,15 +129,21 @@ pub async fn migrate_out(
     let (frozen, proof) = filled?;
     watch.event(Event::Staged);
 
-    let committed = commit(frozen, proof, &link, watch).await?;
+    let committed = commit(frozen, proof, &link, job, watch).await?;
     let left = Left { server, owed: cargo.owed(), sent: cargo.sent() };
-    let mut moved = handoff::follow(committed, link, left, job, stop, watch).await?;
-    downtime.lap("commit");
+    let followed = handoff::follow(committed, link, left, job, stop, watch).await;
+    let mut moved = match followed {
+        Err(failure) if job.leave_running => return Err(Failure::aborted(*failure.cause)),
+        followed => followed?,
+    };
+    if !job.leave_running {
+        downtime.lap("commit");
+    }
     watch.event(Event::Running { pid: moved.task() });
     moved.serve(job, stop, watch).await?;
 
     let report = Report {
-        outcome: Outcome::Moved,
+        outcome: if job.leave_running { Outcome::Copied } else { Outcome::Moved },
         task: plan.root,
         name: plan.command.clone(),
         memory: plan.resident,
@@ -208,12 +218,13 @@ async fn commit(
     frozen: Frozen<Still>,
     proof: StagedProof,
     link: &SourceLink,
+    job: &Job,
     watch: &mut dyn Watch,
 ) -> Result<Committed<Doomed>, Failure> {
     if let Err(told) = chaos::point("source:staged") {
         return Err(give_up(frozen, link, told.into()).await);
     }
-    match frozen.map(|still| still.doom()) {
+    match frozen.map(|still| if job.leave_running { Ok(stays(still)) } else { still.doom() }) {
         Ok(frozen) => {
             let (committed, handoff) = frozen.commit(proof);
             // A link that is lost here is found out, and asked about, by whoever follows.
@@ -253,10 +264,11 @@ pub(crate) async fn hear(link: &SourceLink, stop: &mut Stop) -> Result<Control, 
 }
 
 /// What the way memory is to move takes of a destination.
-fn features(mode: Mode, beginning: &Beginning) -> Features {
-    let rounds = switch::begins_with_rounds(mode, beginning);
+fn features(job: &Job, beginning: &Beginning) -> Features {
+    let rounds = switch::begins_with_rounds(job.mode, beginning);
     let rounds = if rounds { Features::PRE_COPY } else { Features::NONE };
-    let owing = if mode.is_lazy() { Features::POST_COPY } else { Features::NONE };
+    let owing =
+        if job.mode.is_lazy() && !job.leave_running { Features::POST_COPY } else { Features::NONE };
     let always = Features::STOP_AND_COPY.with(Features::LZ4).with(Features::ZSTD);
     always.with(rounds).with(owing)
 }

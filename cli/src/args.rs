@@ -136,8 +136,8 @@ pub(crate) struct Dump {
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = crate::options::parse_bytes)]
     pub(crate) ghost_limit: u64,
 
-    /// With --images-dir: let the tree run on afterwards.
-    #[arg(long, short = 'R', conflicts_with_all = ["to", "leave_stopped"])]
+    /// Let the tree run on here afterwards: with --to, a copy of it runs on the destination.
+    #[arg(long, short = 'R', conflicts_with_all = ["leave_stopped", "tcp_established", "release_ip"])]
     pub(crate) leave_running: bool,
 
     /// With --images-dir: leave the tree stopped (SIGSTOP) afterwards.

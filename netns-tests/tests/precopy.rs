@@ -283,3 +283,28 @@ fn the_death_of_qmig_lets_a_program_run_that_is_held_back() -> Outcome {
     assert!(verdict.passed(), "{verdict}");
     Ok(())
 }
+
+/// A copy runs there, and the program here goes on: both are right to the last byte.
+#[test]
+fn a_copy_is_taken_while_it_runs_on() -> Outcome {
+    if missing() {
+        return Ok(());
+    }
+    for mode in ["stop", "pre-copy", "auto"] {
+        let lab = Lab::two_hosts()?;
+        let subject = Subject::new("writer").arg("mib").arg(72).arg("rate").arg(10);
+        let started = subject.start(&lab, lab.src())?;
+        let args = ["--mode", mode, "--max-downtime", "5s", "--leave-running"];
+        let migration = Migration::new(&lab)?;
+        let moved = args.iter().fold(migration, |all, arg| all.dump_arg(arg)).run(started.pid())?;
+        moved.succeeded()?;
+        let report = moved.event(Side::Source, "report").expect("a report");
+        assert_eq!(report.field("outcome").as_str(), Some("copied"), "{}", moved.logs());
+        for verdict in [started.ask(lab.src()), moved.ask(&lab, &started)] {
+            let verdict = verdict.map_err(|error| format!("{mode}: {error}\n{}", moved.logs()))?;
+            assert!(verdict.passed(), "{mode}: {verdict}\n{}", moved.logs());
+        }
+        assert_eq!(lab.wait_empty(SOON), []);
+    }
+    Ok(())
+}

@@ -54,8 +54,13 @@ fn migrate(
     survey: SurveyOptions,
     progress: &mut Progress,
 ) -> Result<Report, Failure> {
+    if args.leave_running && matches!(args.sending.mode, Mode::PostCopy | Mode::Hybrid) {
+        let what = "leave the tree running while pages of it follow";
+        return Err(Failure::usage(what, "use --mode stop, pre-copy or auto"));
+    }
     let (root, container) = whom(args)?;
-    let job = job(&args.sending, (root, to), survey, engine(args, container)?)?;
+    let mut job = job(&args.sending, (root, to), survey, engine(args, container)?)?;
+    job.leave_running = args.leave_running;
     runtime()?.block_on(async {
         let mut stop = wishes::listen()?;
         checkpoint::migrate_out(&job, &mut stop, progress).await.map_err(told)
@@ -90,6 +95,7 @@ pub(super) fn job(
         max_rounds: sending.max_rounds,
         deadline: sending.deadline,
         auto_converge: sending.auto_converge,
+        leave_running: false,
         compress: sending.compress,
         software: options::software(),
         patience: sending.connect_timeout,
@@ -189,7 +195,7 @@ fn ticket_text(args: &DumpTrust) -> Result<Option<String>, Failure> {
 pub(super) fn told(ended: Ended) -> Failure {
     let code = match ended.outcome {
         Outcome::Refused => Exit::Refused,
-        Outcome::Moved | Outcome::Aborted | Outcome::TakenBack => Exit::Aborted,
+        Outcome::Moved | Outcome::Copied | Outcome::Aborted | Outcome::TakenBack => Exit::Aborted,
         Outcome::Stranded => Exit::Stranded,
     };
     Failure {

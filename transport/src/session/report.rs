@@ -25,6 +25,8 @@ pub enum RunsOn {
 pub enum Outcome {
     /// The program runs on the destination.
     Moved,
+    /// A copy runs on the destination, and the program runs on on the source, as was asked for.
+    Copied,
     /// The destination said no before anything was touched.
     Refused,
     /// It ended before hand-off; the source runs on.
@@ -41,7 +43,7 @@ impl Outcome {
     pub const fn runs_on(self) -> RunsOn {
         match self {
             Self::Moved => RunsOn::Destination,
-            Self::Refused | Self::Aborted | Self::TakenBack => RunsOn::Source,
+            Self::Copied | Self::Refused | Self::Aborted | Self::TakenBack => RunsOn::Source,
             Self::Stranded => RunsOn::None,
         }
     }
@@ -61,6 +63,7 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Moved => "moved",
+            Self::Copied => "copied",
             Self::Refused => "refused",
             Self::Aborted => "aborted",
             Self::TakenBack => "taken back",
@@ -159,6 +162,9 @@ impl fmt::Display for Report {
         match self.outcome {
             Outcome::Moved => {
                 write!(f, "migrated {task} ({name}, {memory}) in {}", Spoken(self.total))?;
+            }
+            Outcome::Copied => {
+                write!(f, "copied {task} ({name}, {memory}) in {}", Spoken(self.total))?;
             }
             Outcome::Refused => {
                 write!(f, "refused to migrate {task} ({name}); nothing was touched")?
