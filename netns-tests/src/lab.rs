@@ -368,6 +368,14 @@ impl Lab {
         Ok(())
     }
 
+    /// Give a host another address in the place of the IPv4 address it has, or none.
+    pub fn readdress(&self, side: Side, to: Option<Ipv4Addr>) -> Result<()> {
+        let old = format!("{}/24", self.host(side).addr());
+        self.ip(side, &["addr", "del", &old, "dev", LINK])?;
+        let Some(new) = to else { return Ok(()) };
+        self.ip(side, &["addr", "add", &format!("{new}/24"), "dev", LINK])
+    }
+
     fn ip(&self, side: Side, args: &[&str]) -> Result<()> {
         ip(self.host(side), args)
     }

@@ -1,9 +1,11 @@
 //! Post-copy on a link that is slow enough for the memory to be missing while the program runs:
 //! what it does to that memory, what happens to the link, and who dies.
 //!
-//! `QMIG_TEST_REPEAT=100` repeats each that is about the link, with cuts at other moments each time.
+//! `QMIG_TEST_REPEAT=100` repeats the one with cuts at any moment, at other moments each time;
+//! `QMIG_TEST_CUT=300` has a lost link stay lost for so many seconds.
 
 use std::error::Error;
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use netns_tests::chaos::{Action, Fault, Runs, who_runs};
@@ -32,22 +34,36 @@ fn begin(lab: &Lab, subject: &Subject) -> Result<(Started, Moving), Box<dyn Erro
 }
 
 fn migration(lab: &Lab) -> Result<Migration<'_>, Box<dyn Error>> {
-    let migration = Migration::new(lab)?.deadline(SOON).restore_arg("--grace").restore_arg("30s");
+    let cut = cut_time()?;
+    let migration = Migration::new(lab)?.deadline(SOON + cut).restore_arg("--grace");
+    let migration = migration.restore_arg(format!("{}s", cut.as_secs() + 30));
     let migration = migration.dump_arg("--mode").dump_arg("post-copy");
     Ok(migration.dump_arg("--connect-timeout").dump_arg("2s"))
 }
 
+/// How long a link that was lost stays so.
+fn cut_time() -> Result<Duration, Box<dyn Error>> {
+    let seconds = std::env::var("QMIG_TEST_CUT").map_or(Ok(0), |text| text.parse())?;
+    Ok(Duration::from_secs(seconds))
+}
+
 /// The subject judges itself; the dump ends well, and nothing but the verdict is left.
 fn end(lab: &Lab, started: &Started, moving: Moving) -> Outcome {
+    end_with(lab, started, moving).map(drop)
+}
+
+/// The same, with all that both have said.
+fn end_with(lab: &Lab, started: &Started, moving: Moving) -> Result<String, Box<dyn Error>> {
     let verdict = started.ask_at(lab.dst(), moving.qmig(Side::Destination));
     let verdict = verdict.map_err(|error| format!("{error}\n{}", moving.logs()))?;
     let logs = moving.logs();
     assert!(verdict.passed(), "{verdict}\n{logs}");
     let moved = moving.finish()?;
     moved.succeeded()?;
+    let said = moved.logs();
     started.running().wait(SOON)?;
     assert_eq!(lab.wait_empty(SOON), [], "{logs}");
-    Ok(())
+    Ok(said)
 }
 
 fn slow(test: impl Fn(&Lab) -> Outcome) -> Outcome {
@@ -95,10 +111,35 @@ fn a_link_that_is_cut_for_a_moment_costs_time_only() -> Outcome {
 fn a_link_that_is_lost_is_found_again() -> Outcome {
     slow(|lab| {
         let (started, moving) = begin(lab, &Subject::new("lazy"))?;
+        let cut = Instant::now();
         lab.cut()?;
         moving.wait_event(Side::Source, "link_lost")?;
         moving.wait_event(Side::Destination, "link_lost")?;
+        std::thread::sleep(cut_time()?.saturating_sub(cut.elapsed())); // this long is the cut
         lab.heal()?;
+        end(lab, &started, moving)
+    })
+}
+
+/// QUIC knows a connection by its number, not by its addresses (RFC 9000, section 9).
+#[test]
+fn a_source_may_change_its_address() -> Outcome {
+    slow(|lab| {
+        let (started, moving) = begin(lab, &Subject::new("lazy"))?;
+        lab.readdress(Side::Source, Some(Ipv4Addr::new(10, 77, 0, 99)))?;
+        let said = end_with(lab, &started, moving)?;
+        assert!(!said.contains("link_lost"), "{said}");
+        Ok(())
+    })
+}
+
+/// Its ticket names all addresses it had.
+#[test]
+fn a_destination_that_has_lost_an_address_is_found_at_another() -> Outcome {
+    slow(|lab| {
+        let (started, moving) = begin(lab, &Subject::new("lazy"))?;
+        lab.readdress(Side::Destination, None)?;
+        moving.wait_event(Side::Source, "link_lost")?;
         end(lab, &started, moving)
     })
 }
