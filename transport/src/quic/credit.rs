@@ -16,9 +16,9 @@ use super::tuning::SEND_WINDOW;
 
 /// Never more than half of what all streams share.
 const MOST: u64 = SEND_WINDOW as u64 / 2;
-/// On a link too short to matter: what a fast network has delivered before a thread could notice that it
-/// has nothing to do.
-const LEAST: u64 = 256 << 10;
+/// On a link too short to matter: three pieces of bulk, one at each end and one between. With two thirds
+/// of it both ends wait for each other, with twice as much a fault waits half as long again.
+const LEAST: u64 = 96 << 10;
 /// Links with shorter round trips than this are that short: two hosts at one switch.
 const SHORT: Duration = Duration::from_millis(1);
 /// How often the window is fitted to the link.

@@ -20,8 +20,8 @@ use crate::wire::{Encoding, PageRun, Wanted};
 const CHUNKS: usize = 64;
 /// Runs shorter than this share an allocation.
 const SHARED_BUFFER: usize = 64 << 10;
-/// Bulk runs are no longer than this while somebody may wait for pages, or while they are paced: 64 KiB.
-const URGENT_PIECE: PageCount = PageCount(16);
+/// Bulk runs are no longer than this while somebody may wait for pages, or while they are paced: 32 KiB.
+const URGENT_PIECE: PageCount = PageCount(8);
 
 /// Writes page runs. Dropped before [`PageSender::finish`], the stream breaks off.
 #[derive(Debug)]
