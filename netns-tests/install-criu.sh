@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Puts a current CRIU into a directory of its own, with the libraries it was built for, and changes
 # nothing else on the machine: neither libc nor the package data base. For benchmarks beside CRIU,
-# and for tests of the image format; qmig itself needs no CRIU.
+# and for tests of the image format; qmig itself needs no CRIU. With it a crun of the same release, because
+# that of Debian 12 was built without CRIU.
 #
 #   install-criu.sh PREFIX [SUITE]      SUITE: a Debian release that has criu 4.2 or newer, because older
 #                                       ones cannot dump sockets on Linux 6.16 (default forky)
@@ -9,7 +10,7 @@ set -euo pipefail
 
 prefix=$(realpath -m "${1:?usage: install-criu.sh PREFIX [SUITE]}")
 suite=${2:-forky}
-if [ -x "$prefix/sbin/criu" ]; then
+if [ -x "$prefix/sbin/criu" ] && [ -x "$prefix/sbin/crun" ]; then
 	version=$("$prefix/sbin/criu" --version | sed -n 's/^Version: //p')
 	if printf '4.2\n%s\n' "$version" | sort --version-sort --check=quiet; then echo "CRIU $version"; exit 0; fi
 	rm -rf "$prefix"/{sbin,lib}
@@ -34,20 +35,26 @@ apt=(apt-get -qq
 	-o Dir::Etc::Preferences="$work/empty/none" -o Dir::Etc::PreferencesParts="$work/empty"
 	-o APT::Sandbox::User=root -o APT::Install-Recommends=false -o Debug::NoLocking=1)
 "${apt[@]}" update
-"${apt[@]}" -y --download-only install criu >/dev/null
+"${apt[@]}" -y --download-only install criu crun libcriu2 >/dev/null
 for package in "$work"/cache/archives/*.deb; do dpkg-deb -x "$package" "$work/root"; done
 
 libraries=$work/root/usr/lib/x86_64-linux-gnu
 loader=$libraries/ld-linux-x86-64.so.2
 mkdir -p "$prefix"/{sbin,lib}
 cp -L "$loader" "$prefix/lib/"
-"$loader" --library-path "$libraries" --list "$work/root/usr/sbin/criu" |
-	awk '$2 == "=>" && $3 ~ /^\// && $3 !~ /ld-linux/ { print $3 }' |
-	while read -r library; do cp -L "$library" "$prefix/lib/"; done
-cp "$work/root/usr/sbin/criu" "$prefix/lib/criu.bin"
-cat >"$prefix/sbin/criu" <<WRAPPER
-#!/bin/sh
-exec $prefix/lib/ld-linux-x86-64.so.2 --argv0 criu --library-path $prefix/lib $prefix/lib/criu.bin "\$@"
-WRAPPER
-chmod 755 "$prefix/sbin/criu"
+programs=("$work/root/usr/sbin/criu" "$work/root/usr/bin/crun")
+for needs in "${programs[@]}" "$libraries/libcriu.so.2"; do # crun opens the last by itself
+	"$loader" --library-path "$libraries" --list "$needs" |
+		awk '$2 == "=>" && $3 ~ /^\// && $3 !~ /ld-linux/ { print $3 }'
+	echo "$libraries/libcriu.so.2"
+done | sort --unique | while read -r library; do cp -L "$library" "$prefix/lib/"; done
+for program in "${programs[@]}"; do
+	name=${program##*/}
+	cp "$program" "$prefix/lib/$name.bin"
+	cat >"$prefix/sbin/$name" <<-WRAPPER
+		#!/bin/sh
+		exec $prefix/lib/ld-linux-x86-64.so.2 --argv0 $name --library-path $prefix/lib $prefix/lib/$name.bin "\$@"
+	WRAPPER
+	chmod 755 "$prefix/sbin/$name"
+done
 "$prefix/sbin/criu" --version | head -1

@@ -1,4 +1,4 @@
-//! Containers of runc on the hosts of a lab: a busybox, a program, and what is its own.
+//! Containers of runc and crun on the hosts of a lab: a busybox, a program, and what is its own.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::criu::Criu;
 use crate::host::Host;
 use crate::requirements::which;
 use crate::running::GLANCE;
@@ -28,8 +29,9 @@ const BEAT: &str = r#"BEGIN {
 
 /// The runtime of a host, with its own place for state. Dropped, its containers are gone.
 #[derive(Debug)]
-pub struct Runc<'lab> {
+pub struct Runtime<'lab> {
     host: &'lab Host,
+    program: PathBuf,
     ids: Vec<String>,
 }
 
@@ -115,10 +117,27 @@ fn config() -> Value {
     })
 }
 
-impl<'lab> Runc<'lab> {
-    /// The one of this host.
-    pub fn on(host: &'lab Host) -> Self {
-        Self { host, ids: Vec::new() }
+impl<'lab> Runtime<'lab> {
+    /// The runc of this host.
+    pub fn runc(host: &'lab Host) -> Self {
+        Self { host, program: "runc".into(), ids: Vec::new() }
+    }
+
+    /// Its crun: the one beside the CRIU, because Debian 12's knows nothing of CRIU. It refuses hosts with
+    /// both versions of control groups.
+    pub fn crun(host: &'lab Host, criu: &Criu) -> Result<Self> {
+        let mut one = Command::new("sh");
+        one.args([
+            "-c",
+            "! mountpoint -q /sys/fs/cgroup/unified || umount -l /sys/fs/cgroup/unified",
+        ]);
+        host.run(one)?;
+        Ok(Self { host, program: criu.program().with_file_name("crun"), ids: Vec::new() })
+    }
+
+    /// Its program.
+    pub fn program(&self) -> &Path {
+        &self.program
     }
 
     /// A name for a container that nobody else on this machine uses: control groups are the machine's.
@@ -141,7 +160,7 @@ impl<'lab> Runc<'lab> {
         let mut shell = Command::new("sh");
         let line = "exec \"$@\" </dev/null >/dev/null 2>/dev/null";
         let log = self.host.scratch().join("runc.log");
-        shell.args(["-c", line, "sh", "runc", "--log"]).arg(&log).arg("--root");
+        shell.args(["-c", line, "sh"]).arg(&self.program).arg("--log").arg(&log).arg("--root");
         shell.arg(self.state_folder());
         shell.args(["run", "--detach", "--bundle"]).arg(bundle.folder()).arg(&id);
         self.host.run(shell).map_err(|error| match error {
@@ -158,7 +177,7 @@ impl<'lab> Runc<'lab> {
     /// What the runtime says of a container: its status and its first process; `None` if it knows none
     /// of that name.
     pub fn state(&self, id: &str) -> Option<(String, i32)> {
-        let output = self.host.run(self.runc(&["state", id])).ok()?;
+        let output = self.host.run(self.command(&["state", id])).ok()?;
         let state: Value = serde_json::from_slice(&output.stdout).ok()?;
         let pid = state["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok())?;
         Some((state["status"].as_str()?.to_owned(), pid))
@@ -166,7 +185,7 @@ impl<'lab> Runc<'lab> {
 
     /// A program inside of a container, to its end; what it says.
     pub fn exec(&self, id: &str, words: &[&str]) -> Result<String> {
-        let output = self.host.run(self.runc(&[&["exec", id], words].concat()))?;
+        let output = self.host.run(self.command(&[&["exec", id], words].concat()))?;
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
@@ -191,24 +210,24 @@ impl<'lab> Runc<'lab> {
             }
             if Instant::now() >= end {
                 let what = format!("{more} beats of {id} after {first:?}");
-                let logs = format!("runc says {:?}", self.state(id));
+                let logs = format!("its runtime says {:?}", self.state(id));
                 return Err(LabError::Deadline { what, within: SOON, logs });
             }
             std::thread::sleep(GLANCE);
         }
     }
 
-    fn runc(&self, words: &[&str]) -> Command {
-        let mut command = Command::new("runc");
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
         command.arg("--root").arg(self.state_folder()).args(words);
         command
     }
 }
 
-impl Drop for Runc<'_> {
+impl Drop for Runtime<'_> {
     fn drop(&mut self) {
         for id in &self.ids {
-            let _ = self.host.run(self.runc(&["delete", "--force", id]));
+            let _ = self.host.run(self.command(&["delete", "--force", id]));
         }
     }
 }

@@ -56,7 +56,7 @@ mod subject;
 mod terminal;
 mod workshop;
 
-pub use container::{Beat, Bundle, Runc};
+pub use container::{Beat, Bundle, Runtime};
 pub use criu::{Criu, TlsKeys};
 pub use error::{LabError, Result};
 pub use host::{Host, Process, in_session};

@@ -46,7 +46,7 @@ pub struct Migration<'lab> {
     restore_args: Vec<String>,
     fault: Option<Fault>,
     criu: Option<PathBuf>,
-    container: Option<String>,
+    container: Option<(PathBuf, String)>,
     deadline: Duration,
 }
 
@@ -124,10 +124,10 @@ impl<'lab> Migration<'lab> {
         self
     }
 
-    /// It is this container of runc that moves, whatever pid is named.
+    /// It is this container that moves, whatever pid is named, by a runtime that is this program.
     #[must_use]
-    pub fn container(mut self, id: &str) -> Self {
-        self.container = Some(id.to_owned());
+    pub fn container(mut self, runtime: &Path, id: &str) -> Self {
+        self.container = Some((runtime.to_owned(), id.to_owned()));
         self
     }
 
@@ -178,11 +178,21 @@ impl<'lab> Migration<'lab> {
         if let Some(criu) = &self.criu {
             command.env("QMIG_CRIU", criu);
         }
+        let runtime = self.container.as_ref().and_then(|(runtime, _)| runtime.parent());
+        if let (Some(folder), Some(path)) = (runtime, std::env::var_os("PATH")) {
+            let folders = std::iter::once(folder.to_owned()).chain(std::env::split_paths(&path));
+            command.env("PATH", std::env::join_paths(folders).unwrap_or(path));
+        }
         if let Some(fault) = self.fault.as_ref().filter(|fault| fault.side() == side) {
             fault.set_on(&mut command);
         }
         command
     }
+}
+
+/// `--runc`, `--crun`.
+fn runtime_flag(runtime: &Path) -> String {
+    format!("--{}", runtime.file_name().unwrap_or_default().display())
 }
 
 /// `qmig restore` listens; nothing has been dialled yet.
@@ -208,7 +218,7 @@ impl Listening<'_> {
         let migration = &self.migration;
         let mut command = migration.qmig(Side::Source, "dump");
         match &migration.container {
-            Some(id) => command.arg("--runc").arg(id),
+            Some((runtime, id)) => command.arg(runtime_flag(runtime)).arg(id),
             None => command.arg("--tree").arg(pid.to_string()),
         };
         command.arg("--to").arg(format!("{}:{PORT}", migration.lab.dst().addr()));

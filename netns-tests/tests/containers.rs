@@ -4,7 +4,9 @@ use std::error::Error;
 use std::time::{Duration, Instant};
 
 use netns_tests::chaos::{Action, Fault};
-use netns_tests::{Bundle, Criu, Lab, Migration, Runc, Side, Subject, qmig_binary, requirements};
+use netns_tests::{
+    Bundle, Criu, Lab, Migration, Runtime, Side, Subject, qmig_binary, requirements,
+};
 
 use nix::sys::signal::Signal;
 
@@ -29,17 +31,17 @@ fn criu() -> Option<Criu> {
 fn migration<'lab>(
     lab: &'lab Lab,
     criu: &Criu,
-    (src, there): (&Runc<'_>, &str),
-    (dst, here): (&Runc<'_>, &str),
+    (src, there): (&Runtime<'_>, &str),
+    (dst, here): (&Runtime<'_>, &str),
     bundle: &Bundle,
 ) -> Result<Migration<'lab>, Box<dyn Error>> {
-    let migration = Migration::new(lab)?.criu(criu).container(there);
+    let migration = Migration::new(lab)?.criu(criu).container(src.program(), there);
     Ok(migration
         .dump_arg("--runtime-root")
         .dump_arg(src.state_folder().display())
         .restore_arg("--runtime-root")
         .restore_arg(dst.state_folder().display())
-        .restore_arg("--runc")
+        .restore_arg(format!("--{}", dst.program().file_name().unwrap_or_default().display()))
         .restore_arg(here)
         .restore_arg("--bundle")
         .restore_arg(bundle.folder().display()))
@@ -47,10 +49,13 @@ fn migration<'lab>(
 
 /// With a tmpfs and a network of its own: what it remembers, what it wrote there, and its addresses
 /// are over there, under another name.
-fn moves(mode: &str) -> Outcome {
+fn moves(runtime: &str, mode: &str) -> Outcome {
     let Some(criu) = criu() else { return Ok(()) };
     let lab = Lab::two_hosts()?;
-    let (mut src, mut dst) = (Runc::on(lab.src()), Runc::on(lab.dst()));
+    let [mut src, mut dst] = match runtime {
+        "runc" => [lab.src(), lab.dst()].map(Runtime::runc),
+        _ => [Runtime::crun(lab.src(), &criu)?, Runtime::crun(lab.dst(), &criu)?],
+    };
     let bundle = Bundle::make(&lab)?;
     let there = src.run(&bundle)?;
     let here = dst.name();
@@ -88,13 +93,23 @@ fn moves(mode: &str) -> Outcome {
 }
 
 #[test]
-fn by_stop_and_copy() -> Outcome {
-    moves("stop")
+fn of_runc_by_stop_and_copy() -> Outcome {
+    moves("runc", "stop")
 }
 
 #[test]
-fn by_post_copy() -> Outcome {
-    moves("post-copy")
+fn of_runc_by_post_copy() -> Outcome {
+    moves("runc", "post-copy")
+}
+
+#[test]
+fn of_crun_by_stop_and_copy() -> Outcome {
+    moves("crun", "stop")
+}
+
+#[test]
+fn of_crun_by_post_copy() -> Outcome {
+    moves("crun", "post-copy")
 }
 
 /// Whoever fails before the hand-over: the container goes on where it was, its runtime still knows
@@ -102,7 +117,7 @@ fn by_post_copy() -> Outcome {
 fn stays(side: Side, phase: &str, action: Action) -> Outcome {
     let Some(criu) = criu() else { return Ok(()) };
     let lab = Lab::two_hosts()?;
-    let (mut src, mut dst) = (Runc::on(lab.src()), Runc::on(lab.dst()));
+    let (mut src, mut dst) = (Runtime::runc(lab.src()), Runtime::runc(lab.dst()));
     let bundle = Bundle::make(&lab)?;
     let there = src.run(&bundle)?;
     let here = dst.name();
@@ -139,8 +154,41 @@ fn a_source_that_dies_leaves_it_where_it_is() -> Outcome {
     stays(Side::Source, "staged", Action::Kill)
 }
 
+/// Pages are missing when the qmig that brings them dies: the container ends rather than see zeros,
+/// and the one it was does not run again.
+#[test]
+fn one_whose_pages_cannot_come_ends() -> Outcome {
+    let Some(criu) = criu() else { return Ok(()) };
+    let lab = Lab::two_hosts()?;
+    let (mut src, mut dst) = (Runtime::runc(lab.src()), Runtime::runc(lab.dst()));
+    let bundle = Bundle::make(&lab)?;
+    let there = src.run(&bundle)?;
+    let here = dst.name();
+    let slow = migration(&lab, &criu, (&src, &there), (&dst, &here), &bundle)?
+        .fault(Fault::new(Side::Destination, "running", Action::Kill))
+        .dump_arg("--mode")
+        .dump_arg("post-copy")
+        .dump_arg("--limit-rate")
+        .dump_arg("1Mbit");
+    let moving = slow.listen()?.dump(0)?;
+    moving.qmig(Side::Destination).wait(SOON)?;
+    let runs = |runtime: &Runtime<'_>, id: &str| {
+        runtime.state(id).is_some_and(|(status, _)| status == "running")
+    };
+    let end = Instant::now() + SOON;
+    while runs(&dst, &here) {
+        assert!(Instant::now() < end, "it runs on without its pages");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    lab.src().signal(moving.qmig(Side::Source).pid(), Signal::SIGTERM)?;
+    let moved = moving.finish()?;
+    assert!(!moved.dumped().success(), "{}", moved.logs());
+    assert!(!runs(&src, &there), "it runs again where it was: {}", moved.logs());
+    Ok(())
+}
+
 /// The runtime over there knows nothing of it, at the latest when its own clean-up is done.
-fn until_gone(runc: &Runc<'_>, id: &str) -> Result<(), String> {
+fn until_gone(runc: &Runtime<'_>, id: &str) -> Result<(), String> {
     let end = Instant::now() + SOON;
     while let Some(state) = runc.state(id) {
         if Instant::now() > end {
@@ -157,12 +205,12 @@ fn what_does_not_fit_is_refused() -> Outcome {
     const REFUSED: Option<i32> = Some(121);
     let Some(criu) = criu() else { return Ok(()) };
     let lab = Lab::two_hosts()?;
-    let (mut src, mut dst) = (Runc::on(lab.src()), Runc::on(lab.dst()));
+    let (mut src, mut dst) = (Runtime::runc(lab.src()), Runtime::runc(lab.dst()));
     let bundle = Bundle::make(&lab)?;
     let there = src.run(&bundle)?;
 
     // A container that nobody waits for as one.
-    let plain = Migration::new(&lab)?.criu(&criu).container(&there);
+    let plain = Migration::new(&lab)?.criu(&criu).container(src.program(), &there);
     let state = src.state_folder().display().to_string();
     let moved = plain.dump_arg("--runtime-root").dump_arg(&state).run(0)?;
     assert_eq!(moved.dumped().code(), REFUSED, "{}", moved.logs());
