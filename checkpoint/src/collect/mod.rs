@@ -23,7 +23,7 @@ mod pipes;
 pub(crate) mod queues;
 mod seccomp;
 mod segments;
-mod settings;
+pub(crate) mod settings;
 mod shared;
 mod signals;
 pub(crate) mod sockets;

@@ -2,6 +2,7 @@
 //! for; each question is one system call more in the batch its thread makes anyway.
 
 use std::fs;
+use std::sync::LazyLock;
 
 use image::state::{Setting, SettingKind};
 use nix::libc;
@@ -204,10 +205,18 @@ fn restrained(answer: u64) -> u64 {
 
 /// The length of a thread's turns, if it is not what every thread has here.
 pub(super) fn slice(tid: HostPid) -> Option<Setting> {
-    let own = HostPid(nix::unistd::gettid().as_raw());
-    let theirs =
-        tracee::host::slice(tid).filter(|theirs| Some(*theirs) != tracee::host::slice(own));
+    let usual = (*USUAL_SLICE)?;
+    let theirs = tracee::host::slice(tid).filter(|theirs| *theirs != usual);
     theirs.map(|value| Setting { what: SettingKind::Slice, value })
+}
+
+/// What a thread has that never asked for another: such as ours, unless it is urgent just now.
+static USUAL_SLICE: LazyLock<Option<u64>> =
+    LazyLock::new(|| tracee::host::slice(HostPid(nix::unistd::gettid().as_raw())));
+
+/// Looks at what is usual here, while this thread is an ordinary one.
+pub(crate) fn learn() {
+    LazyLock::force(&USUAL_SLICE);
 }
 
 /// Those of `settings` (which, value, usual value) that are not as usual.

@@ -54,6 +54,7 @@ pub(crate) struct Look<'o> {
 impl<'o> Look<'o> {
     /// Nothing seen yet.
     pub(crate) fn new(root: HostPid, options: &'o SurveyOptions) -> Result<Self, SurveyError> {
+        crate::collect::settings::learn();
         let sockets = SocketTables::read();
         Ok(Self {
             options,
