@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod asks;
 mod cargo;
 pub mod collect;
 pub mod converge;
@@ -28,6 +29,7 @@ pub mod survey;
 mod switch;
 mod throttle;
 
+pub use asks::{Ask, Asks, Made};
 pub use directory::{Afterwards, Checkpointing, dump_to};
 pub use error::{CollectError, SurveyError};
 pub use failure::{Cause, Failure};

@@ -17,6 +17,7 @@ use transport::session::source::{Agreed, DuringRounds, Precopy};
 use transport::stop::Stop;
 use transport::wire::{Abort, AbortCode, Features};
 
+use crate::asks::{Ask, Asks, Made};
 use crate::cargo::{Images, send_blob};
 use crate::collect::{Moment, SpacePages};
 use crate::converge::{self, Decision, Limits, Percent, Round};
@@ -77,7 +78,7 @@ async fn run(
     watch: &mut dyn Watch,
 ) -> Result<(Rounds, Ending), Cause> {
     let (mut rounds, stood) = begin(job, plan)?;
-    let begun = Instant::now();
+    let mut begun = Instant::now();
     watch.event(Event::Watched { stood });
     // Its clocks go on: as late as possible, so that they are not behind over there.
     let mut early = rounds.early().clone();
@@ -99,8 +100,23 @@ async fn run(
     let mut measured: Vec<Round> = Vec::new();
     let mut sent = PageCount(0);
     rounds.look().map_err(Cause::Watch)?;
+    // From here on rounds are made one after the other, until they have done what they can.
+    let mut judged = job.asks.is_none().then_some(0);
+    let mut asked = None;
     loop {
-        let most = match converge::decide(&measured, begun.elapsed(), &limits) {
+        if let (Some(asks), Some(last), None) = (&job.asks, measured.last_mut(), judged) {
+            let ask = next_ask(precopy, link, asks, stop).await?;
+            last.left = rounds.look().map_err(Cause::Watch)?.left;
+            match ask {
+                Ask::Round(tell) => asked = Some(tell),
+                Ask::Finish => (judged, begun) = (Some(measured.len() - 1), Instant::now()),
+            }
+        }
+        let decision = match judged {
+            Some(first) => converge::decide(&measured[first..], begun.elapsed(), &limits),
+            None => Decision::Again(PageCount(u64::MAX)),
+        };
+        let most = match decision {
             Decision::Again(most) => most,
             Decision::Throttle(share, most) => {
                 match &throttle {
@@ -137,15 +153,14 @@ async fn run(
         send(precopy, link, (spaces, squeezer), sent, stop).await?;
         let took = began.elapsed();
         let Look { dirty, left } = rounds.look().map_err(Cause::Watch)?;
-        measured.push(Round { pages, took, dirty, left });
-        watch.event(Event::Round {
-            number: measured.len(),
-            pages: pages.0,
-            took,
-            dirty: dirty.0,
-            left: left.0,
-            predicted: converge::predict(&measured, &limits),
-        });
+        let round = Round { pages, took, dirty, left };
+        measured.push(round);
+        let (number, predicted) = (measured.len(), converge::predict(&measured, &limits));
+        let [pages, dirty, left] = [pages.0, dirty.0, left.0];
+        watch.event(Event::Round { number, pages, took, dirty, left, predicted });
+        if let Some(tell) = asked.take() {
+            let _: Result<(), Made> = tell.send(Made { number, round, predicted }); // gone meanwhile
+        }
         chaos::point("source:round")?;
     }
 }
@@ -159,6 +174,24 @@ fn begin(job: &Job, plan: &Plan) -> Result<(Rounds, Duration), Cause> {
     let rounds = Rounds::begin(&mut held, collected).map_err(Cause::Watch)?;
     held.resume().map_err(Cause::Freeze)?;
     Ok((rounds, moment.so_far()))
+}
+
+/// Waits, while the tree runs, until somebody asks for something.
+async fn next_ask(
+    precopy: &Precopy,
+    link: &SourceLink,
+    asks: &Asks,
+    stop: &mut Stop,
+) -> Result<Ask, Cause> {
+    loop {
+        tokio::select! {
+            ask = asks.next() => return Ok(ask),
+            message = hear(link, stop) => match precopy.receive(message?)? {
+                DuringRounds::Progress(_) => {}
+                DuringRounds::Aborted(abort) => return Err(Cause::PeerAborted(abort)),
+            },
+        }
+    }
 }
 
 /// Sends a round and waits until the destination has all of it, `until` pages in all.

@@ -19,6 +19,7 @@ use transport::session::source::{
 use transport::session::{Outcome, Report};
 use transport::wire::{Abort, AbortCode, Control, Features, SessionId, VersionNumber};
 
+use crate::asks::Asks;
 use crate::cargo::{Cargo, send_blob};
 use crate::downtime::Downtime;
 use crate::engine::{Doomed, Engine, Still, Taken};
@@ -67,6 +68,8 @@ pub struct Job {
     /// True if only a copy leaves, and the tree runs on here. Then nothing follows after the
     /// hand-over.
     pub leave_running: bool,
+    /// Makes rounds only when they are asked for; `None`: one after the other.
+    pub asks: Option<Asks>,
     /// How pages are written.
     pub compress: Compression,
     /// How this qmig calls itself.

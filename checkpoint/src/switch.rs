@@ -33,7 +33,7 @@ impl Mode {
     }
 
     /// True if it is nothing without rounds.
-    pub(crate) const fn wants_rounds(self) -> bool {
+    pub const fn wants_rounds(self) -> bool {
         matches!(self, Self::PreCopy | Self::Hybrid)
     }
 

@@ -97,8 +97,9 @@ pub(crate) struct Dump {
     #[command(flatten)]
     pub(crate) container: ContainerName,
 
-    /// Where `qmig restore --listen` waits.
-    #[arg(long, value_name = "HOST:PORT", required_unless_present = "images_dir")]
+    /// Where `qmig restore --listen` waits. Not needed where `--pre-dump` has begun a session for this
+    /// tree.
+    #[arg(long, value_name = "HOST:PORT")]
     pub(crate) to: Option<String>,
 
     /// Write a plain checkpoint into this directory instead (CRIU's image format).
@@ -135,6 +136,11 @@ pub(crate) struct Dump {
     /// Largest unlinked file to carry along.
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = crate::options::parse_bytes)]
     pub(crate) ghost_limit: u64,
+
+    /// Only send a round, and keep the session, in this very command: the same without --to sends
+    /// another round, and `qmig dump -t PID` without it finishes.
+    #[arg(long, conflicts_with_all = ["images_dir", "leave_running"])]
+    pub(crate) pre_dump: bool,
 
     /// Let the tree run on here afterwards: with --to, a copy of it runs on the destination.
     #[arg(long, short = 'R', conflicts_with_all = ["leave_stopped", "tcp_established", "release_ip"])]

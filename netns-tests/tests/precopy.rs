@@ -5,11 +5,12 @@
 //! each time in another way.
 
 use std::error::Error;
+use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use netns_tests::chaos::{Action, Fault, Runs, who_runs};
-use netns_tests::{Lab, Link, Migration, Moved, Side, Subject, requirements, rounds};
+use netns_tests::{Lab, Link, Migration, Moved, Side, Subject, qmig_binary, requirements, rounds};
 use nix::sys::signal::Signal;
 
 type Outcome = Result<(), Box<dyn Error>>;
@@ -306,5 +307,39 @@ fn a_copy_is_taken_while_it_runs_on() -> Outcome {
         }
         assert_eq!(lab.wait_empty(SOON), []);
     }
+    Ok(())
+}
+
+/// pre-dump, pre-dump, pre-dump, dump: one session, held by the first.
+#[test]
+fn rounds_are_made_when_they_are_asked_for() -> Outcome {
+    if missing() {
+        return Ok(());
+    }
+    let lab = Lab::two_hosts()?;
+    // The real one is everybody's, and all labs have the same pids.
+    let mut own = Command::new("sh");
+    own.args(["-c", "mkdir -p /run/qmig && mount -t tmpfs sessions /run/qmig"]);
+    lab.src().run(own)?;
+    let subject = Subject::new("writer").arg("mib").arg(16).arg("rate").arg(5);
+    let started = subject.start(&lab, lab.src())?;
+    let ask = |words: &[&str]| -> Result<Option<i32>, Box<dyn Error>> {
+        let mut command = Command::new(qmig_binary()?);
+        command.arg("dump").args(words).arg("--tree").arg(started.pid().to_string());
+        Ok(lab.src().spawn(command)?.wait(SOON)?.code())
+    };
+    assert_eq!(ask(&[])?, Some(2), "there is no session");
+    let migration = Migration::new(&lab)?.dump_arg("--pre-dump").dump_arg("--max-downtime");
+    let moving = migration.dump_arg("5s").listen()?.dump(started.pid())?;
+    moving.wait_event(Side::Source, "round")?;
+    assert_eq!(ask(&["--pre-dump"])?, Some(0), "{}", moving.logs());
+    assert_eq!(ask(&["--pre-dump"])?, Some(0), "{}", moving.logs());
+    assert_eq!(who_runs(&lab, started.pid(), SOON), Runs::Source);
+    assert_eq!(ask(&[])?, Some(0), "{}", moving.logs());
+    let moved = moving.finish()?;
+    moved.succeeded()?;
+    assert_eq!(pages(&moved, "round").len(), 3, "{}", moved.logs());
+    let verdict = moved.ask(&lab, &started)?;
+    assert!(verdict.passed(), "{verdict}\n{}", moved.logs());
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::fs;
 
 use checkpoint::engine::{Auto, Native, Stock};
-use checkpoint::{Afterwards, Checkpointing, Failure as Ended, Job, SurveyOptions};
+use checkpoint::{Afterwards, Asks, Checkpointing, Failure as Ended, Job, SurveyOptions};
 use criu::Container;
 use pages::ByteCount;
 use tracee::HostPid;
@@ -11,7 +11,7 @@ use transport::event::{Event, Watch as _};
 use transport::quic::{FirstUse, Identity, KeyFingerprint, Pins, SourceTrust, Ticket};
 use transport::session::{Outcome, Report};
 
-use super::{chain, runtime, wishes};
+use super::{chain, runtime, session, wishes};
 use crate::args::{ContainerName, Dump, DumpTrust, Engine, Mode, Sending};
 use crate::exit::Exit;
 use crate::options;
@@ -42,7 +42,11 @@ pub(crate) fn run(args: Dump, progress: &mut Progress) -> Result<Exit, Failure> 
             let job = Checkpointing { root, survey, directory, afterwards, release };
             checkpoint::dump_to(&job, progress).map_err(told)?
         }
-        (None, None) => return Err(Failure::usage("know where to", "give --to or --images-dir")),
+        (None, None) => {
+            let (root, _) = whom(&args)?;
+            let unknown = || Failure::usage("know where to", "give --to or --images-dir");
+            return session::ask(root, !args.pre_dump, progress).ok_or_else(unknown)?;
+        }
     };
     progress.event(Event::Report(report));
     Ok(Exit::Done)
@@ -61,9 +65,36 @@ fn migrate(
     let (root, container) = whom(args)?;
     let mut job = job(&args.sending, (root, to), survey, engine(args, container)?)?;
     job.leave_running = args.leave_running;
+    if args.pre_dump {
+        return pre_dump(job, progress);
+    }
     runtime()?.block_on(async {
         let mut stop = wishes::listen()?;
         checkpoint::migrate_out(&job, &mut stop, progress).await.map_err(told)
+    })
+}
+
+/// Holds a session, and does what later commands ask for.
+fn pre_dump(mut job: Job, progress: &mut Progress) -> Result<Report, Failure> {
+    job.mode = match job.mode {
+        checkpoint::Mode::Auto => checkpoint::Mode::Hybrid,
+        mode if mode.wants_rounds() => mode,
+        _ => {
+            let what = "send a round ahead in a mode without rounds";
+            return Err(Failure::usage(what, "use --mode pre-copy or hybrid"));
+        }
+    };
+    let (asker, asks) = Asks::pair();
+    job.asks = Some(asks);
+    runtime()?.block_on(async {
+        let mut stop = wishes::listen()?;
+        let door = session::Door::open(job.root, asker)?;
+        let ended = checkpoint::migrate_out(&job, &mut stop, progress).await.map_err(told);
+        match &ended {
+            Ok(report) => door.close(Exit::Done, &report.to_string()).await,
+            Err(failure) => door.close(failure.code, &failure.what).await,
+        }
+        ended
     })
 }
 
@@ -96,6 +127,7 @@ pub(super) fn job(
         deadline: sending.deadline,
         auto_converge: sending.auto_converge,
         leave_running: false,
+        asks: None,
         compress: sending.compress,
         software: options::software(),
         patience: sending.connect_timeout,

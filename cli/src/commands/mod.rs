@@ -11,6 +11,7 @@ mod inspect;
 mod lab;
 mod proxy;
 mod restore;
+mod session;
 mod wishes;
 
 use crate::args::Command;
