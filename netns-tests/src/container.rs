@@ -228,6 +228,8 @@ impl Drop for Runtime<'_> {
     fn drop(&mut self) {
         for id in &self.ids {
             let _ = self.host.run(self.command(&["delete", "--force", id]));
+            // On a machine with both versions of control groups CRIU makes one that crun knows nothing of.
+            let _ = std::fs::remove_dir(Path::new("/sys/fs/cgroup/unified").join(id));
         }
     }
 }
