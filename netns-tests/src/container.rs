@@ -14,14 +14,14 @@ use crate::running::GLANCE;
 use crate::{Lab, LabError, Result};
 
 /// How long a container may take for its next beat.
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 /// What a container runs: it fills an array, then says again and again, in a file of a tmpfs, how
 /// often it has seen the whole of it, and how much of it was wrong.
 const BEAT: &str = r#"BEGIN {
-    for (i = 0; i < 60000; i++) kept[i] = "number " i " and some more to fill pages with";
+    for (i = 0; i < 30000; i++) kept[i] = "number " i " and some more to fill pages with";
     for (beat = 1; ; beat++) {
         wrong = 0;
-        for (i = 0; i < 60000; i++) if (kept[i] != "number " i " and some more to fill pages with") wrong++;
+        for (i = 0; i < 30000; i++) if (kept[i] != "number " i " and some more to fill pages with") wrong++;
         print beat, wrong > "/tmp/draft"; close("/tmp/draft");
         system("mv /tmp/draft /tmp/beat");
     }

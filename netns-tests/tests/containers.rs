@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 
 type Outcome = Result<(), Box<dyn Error>>;
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
 /// The CRIU to test with, unless something is missing.
 fn criu() -> Option<Criu> {
@@ -35,7 +35,8 @@ fn migration<'lab>(
     (dst, here): (&Runtime<'_>, &str),
     bundle: &Bundle,
 ) -> Result<Migration<'lab>, Box<dyn Error>> {
-    let migration = Migration::new(lab)?.criu(criu).container(src.program(), there);
+    let migration =
+        Migration::new(lab)?.deadline(SOON * 2).criu(criu).container(src.program(), there);
     Ok(migration
         .dump_arg("--runtime-root")
         .dump_arg(src.state_folder().display())

@@ -8,7 +8,7 @@ use netns_tests::{Lab, QmigEvent, Subject, qmig_binary, requirements};
 
 type Outcome = Result<(), Box<dyn Error>>;
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
 /// Binds a socket, gives it a number, and becomes qmig.
 const BIND: &str = r#"

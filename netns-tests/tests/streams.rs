@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 
 type Outcome = Result<(), Box<dyn Error>>;
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 /// What a qmig says that has left everything as it was.
 const ABORTED: Option<i32> = Some(122);
 const REFUSED: Option<i32> = Some(121);
