@@ -158,6 +158,13 @@ impl Host {
         Some(Process { pid, comm, state: after.chars().next()? })
     }
 
+    /// True if a process of this host has a file of that name open.
+    pub(crate) fn has_open(&self, pid: i32, file: &Path) -> bool {
+        let open = std::fs::read_dir(self.path(format!("/proc/{pid}/fd"))).into_iter().flatten();
+        open.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok())
+            .any(|open| open.file_name() == file.file_name())
+    }
+
     /// A path of this host, as this process may open it from outside.
     pub fn path(&self, inside: impl AsRef<Path>) -> PathBuf {
         let inside = inside.as_ref();

@@ -160,6 +160,7 @@ impl Subject {
         host.next_pid(self.pid)?;
         let started = Started { running: host.spawn_quiet(command)?, result };
         started.await_line(host, "READY", GET_READY, || started.running.ended().is_some())?;
+        started.await_closed(host)?;
         Ok(started)
     }
 
@@ -253,6 +254,20 @@ impl Started {
         gone: impl Fn() -> bool,
     ) -> Result<()> {
         self.await_verdict(host, |line| line == word, within, gone).map(drop)
+    }
+
+    /// Wait until nobody has the result open any more: the line is there a moment before, and a
+    /// tree that is moved in that moment has a file open that the other host has not.
+    fn await_closed(&self, host: &Host) -> Result<()> {
+        let end = Instant::now() + GET_READY;
+        while host.pids().iter().any(|process| host.has_open(process.pid, &self.result)) {
+            if Instant::now() >= end {
+                let what = format!("{} be closed", self.result.display());
+                return Err(LabError::Deadline { what, within: GET_READY, logs: String::new() });
+            }
+            std::thread::sleep(GLANCE);
+        }
+        Ok(())
     }
 
     /// The first line of the result on `host` that is wanted. A file has no event to wait for from
