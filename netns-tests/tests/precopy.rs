@@ -125,6 +125,19 @@ fn an_abort_in_any_round_leaves_the_source_untouched() -> Outcome {
         let runs = who_runs(&lab, started.pid(), SOON);
         assert!(runs == Runs::Source && runs.exactly_one(), "{phase}: {runs:?}");
     }
+    // With pages that would have followed, too.
+    for (side, phase, action) in [
+        (Side::Source, "images", Action::Kill),
+        (Side::Source, "staged", Action::Fail),
+        (Side::Destination, "building", Action::Fail),
+        (Side::Destination, "pages", Action::Kill),
+    ] {
+        let fault = Fault::new(side, phase, action);
+        let moved = hybrid(&lab)?.fault(fault).run(started.pid())?;
+        assert!(!moved.dumped().success(), "hybrid, {phase}: {}", moved.logs());
+        let runs = who_runs(&lab, started.pid(), SOON);
+        assert!(runs == Runs::Source && runs.exactly_one(), "hybrid, {phase}: {runs:?}");
+    }
     // And can be moved after all that.
     let moved = precopy(&lab)?.run(started.pid())?;
     moved.succeeded()?;
