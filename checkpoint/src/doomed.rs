@@ -5,7 +5,7 @@ use tracee::Held;
 use tracee::lock::Change;
 use tracee::net::HostAddress;
 
-use crate::collect::{Connections, Doors, Locks, Segments};
+use crate::collect::{Carried, Connections, Doors, Locks, Segments};
 use crate::engine::{Doom, Doomed, Hold, Still};
 use crate::failure::Cause;
 
@@ -15,6 +15,7 @@ use crate::failure::Cause;
 pub(crate) struct Ties {
     pub(crate) locks: Locks,
     pub(crate) segments: Segments,
+    pub(crate) carried: Carried,
     pub(crate) connections: Connections,
     /// New connections to it.
     pub(crate) doors: Doors,
@@ -97,6 +98,7 @@ impl Doom for Stale {
     fn kill(mut self: Box<Self>) -> Result<(), Cause> {
         let killed = self.held.take().expect("held until taken").kill();
         self.ties.segments.remove();
+        self.ties.carried.remove();
         killed.map_err(Cause::Freeze)
     }
 }
@@ -106,6 +108,7 @@ impl Drop for Stale {
         if let Some(held) = self.held.take() {
             let _ = held.kill();
             self.ties.segments.remove();
+            self.ties.carried.remove();
         }
     }
 }

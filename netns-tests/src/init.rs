@@ -109,6 +109,8 @@ impl Init {
             .map_err(|e| ("mount /proc", e))?;
         mount(Some("lab"), scratch, Some("tmpfs"), plain, Some("mode=1777"))
             .map_err(|e| ("mount the scratch directory", e))?;
+        mount(Some("lab"), "/dev/shm", Some("tmpfs"), plain, Some("mode=1777"))
+            .map_err(|e| ("mount /dev/shm", e))?;
         sethostname(name).map_err(|e| ("set the host name", e))?;
         Ok(Self { deaths })
     }

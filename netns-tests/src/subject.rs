@@ -52,7 +52,7 @@ enum Language {
 
 impl Subject {
     /// Every subject in C: the file names in `subjects/`.
-    pub const ALL: [&str; 30] = [
+    pub const ALL: [&str; 31] = [
         "churn",
         "creds",
         "datagrams",
@@ -66,6 +66,7 @@ impl Subject {
         "memory",
         "pipes",
         "places",
+        "posix",
         "ptys",
         "registers",
         "rseq",

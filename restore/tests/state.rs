@@ -83,6 +83,7 @@ fn descriptors_are_what_and_where_they_were() {
         (regular.ghost, regular.position) = (Some(GhostId(1)), Some(0));
     }
     world.checkpoint.ghosts = vec![Ghost {
+        named: false,
         id: GhostId(1),
         uid: 0,
         gid: 0,

@@ -20,6 +20,7 @@ use tracee::host::{
 };
 use tracee::proc::fdinfo::{Extra, FdInfo};
 
+use super::carried::Carried;
 use super::locks::{Finder, Locks};
 use super::sockets::{self, Socket, SocketTables, Tcp};
 use super::streams;
@@ -53,6 +54,7 @@ pub(super) struct Files<'o> {
     buffers: Vec<PipeBuffer>,
     pub(super) ghosts: HashMap<(u64, u64), GhostId>,
     pub(super) bodies: Vec<Ghost>,
+    pub(super) carried: Carried,
     shared: HashMap<(u64, u64), SharedId>,
     pub(super) objects: Vec<SharedMemory>,
     /// Every segment of System V shared memory, and how many mappings of the tree show which.
@@ -102,6 +104,7 @@ pub(super) struct Collected {
     pub(super) tables: Vec<FdTable>,
     pub(super) pipes: Vec<PipeBuffer>,
     pub(super) ghosts: Vec<Ghost>,
+    pub(super) carried: Carried,
     pub(super) shared: Vec<SharedMemory>,
     pub(super) contents: Vec<(SharedId, PageSet, OwnedFd)>,
     pub(super) locks: Locks,
@@ -129,6 +132,7 @@ impl<'o> Files<'o> {
             buffers: Vec::new(),
             ghosts: HashMap::new(),
             bodies: Vec::new(),
+            carried: Carried::default(),
             shared: HashMap::new(),
             objects: Vec::new(),
             segments: sysv::segments(),
@@ -147,6 +151,7 @@ impl<'o> Files<'o> {
             tables: self.tables,
             pipes: self.buffers,
             ghosts: self.bodies,
+            carried: self.carried,
             shared: self.objects,
             contents: self.contents,
             locks: self.locks.finish(),

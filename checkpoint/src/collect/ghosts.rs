@@ -29,6 +29,7 @@ pub(super) fn read(id: GhostId, stat: &Metadata, way: &Path) -> io::Result<Ghost
         accessed: time(stat.atime(), stat.atime_nsec()),
         modified: time(stat.mtime(), stat.mtime_nsec()),
         body,
+        named: false,
     })
 }
 

@@ -11,6 +11,7 @@
 
 mod advised;
 mod asked;
+mod carried;
 mod creds;
 mod files;
 mod ghosts;
@@ -56,6 +57,7 @@ use crate::error::CollectError;
 use crate::survey::TcpPolicy;
 use crate::survey::refusals::{Trouble, Whose};
 use crate::survey::task::{self, Judge};
+pub(crate) use carried::Carried;
 use files::Files;
 pub(crate) use locks::Locks;
 pub(crate) use segments::Segments;
@@ -201,7 +203,13 @@ pub fn collect(
         pages,
         source: PageSource::Shared { file },
     }));
-    let ties = Ties { locks: found.locks, segments, connections, ..Ties::default() };
+    let ties = Ties {
+        locks: found.locks,
+        segments,
+        carried: found.carried,
+        connections,
+        ..Ties::default()
+    };
     Ok(Collected { checkpoint, spaces, ties })
 }
 

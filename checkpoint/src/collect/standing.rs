@@ -63,7 +63,7 @@ impl Files<'_> {
         stat: &Metadata,
         way: &Path,
     ) -> Result<FileId, CollectError> {
-        let (Named::Path(path) | Named::Ghost(path)) = named;
+        let (Named::Path(path) | Named::Ghost(path) | Named::Carried(path)) = named;
         let key = (stat.dev(), stat.ino(), path.clone());
         if let Some(id) = self.standing.get(&key) {
             return Ok(*id);
@@ -93,7 +93,11 @@ impl Files<'_> {
     ) -> Result<Regular, CollectError> {
         let (path, ghost) = match named {
             Named::Path(path) => (path, None),
-            Named::Ghost(path) => (path, Some(self.ghost(pid, stat, way)?)),
+            Named::Ghost(path) => (path, Some(self.ghost(pid, stat, way, None)?)),
+            Named::Carried(path) => {
+                let ghost = self.ghost(pid, stat, way, Some(&path))?;
+                (path, Some(ghost))
+            }
         };
         let kind = stat.file_type();
         // A log that others append to may differ: CRIU leaves it out too.
@@ -115,13 +119,19 @@ impl Files<'_> {
         pid: HostPid,
         stat: &Metadata,
         way: &Path,
+        name: Option<&str>,
     ) -> Result<GhostId, CollectError> {
         if let Some(id) = self.ghosts.get(&(stat.dev(), stat.ino())) {
             return Ok(*id);
         }
         let id = GhostId(number(self.bodies.len()) + 1);
         let body = ghosts::read(id, stat, way);
-        self.bodies.push(body.map_err(CollectError::io("read a deleted file", pid))?);
+        let mut body = body.map_err(CollectError::io("read a deleted file", pid))?;
+        if let Some(name) = name {
+            body.named = true;
+            self.carried.note(name, stat.dev(), stat.ino());
+        }
+        self.bodies.push(body);
         self.ghosts.insert((stat.dev(), stat.ino()), id);
         Ok(id)
     }

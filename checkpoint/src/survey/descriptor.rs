@@ -68,7 +68,9 @@ pub(crate) fn open_on(
         if !shown.starts_with("pipe:[") {
             // Without a name it is a node that is gone, which `named` refuses.
             return match named(link, open, allowed.ghost_limit)? {
-                Named::Path(path) | Named::Ghost(path) => Ok(OpenOn::Fifo(path)),
+                Named::Path(path) | Named::Ghost(path) | Named::Carried(path) => {
+                    Ok(OpenOn::Fifo(path))
+                }
             };
         }
         if flags & libc::O_ACCMODE != libc::O_RDONLY && flags & libc::O_DIRECT != 0 {

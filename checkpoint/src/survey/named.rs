@@ -6,6 +6,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
+use nix::sys::statfs::{TMPFS_MAGIC, statfs};
+
 use super::refusals::{BY_CRIU, Trouble};
 
 /// What the kernel appends to the path of a file whose name is gone.
@@ -16,6 +18,8 @@ const DELETED: &[u8] = b" (deleted)";
 pub(crate) enum Named {
     /// By its path.
     Path(String),
+    /// By its path, which it brings along with its content: a file of /dev/shm is memory of this host.
+    Carried(String),
     /// Not at all: its last name was removed (it was the path here), its content must travel.
     Ghost(String),
 }
@@ -31,9 +35,13 @@ pub(crate) fn named(link: &Path, open: &Metadata, ghost_limit: u64) -> Result<Na
     };
     match fs::symlink_metadata(path) {
         Ok(found) if (found.dev(), found.ino()) == (open.dev(), open.ino()) => {
-            Ok(Named::Path(path.to_owned()))
+            match open.is_file() && is_shared_memory(path) {
+                true => carried(path, open, ghost_limit),
+                false => Ok(Named::Path(path.to_owned())),
+            }
         }
         Ok(_) => Err(Trouble::new(shown, "the path now names another file").but(BY_CRIU)),
+        Err(_) if let Some(path) = other_name(link, open) => carried(&path, open, ghost_limit),
         Err(_) if link.as_os_str().as_bytes().ends_with(DELETED) => Err(Trouble::new(
             without_deleted(link.as_os_str()).to_string_lossy(),
             "the name was removed, but the file has other names",
@@ -41,6 +49,34 @@ pub(crate) fn named(link: &Path, open: &Metadata, ghost_limit: u64) -> Result<Na
         .but(BY_CRIU)),
         Err(source) => Err(Trouble::new(shown, format!("the path cannot be looked at: {source}"))),
     }
+}
+
+/// POSIX shared memory and semaphores: shm_overview(7), sem_overview(7).
+fn is_shared_memory(path: &str) -> bool {
+    path.starts_with("/dev/shm/")
+        && statfs(path).is_ok_and(|found| found.filesystem_type() == TMPFS_MAGIC)
+}
+
+/// The name in /dev/shm of a file that was opened by another: so sem_open(3) makes semaphores.
+fn other_name(link: &Path, open: &Metadata) -> Option<String> {
+    let folder = Path::new(without_deleted(link.as_os_str())).parent()?;
+    if !open.is_file() || !folder.starts_with("/dev/shm") {
+        return None;
+    }
+    let mut entries = fs::read_dir(folder).ok()?.flatten();
+    let same = |found: Metadata| (found.dev(), found.ino()) == (open.dev(), open.ino());
+    let entry = entries.find(|entry| entry.metadata().is_ok_and(same))?;
+    let path = entry.path().into_os_string().into_string().ok()?;
+    is_shared_memory(&path).then_some(path)
+}
+
+fn carried(path: &str, open: &Metadata, limit: u64) -> Result<Named, Trouble> {
+    let bytes = allocated(open);
+    if bytes > limit {
+        let reason = format!("shared memory of {bytes} bytes in a file; the limit is {limit}");
+        return Err(Trouble::new(path, reason).but("raise `--ghost-limit`"));
+    }
+    Ok(Named::Carried(path.to_owned()))
 }
 
 fn ghost(link: &Path, open: &Metadata, limit: u64) -> Result<Named, Trouble> {

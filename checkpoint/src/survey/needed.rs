@@ -39,7 +39,7 @@ impl Needed {
         used_as: impl FnOnce() -> String,
     ) {
         let path = match named {
-            Named::Ghost(_) => {
+            Named::Ghost(_) | Named::Carried(_) => {
                 self.ghosts.insert((stat.dev(), stat.ino()), allocated(stat));
                 return;
             }

@@ -74,6 +74,9 @@ impl Look<'_> {
                 } else {
                     Use::Data
                 };
+                if let Named::Carried(path) = &named {
+                    self.ends.memory(path, whose.fd(number));
+                }
                 let used_as = || whose.fd(number);
                 self.needed.add(&named, &stat, how, used_as);
             }

@@ -19,6 +19,8 @@ use super::tree;
 pub(crate) struct Ends {
     /// Who has a pipe, by what the kernel calls it: the first descriptor seen.
     pipes: BTreeMap<PathBuf, String>,
+    /// Who has which file of /dev/shm: the first descriptor or mapping seen.
+    memory: BTreeMap<String, String>,
     /// Who has a pidfd of which process.
     processes: Vec<(i32, String)>,
     /// Ends of terminals, the path of each, and who has it: the first descriptor seen.
@@ -37,6 +39,11 @@ impl Ends {
     /// An end of a pipe; with a name or without, its link under /proc/PID/fd tells which.
     pub(super) fn pipe(&mut self, link: &Path, object: String) {
         self.pipes.entry(link.to_owned()).or_insert(object);
+    }
+
+    /// A file of /dev/shm that goes along.
+    pub(super) fn memory(&mut self, path: &str, object: String) {
+        self.memory.entry(path.to_owned()).or_insert(object);
     }
 
     /// One end of a terminal.
@@ -109,6 +116,13 @@ pub(super) fn judge(look: &mut Look) {
             None => {}
         }
     }
+    for (path, object) in &ends.memory {
+        if let Some(holder) = memory_outside(&inside, path) {
+            let reason = format!("process {holder} outside the tree has the shared memory too");
+            let hint = "include that process, or end it first";
+            look.refuse(Trouble::new(path, reason).but(hint), object.as_str());
+        }
+    }
     if ends.pipes.is_empty() {
         return;
     }
@@ -146,6 +160,26 @@ fn came_since(pid: u32, inside: &BTreeSet<u32>) -> bool {
         }
     }
     false
+}
+
+/// A process outside the tree that has a file of /dev/shm mapped or open.
+fn memory_outside(inside: &BTreeSet<u32>, path: &str) -> Option<u32> {
+    let tasks = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut pids = tasks.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.find(|pid| {
+        let mapped = || {
+            let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+            maps.lines().any(|line| line.ends_with(path))
+        };
+        let open = || {
+            let numbers = tree::descriptors(HostPid(pid.cast_signed())).unwrap_or_default();
+            let shows = |number| fs::read_link(format!("/proc/{pid}/fd/{number}"));
+            numbers
+                .into_iter()
+                .any(|number| shows(number).is_ok_and(|link| link == Path::new(path)))
+        };
+        !inside.contains(pid) && (mapped() || open()) && !came_since(*pid, inside)
+    })
 }
 
 /// Those of `wanted` that processes outside the tree have open, and one process that does.

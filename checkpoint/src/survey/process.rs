@@ -16,7 +16,7 @@ use tracee::proc::{children, timers};
 use super::guards::Guards;
 use super::host::vdso_hash;
 use super::mapped::{MappedFiles, Shows, shows};
-use super::named::named;
+use super::named::{Named, named};
 use super::needed::{Needed, Use};
 use super::outside::Ends;
 use super::refusals::{SHELL_JOB, TCP_CLOSE, Trouble, Whose};
@@ -253,7 +253,13 @@ impl<'o> Look<'o> {
                     let how = if mapping.prot & EXECUTE != 0 { Use::Code } else { Use::Data };
                     let used_as = || format!("mapped by {} ({})", whose.pid, whose.comm);
                     match &file.shows {
-                        Shows::File(named) => self.needed.add(named, &file.stat, how, used_as),
+                        Shows::File(named) => {
+                            if let Named::Carried(path) = named {
+                                let object = whose.mapping(mapping.start.0, mapping.end.0);
+                                self.ends.memory(path, object);
+                            }
+                            self.needed.add(named, &file.stat, how, used_as);
+                        }
                         Shows::SysV(id) => *self.attached.entry(*id).or_default() += 1,
                         _ => {}
                     }

@@ -51,6 +51,8 @@ pub struct GhostFileEntry {
     pub size: Option<u64>,
     #[prost(string, optional, tag = "11")]
     pub symlnk_target: Option<String>,
+    #[prost(bool, optional, tag = "10000")]
+    pub named: Option<bool>,
 }
 
 /// A piece of a ghost's content; `len` bytes follow the entry.

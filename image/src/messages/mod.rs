@@ -25,6 +25,7 @@
 //! | [`UserX86FpregsEntry`] | 10000 `reserved` | the last 96 bytes of the FXSAVE area, if not zero |
 //! | [`UserX86XsaveEntry`] | 10000 `components` | components CRIU has no array for, or of another size |
 //! | | 10001 `in_use` | XSTATE_BV, if it has bits of components CRIU does not know |
+//! | [`GhostFileEntry`] | 10000 `named` | it has its name still (a file of /dev/shm) |
 //! | [`InetSkEntry`] | 10000 `src_scope`, 10001 `dst_scope` | scope ids of IPv6 addresses, if not zero |
 //! | | 10002 `groups` | multicast groups it has joined |
 //! | [`SkPacketEntry`] | 10000 `from_address`, 10001 `from_port` | who sent it, in a UDP socket |

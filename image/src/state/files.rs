@@ -246,6 +246,8 @@ pub struct Ghost {
     pub modified: (u64, u64),
     /// Its content.
     pub body: GhostBody,
+    /// It has its name still, and brings it along: a file of /dev/shm.
+    pub named: bool,
 }
 
 /// Content of a ghost: data between the holes.

@@ -55,6 +55,7 @@ fn to_image(ghost: &Ghost) -> Vec<u8> {
         chunks: in_chunks.then_some(true),
         size: Some(ghost.size),
         symlnk_target: None,
+        named: ghost.named.then_some(true),
     });
     if in_chunks {
         for (off, bytes) in &ghost.body.chunks {
@@ -147,6 +148,7 @@ fn read_ghost(reader: &Reader<'_>, id: GhostId) -> Result<Ghost, BadImage> {
         accessed: time(entry.atim),
         modified: time(entry.mtim),
         body,
+        named: entry.named.unwrap_or(false),
     })
 }
 

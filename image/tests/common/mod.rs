@@ -573,6 +573,7 @@ fn files() -> Vec<File> {
 
 fn ghosts() -> Vec<Ghost> {
     let ghost = |id, size, chunks| Ghost {
+        named: id == 2,
         id: GhostId(id),
         uid: 1000,
         gid: 100,

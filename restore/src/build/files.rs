@@ -256,6 +256,9 @@ impl<'a> Files<'a> {
             let ghost = self.from.ghosts.iter().find(|ghost| ghost.id == id);
             let ghost = ghost.ok_or(BadCheckpoint::Ghost(id))?;
             self.ghosts.insert(id, ghosts::recreate(ghost, path)?);
+            if ghost.named {
+                self.sockets.note_node(path.to_owned());
+            }
         }
         let kept = self.ghosts.get(&id).ok_or(BadCheckpoint::Ghost(id))?;
         reopen(kept, flags).map_err(|errno| Error::Path {

@@ -1,4 +1,4 @@
-//! Files without a name: made again, filled, and their new name taken away.
+//! Files without a name: made again, filled, and their new name taken away. Files of /dev/shm keep it.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -25,11 +25,13 @@ const FALLBACKS: [&str; 3] = ["/tmp", "/dev/shm", "/run"];
 pub(crate) fn recreate(ghost: &Ghost, path: &Path) -> Result<OwnedFd> {
     let failed = |act, errno| Error::Path { act, path: path.to_owned(), errno };
     let made = match ghost.mode & libc::S_IFMT {
+        libc::S_IFREG if ghost.named => named_file(path),
         libc::S_IFREG => nameless_file(path),
         libc::S_IFDIR => nameless_directory(path),
         _ => return Err(BadCheckpoint::Ghost(ghost.id).into()),
     };
-    let mut made = made.map_err(|errno| failed("make a nameless copy of", errno))?;
+    let act = if ghost.named { "make anew" } else { "make a nameless copy of" };
+    let mut made = made.map_err(|errno| failed(act, errno))?;
     if ghost.mode & libc::S_IFMT == libc::S_IFREG {
         made = fill(made, ghost).map_err(|errno| failed("fill the nameless copy of", errno))?;
     }
@@ -39,6 +41,12 @@ pub(crate) fn recreate(ghost: &Ghost, path: &Path) -> Result<OwnedFd> {
 
 fn directories(path: &Path) -> impl Iterator<Item = PathBuf> {
     path.parent().map(Path::to_owned).into_iter().chain(FALLBACKS.map(PathBuf::from))
+}
+
+/// One that nobody has here yet.
+fn named_file(path: &Path) -> nix::Result<OwnedFd> {
+    let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_RDWR | OFlag::O_CLOEXEC;
+    open(path, flags, Mode::S_IRUSR | Mode::S_IWUSR)
 }
 
 fn nameless_file(path: &Path) -> nix::Result<OwnedFd> {
@@ -127,6 +135,7 @@ mod tests {
 
     fn ghost(mode: u32) -> Ghost {
         Ghost {
+            named: false,
             id: GhostId(1),
             uid: 0,
             gid: 0,
@@ -150,6 +159,17 @@ mod tests {
             assert_eq!((stat.st_mode, stat.st_nlink), (0o100_640, 0));
             assert_eq!((stat.st_mtime, stat.st_mtime_nsec), (1_000_000, 250_000_000));
         }
+    }
+
+    #[test]
+    fn a_file_that_has_its_name_gets_it_unless_it_is_taken() {
+        let path = PathBuf::from(format!("/dev/shm/qmig-named-{}", std::process::id()));
+        let wanted = Ghost { named: true, ..ghost(0o100_640) };
+        let kept = recreate(&wanted, &path).expect("a file");
+        assert_eq!(fstat(&kept).expect("a file").st_nlink, 1);
+        let taken = recreate(&wanted, &path).expect_err("it is there").to_string();
+        std::fs::remove_file(&path).expect("removed");
+        assert!(taken.contains("qmig-named"), "{taken}");
     }
 
     #[test]

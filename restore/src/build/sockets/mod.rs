@@ -38,7 +38,7 @@ pub(crate) struct Sockets {
     datagrams: Vec<InetSocket>,
 }
 
-/// A node in the file system that bind(2) made for us.
+/// A node in the file system that bind(2) made for us, or a file of /dev/shm.
 struct Node {
     path: PathBuf,
     device: u64,
@@ -107,7 +107,8 @@ impl Sockets {
         self.takeover.keep();
     }
 
-    fn note_node(&mut self, path: PathBuf) {
+    /// A name that was made and is taken away again if the tree never runs.
+    pub(crate) fn note_node(&mut self, path: PathBuf) {
         if let Ok(stat) = lstat(&path) {
             self.nodes.push(Node { path, device: stat.st_dev, inode: stat.st_ino });
         }
