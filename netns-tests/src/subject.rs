@@ -52,7 +52,7 @@ enum Language {
 
 impl Subject {
     /// Every subject in C: the file names in `subjects/`.
-    pub const ALL: [&str; 31] = [
+    pub const ALL: [&str; 32] = [
         "churn",
         "creds",
         "datagrams",
@@ -80,6 +80,7 @@ impl Subject {
         "threads",
         "timers",
         "toucher",
+        "vast",
         "waits",
         "watches",
         "writer",

@@ -78,7 +78,7 @@ macro_rules! smoke {
 
 smoke! {
     churn creds datagrams events fifos files filler forks heartbeat locks memory pipes places posix ptys registers
-    rseq rules settings signals sockets sysv threads timers toucher waits watches writer zombie
+    rseq rules settings signals sockets sysv threads timers toucher vast waits watches writer zombie
 }
 
 /// Those that need more than two hosts, and where they are moved in every mode.

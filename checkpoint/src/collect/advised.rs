@@ -21,12 +21,15 @@ pub(super) struct Advised {
 
 /// KiB of resident memory from which on it pays to look before.
 const LARGE: u64 = 16 << 10;
+/// Mappings from which on it does: 60,000 of them take the kernel half a second.
+const MANY: usize = 1000;
 
 impl Advised {
     /// Looks at those of `pids` that are large.
     pub(super) fn sample(pids: &[HostPid]) -> Self {
         let large = pids.iter().filter(|pid| {
             Status::read(**pid).is_ok_and(|status| status.vm_rss + status.vm_swap >= LARGE)
+                || maps::read(**pid).is_ok_and(|mappings| mappings.len() >= MANY)
         });
         let before = large.filter_map(|pid| Some((*pid, maps::read_with_flags(*pid).ok()?)));
         Self { before: before.collect(), watched: false }
