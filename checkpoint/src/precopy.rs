@@ -44,7 +44,8 @@ pub(crate) enum Ending {
     Follows,
 }
 
-/// Sends rounds until the program should be stopped.
+/// Sends rounds until the program should be stopped. Without rounds if it cannot be watched, and need
+/// not be.
 pub(crate) async fn rounds(
     agreed: Agreed,
     link: &SourceLink,
@@ -52,11 +53,11 @@ pub(crate) async fn rounds(
     plan: &Plan,
     stop: &mut Stop,
     watch: &mut dyn Watch,
-) -> Result<(Precopy, Rounds, Ending), Failure> {
+) -> Result<(Precopy, Option<(Rounds, Ending)>), Failure> {
     let features = agreed.features();
     let mut precopy = agreed.precopy();
     match run(&mut precopy, link, (job, features), plan, stop, watch).await {
-        Ok((rounds, ending)) => Ok((precopy, rounds, ending)),
+        Ok(rounds) => Ok((precopy, rounds)),
         Err(cause) => {
             let code = match cause {
                 Cause::Interrupted => AbortCode::CANCELLED,
@@ -76,8 +77,14 @@ async fn run(
     plan: &Plan,
     stop: &mut Stop,
     watch: &mut dyn Watch,
-) -> Result<(Rounds, Ending), Cause> {
-    let (mut rounds, stood) = begin(job, plan)?;
+) -> Result<Option<(Rounds, Ending)>, Cause> {
+    let (mut rounds, stood) = match begin(job, plan) {
+        Err(Cause::Watch(error)) if job.mode == Mode::Auto => {
+            watch.event(Event::Warning { text: format!("not copied while it runs: {error}") });
+            return Ok(None);
+        }
+        begun => begun?,
+    };
     let mut begun = Instant::now();
     watch.event(Event::Watched { stood });
     // Its clocks go on: as late as possible, so that they are not behind over there.
@@ -127,16 +134,16 @@ async fn run(
                 watch.event(Event::Throttled { percent: share.0 });
                 most
             }
-            Decision::Freeze(_) => return Ok((rounds, Ending::Fits)),
+            Decision::Freeze(_) => return Ok(Some((rounds, Ending::Fits))),
             Decision::SwitchOver(why) => {
                 watch.event(Event::SwitchedOver { why: why.to_string() });
-                return Ok((rounds, Ending::Follows));
+                return Ok(Some((rounds, Ending::Follows)));
             }
             // What it promises is that the tree moves.
             Decision::GiveUp(why) if job.mode == Mode::Auto => {
                 watch
                     .event(Event::Warning { text: format!("it will stand still for long: {why}") });
-                return Ok((rounds, Ending::Fits));
+                return Ok(Some((rounds, Ending::Fits)));
             }
             Decision::GiveUp(why) => return Err(Cause::Hopeless(why)),
         };

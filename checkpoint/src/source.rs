@@ -108,12 +108,11 @@ pub async fn migrate_out(
 
     let mut mode = job.mode;
     let (agreed, rounds) = if agreed.features().contains(Features::PRE_COPY) {
-        let (precopy, rounds, ending) =
-            precopy::rounds(agreed, &link, job, &plan, stop, watch).await?;
-        if let Ending::Follows = ending {
+        let (precopy, rounds) = precopy::rounds(agreed, &link, job, &plan, stop, watch).await?;
+        if let Some((_, Ending::Follows)) = rounds {
             mode = Mode::PostCopy;
         }
-        (precopy.last_round_done(), Some(rounds))
+        (precopy.last_round_done(), rounds.map(|(rounds, _)| rounds))
     } else {
         (agreed, None)
     };

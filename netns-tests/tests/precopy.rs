@@ -356,3 +356,31 @@ fn rounds_are_made_when_they_are_asked_for() -> Outcome {
     assert!(verdict.passed(), "{verdict}\n{}", moved.logs());
     Ok(())
 }
+
+/// Watching takes a descriptor of the program, for a moment. `auto` does without.
+#[test]
+fn a_program_that_cannot_be_watched_moves_by_auto() -> Outcome {
+    if missing() {
+        return Ok(());
+    }
+    let lab = Lab::two_hosts()?;
+    let subject = Subject::new("writer").arg("mib").arg(72).arg("rate").arg(10);
+    let started = subject.start(&lab, lab.src())?;
+    let limit = |side: Side, soft: &str| -> Outcome {
+        let mut prlimit = Command::new("prlimit");
+        prlimit.arg("--pid").arg(started.pid().to_string()).arg(format!("--nofile={soft}:"));
+        lab.host(side).run(prlimit)?;
+        Ok(())
+    };
+    limit(Side::Source, "3")?;
+    let moved = precopy(&lab)?.run(started.pid())?;
+    assert_eq!(moved.dumped().code(), Some(122), "{}", moved.logs());
+    assert_eq!(who_runs(&lab, started.pid(), SOON), Runs::Source);
+    let moved = Migration::new(&lab)?.run(started.pid())?;
+    moved.succeeded()?;
+    assert!(moved.logs().contains("not copied while it runs"), "{}", moved.logs());
+    limit(Side::Destination, "64")?;
+    let verdict = moved.ask(&lab, &started)?;
+    assert!(verdict.passed(), "{verdict}\n{}", moved.logs());
+    Ok(())
+}

@@ -83,7 +83,7 @@ async fn take(
         match rounds::rounds(&link, checked, host.engine.grows().unwrap_or_default(), stop, watch)
             .await
         {
-            Ok((filling, early)) => (Hearing::Filling(filling), Some(early)),
+            Ok((filling, early)) => (Hearing::Filling(filling), early),
             Err(cause) => return Err(goodbye(&link, cause).await),
         }
     } else {

@@ -12,7 +12,6 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use image::ImageSet;
 use image::outline::{LONGEST_OUTLINE, OUTLINE, Outline};
 use image::state::Checkpoint;
 use image::{ImageSetBuilder, Limits};
@@ -65,15 +64,23 @@ impl Early {
     }
 }
 
-/// Takes rounds in until the program stands still.
+/// Takes rounds in until the program stands still; there may be none.
 pub(crate) async fn rounds(
     link: &DestinationLink,
     checked: Checked,
     options: BuildOptions,
     stop: &mut Stop,
     watch: &mut dyn Watch,
-) -> Result<(Filling, Early), Cause> {
-    let (mut filling, images, told) = early(link, checked, stop).await?;
+) -> Result<(Filling, Option<Early>), Cause> {
+    let (mut filling, manifest) = match checked.receive(hear(link, stop).await?)? {
+        AfterFilling::Outline(filling, manifest) => (filling, manifest),
+        AfterFilling::Freezing(filling) => return Ok((filling, None)),
+        AfterFilling::Aborted(abort) => return Err(Cause::PeerAborted(abort)),
+        _ => return Err(Cause::UnexpectedLane),
+    };
+    let told = Instant::now();
+    let images = receive_images(link, &filling, &manifest, stop).await?;
+    let images = complete(images, &manifest)?;
     let mut checkpoint = Checkpoint::from_images(&images)?;
     let made = Instant::now();
     checkpoint.clocks.monotonic += made - told;
@@ -89,7 +96,7 @@ pub(crate) async fn rounds(
         chaos::point("destination:round")?;
         filling = match filling.receive(hear(link, stop).await?)? {
             AfterFilling::RoundEnd(filling, _) => filling,
-            AfterFilling::Freezing(filling) => return Ok((filling, early)),
+            AfterFilling::Freezing(filling) => return Ok((filling, Some(early))),
             AfterFilling::Aborted(abort) => return Err(Cause::PeerAborted(abort)),
             AfterFilling::Outline(..) | AfterFilling::Manifest(..) => {
                 return Err(Cause::UnexpectedLane);
@@ -97,22 +104,6 @@ pub(crate) async fn rounds(
         };
     }
     unreachable!("rounds have no last number")
-}
-
-/// The tree as it is while it runs, and when that was told.
-async fn early(
-    link: &DestinationLink,
-    checked: Checked,
-    stop: &mut Stop,
-) -> Result<(Filling, ImageSet, Instant), Cause> {
-    let (filling, manifest) = match checked.receive(hear(link, stop).await?)? {
-        AfterFilling::Outline(filling, manifest) => (filling, manifest),
-        AfterFilling::Aborted(abort) => return Err(Cause::PeerAborted(abort)),
-        _ => return Err(Cause::UnexpectedLane),
-    };
-    let told = Instant::now();
-    let images = receive_images(link, &filling, &manifest, stop).await?;
-    Ok((filling, complete(images, &manifest)?, told))
 }
 
 async fn receive_images(
