@@ -176,7 +176,7 @@ fn half_a_checkpoint() -> Outcome {
 #[test]
 fn criu_reads_ours() -> Outcome {
     let Some(criu) = criu() else { return Ok(()) };
-    for name in ["heartbeat", "filler", "threads", "forks", "pipes", "fifos"] {
+    for name in ["heartbeat", "filler", "threads", "forks", "pipes", "fifos", "rules"] {
         let lab = Lab::two_hosts()?;
         let started = Subject::new(name).start(&lab, lab.src())?;
         let images = Images::new(&lab, "images")?;
@@ -194,7 +194,7 @@ fn criu_reads_ours() -> Outcome {
 #[test]
 fn we_read_criu_s() -> Outcome {
     let Some(criu) = criu() else { return Ok(()) };
-    for name in ["heartbeat", "memory", "threads", "forks", "pipes", "fifos"] {
+    for name in ["heartbeat", "memory", "threads", "forks", "pipes", "fifos", "rules"] {
         let lab = Lab::two_hosts()?;
         let started = Subject::new(name).start(&lab, lab.src())?;
         let images = Images::new(&lab, "images")?;

@@ -287,8 +287,7 @@ fn tcp(
     }
     match state {
         LISTEN => {
-            // For a listener these two fields are the queue and its limit (inet_diag and
-            // tcp_get_info agree since Linux 2.6.14).
+            // For a listener these two fields are the queue and its limit (Linux 2.6.14).
             let waiting = info_word(&info, TCPI_UNACKED);
             // With connections kept, the tree is given time to accept them before it is stopped.
             let refused = match policy {
