@@ -49,8 +49,8 @@ pub(crate) fn near(quick: bool) -> Outcome<String> {
 /// 100 Mbit/s, or 1 Gbit/s: each round trip with a short and a long queue at the bottleneck.
 pub(crate) fn far(rate: &str, quick: bool) -> Outcome<String> {
     let (mib, rounds) = match (rate, quick) {
-        ("100Mbit", false) => (32, 5),
-        (_, false) => (192, 5),
+        ("100Mbit", false) => (128, 5),
+        (_, false) => (768, 5),
         (_, true) => (16, 1),
     };
     let mut cells = Vec::new();
@@ -67,7 +67,7 @@ pub(crate) fn far(rate: &str, quick: bool) -> Outcome<String> {
 
 /// What loss, jitter, and a change of rate do.
 pub(crate) fn rough(quick: bool) -> Outcome<String> {
-    let (mib, rounds) = if quick { (16, 1) } else { (48, 5) };
+    let (mib, rounds) = if quick { (16, 1) } else { (96, 5) };
     let mut cells = Vec::new();
     for (name, more) in [
         ("loss 0.1 %", "loss=0.1%"),
