@@ -6,15 +6,15 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use pages::{ByteCount, PageCount, PageIndex, PageRange, SpaceId, TaskId};
+use pages::{ByteCount, PageCount};
 
-use super::blob::BlobName;
 use super::codec::{DecodeError, Got, Reader, Writer};
 use super::hello::{Hello, HelloReply, SessionId};
-use super::limits::{
-    MAX_BLOBS, MAX_CONTROL_FRAME, MAX_FAULT_BUCKETS, MAX_HINT_BYTES, MAX_MISSING_RANGES,
-    MAX_OBJECT_BYTES, MAX_PLACE_BYTES, MAX_REASON_BYTES, MAX_REFUSALS, MAX_SPACES,
-};
+use super::limits::{MAX_CONTROL_FRAME, MAX_REASON_BYTES};
+use super::manifest::Manifest;
+use super::missing::{FaultTotals, Missing};
+use super::phase::{PeerPhase, Running};
+use super::refusal::{Refusal, read_refusals, write_refusals};
 
 /// One control message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -138,29 +138,6 @@ impl fmt::Display for Kind {
     }
 }
 
-/// One thing that cannot be carried.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    /// What: `file descriptor 7`.
-    pub object: String,
-    /// Where: `process 1234, /dev/fuse`.
-    pub place: String,
-    /// Why it cannot travel.
-    pub reason: String,
-    /// What to do about it; may be empty.
-    pub hint: String,
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({}): {}", self.object, self.place, self.reason)?;
-        if !self.hint.is_empty() {
-            write!(f, " (hint: {})", self.hint)?;
-        }
-        Ok(())
-    }
-}
-
 /// What one round of pre-copy sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RoundEnd {
@@ -172,82 +149,11 @@ pub struct RoundEnd {
     pub dirty: PageCount,
 }
 
-/// The length of one blob.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BlobTotal {
-    /// Which blob.
-    pub name: BlobName,
-    /// How many bytes it has.
-    pub bytes: ByteCount,
-}
-
-/// The pages of one space.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SpaceTotal {
-    /// Whose pages.
-    pub space: SpaceId,
-    /// Pages sent so far: the sum over all runs on all lanes, a page sent twice counted twice.
-    pub sent: PageCount,
-    /// Pages that follow after the hand-off (post-copy).
-    pub owed: PageCount,
-}
-
-/// All that was sent.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Manifest {
-    blobs: Vec<BlobTotal>,
-    spaces: Vec<SpaceTotal>,
-}
-
-/// More than one migration may have.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{count} {what} are more than the {most} one migration may have")]
-pub struct OverLimit {
-    /// Of what.
-    pub what: &'static str,
-    /// How many there are.
-    pub count: usize,
-    /// How many there may be.
-    pub most: usize,
-}
-
-impl Manifest {
-    /// A manifest, if it fits into a message.
-    pub fn new(blobs: Vec<BlobTotal>, spaces: Vec<SpaceTotal>) -> Result<Self, OverLimit> {
-        if blobs.len() > MAX_BLOBS {
-            return Err(OverLimit { what: "blobs", count: blobs.len(), most: MAX_BLOBS });
-        }
-        if spaces.len() > MAX_SPACES {
-            return Err(OverLimit { what: "spaces", count: spaces.len(), most: MAX_SPACES });
-        }
-        Ok(Self { blobs, spaces })
-    }
-
-    /// Every blob.
-    pub fn blobs(&self) -> &[BlobTotal] {
-        &self.blobs
-    }
-
-    /// Every space.
-    pub fn spaces(&self) -> &[SpaceTotal] {
-        &self.spaces
-    }
-}
-
 /// The destination stands ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Staged {
     /// How long building took after the last thing it needed had arrived, by its own clock.
     pub built_in: Duration,
-}
-
-/// The program runs on the destination.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Running {
-    /// The root of the tree, by the number the program itself knows.
-    pub task: TaskId,
-    /// From the arrival of the hand-off to the first instruction, by the destination's clock.
-    pub after: Duration,
 }
 
 /// How much is in place on the destination.
@@ -257,34 +163,6 @@ pub struct Progress {
     pub pages: PageCount,
     /// Bytes of page runs consumed so far, headers included.
     pub bytes: ByteCount,
-}
-
-/// How long the program waited for pages it touched before they had come.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct FaultTotals {
-    /// How many pages it waited for.
-    pub count: u64,
-    /// Half of the waits were no longer.
-    pub p50: Duration,
-    /// 99 of 100 were no longer.
-    pub p99: Duration,
-    /// The longest.
-    pub longest: Duration,
-    /// Bucket n counts waits of at least 2ⁿ⁻¹ and less than 2ⁿ microseconds; at most
-    /// [`MAX_FAULT_BUCKETS`].
-    pub buckets: Vec<u64>,
-}
-
-/// Pages of one space that have not come. A space may take several messages; the last message of
-/// all says so, and may be of no range.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Missing {
-    /// Whose.
-    pub space: SpaceId,
-    /// Which, at most [`MAX_MISSING_RANGES`].
-    pub ranges: Vec<PageRange>,
-    /// True if all was said.
-    pub last: bool,
 }
 
 /// Why a migration ended before hand-off, as a number. Unknown numbers survive.
@@ -324,25 +202,6 @@ impl fmt::Display for Abort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.reason)
     }
-}
-
-/// What the destination says became of a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PeerPhase {
-    /// Not staged yet: no hand-off can have been sent.
-    Filling,
-    /// Staged, and no hand-off has arrived.
-    Staged,
-    /// The hand-off has arrived and the first instruction is near; [`Control::Running`] follows.
-    Entrusted,
-    /// It runs.
-    Running(Running),
-    /// It runs and needs the source no more.
-    Drained(Running),
-    /// The tree was destroyed before it ran an instruction.
-    Released,
-    /// No such session here. This says nothing about who runs.
-    Unknown,
 }
 
 impl Control {
@@ -467,159 +326,6 @@ pub fn take_frame(buffer: &mut BytesMut) -> Result<Option<Control>, DecodeError>
     }
     buffer.advance(4);
     Control::decode(&buffer.split_to(length)).map(Some)
-}
-
-impl Manifest {
-    fn write(&self, w: &mut Writer<'_>) {
-        w.count(self.blobs.len());
-        for blob in &self.blobs {
-            blob.name.write(w);
-            w.u64(blob.bytes.0);
-        }
-        w.count(self.spaces.len());
-        for total in &self.spaces {
-            w.space(total.space);
-            w.u64(total.sent.0);
-            w.u64(total.owed.0);
-        }
-    }
-
-    fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let count = r.count(MAX_BLOBS, "at most 4096 blobs")?;
-        let blobs = (0..count)
-            .map(|_| {
-                let name = BlobName::read(r)?;
-                Ok(BlobTotal { name, bytes: ByteCount(r.u64("the length of a blob")?) })
-            })
-            .collect::<Result<_, _>>()?;
-        let count = r.count(MAX_SPACES, "at most 16384 spaces")?;
-        let spaces = (0..count)
-            .map(|_| {
-                let space = r.space()?;
-                let sent = PageCount(r.u64("a count of pages")?);
-                Ok(SpaceTotal { space, sent, owed: PageCount(r.u64("a count of pages")?) })
-            })
-            .collect::<Result<_, _>>()?;
-        Ok(Self { blobs, spaces })
-    }
-}
-
-impl FaultTotals {
-    fn write(&self, w: &mut Writer<'_>) {
-        w.u64(self.count);
-        [self.p50, self.p99, self.longest].into_iter().for_each(|time| w.duration(time));
-        let buckets = &self.buckets[..self.buckets.len().min(MAX_FAULT_BUCKETS)];
-        w.count(buckets.len());
-        buckets.iter().for_each(|count| w.u64(*count));
-    }
-
-    fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let count = r.u64("a count of faults")?;
-        let [p50, p99, longest] = [r.duration()?, r.duration()?, r.duration()?];
-        let length = r.count(MAX_FAULT_BUCKETS, "at most 64 buckets")?;
-        let buckets = (0..length).map(|_| r.u64("a count of faults")).collect::<Result<_, _>>()?;
-        Ok(Self { count, p50, p99, longest, buckets })
-    }
-}
-
-impl Missing {
-    fn write(&self, w: &mut Writer<'_>) {
-        w.u8(self.last.into());
-        w.space(self.space);
-        w.count(self.ranges.len());
-        for range in &self.ranges {
-            w.u64(range.start().0);
-            w.u64(range.count().0);
-        }
-    }
-
-    fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let last = match r.u8("0 or 1")? {
-            0 => false,
-            1 => true,
-            other => return Err(r.error("0 or 1", Got::Number(other.into()))),
-        };
-        let space = r.space()?;
-        let count = r.count(MAX_MISSING_RANGES, "at most 32768 ranges")?;
-        let ranges = (0..count)
-            .map(|_| {
-                let start = PageIndex(r.u64("a page number")?);
-                let count = PageCount(r.u64("a count of pages")?);
-                PageRange::new(start, count)
-                    .ok_or_else(|| r.error("pages inside a space", Got::Number(count.0)))
-            })
-            .collect::<Result<_, _>>()?;
-        Ok(Self { space, ranges, last })
-    }
-}
-
-impl Running {
-    fn write(self, w: &mut Writer<'_>) {
-        w.u32(self.task.0);
-        w.duration(self.after);
-    }
-
-    fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self { task: TaskId(r.u32("a task")?), after: r.duration()? })
-    }
-}
-
-impl PeerPhase {
-    fn write(self, w: &mut Writer<'_>) {
-        match self {
-            Self::Unknown => w.u8(0),
-            Self::Filling => w.u8(1),
-            Self::Staged => w.u8(2),
-            Self::Entrusted => w.u8(3),
-            Self::Running(running) => {
-                w.u8(4);
-                running.write(w);
-            }
-            Self::Drained(running) => {
-                w.u8(5);
-                running.write(w);
-            }
-            Self::Released => w.u8(6),
-        }
-    }
-
-    fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(match r.u8("a phase")? {
-            0 => Self::Unknown,
-            1 => Self::Filling,
-            2 => Self::Staged,
-            3 => Self::Entrusted,
-            4 => Self::Running(Running::read(r)?),
-            5 => Self::Drained(Running::read(r)?),
-            6 => Self::Released,
-            other => return Err(r.error("a phase from 0 to 6", Got::Number(other.into()))),
-        })
-    }
-}
-
-fn write_refusals(refusals: &[Refusal], w: &mut Writer<'_>) {
-    let refusals = &refusals[..refusals.len().min(MAX_REFUSALS)];
-    w.count(refusals.len());
-    for refusal in refusals {
-        w.text(&refusal.object, MAX_OBJECT_BYTES);
-        w.text(&refusal.place, MAX_PLACE_BYTES);
-        w.text(&refusal.reason, MAX_REASON_BYTES);
-        w.text(&refusal.hint, MAX_HINT_BYTES);
-    }
-}
-
-fn read_refusals(r: &mut Reader<'_>) -> Result<Vec<Refusal>, DecodeError> {
-    let count = r.count(MAX_REFUSALS, "at most 256 refusals")?;
-    (0..count)
-        .map(|_| {
-            Ok(Refusal {
-                object: r.text(MAX_OBJECT_BYTES, "the name of an object")?,
-                place: r.text(MAX_PLACE_BYTES, "a place")?,
-                reason: r.text(MAX_REASON_BYTES, "a reason")?,
-                hint: r.text(MAX_HINT_BYTES, "a hint")?,
-            })
-        })
-        .collect()
 }
 
 #[cfg(test)]

@@ -5,8 +5,8 @@
 use std::fmt;
 
 use super::codec::{DecodeError, Got, Reader, Writer};
-use super::control::Refusal;
 use super::limits::{MAX_SOFTWARE_BYTES, MAX_VERSIONS};
+use super::refusal::Refusal;
 
 /// The versions of the protocol that this qmig speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

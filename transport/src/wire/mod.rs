@@ -9,14 +9,19 @@ mod control;
 mod fault;
 mod hello;
 pub mod limits;
+mod manifest;
+mod missing;
 mod page;
+mod phase;
+mod refusal;
 
 pub use blob::{BadBlobName, BlobName};
 pub use codec::{DecodeError, Got};
-pub use control::{
-    Abort, AbortCode, BlobTotal, Control, FaultTotals, Kind, Manifest, Missing, OverLimit,
-    PeerPhase, Progress, Refusal, RoundEnd, Running, SpaceTotal, Staged, take_frame,
-};
+pub use control::{Abort, AbortCode, Control, Kind, Progress, RoundEnd, Staged, take_frame};
 pub use fault::Wanted;
 pub use hello::{Features, Hello, HelloReply, SessionId, Version, VersionNumber};
+pub use manifest::{BlobTotal, Manifest, OverLimit, SpaceTotal};
+pub use missing::{FaultTotals, Missing};
 pub use page::{BadRun, Encoding, PageRun};
+pub use phase::{PeerPhase, Running};
+pub use refusal::Refusal;

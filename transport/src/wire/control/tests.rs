@@ -1,9 +1,10 @@
 //! Every message there and back, and every way to lie about one.
 
-use pages::SharedId;
+use pages::{PageIndex, PageRange, SharedId, SpaceId, TaskId};
 
 use super::*;
-use crate::wire::{Features, Version, VersionNumber};
+use crate::wire::limits::{MAX_BLOBS, MAX_REFUSALS, MAX_SPACES};
+use crate::wire::{BlobName, BlobTotal, Features, SpaceTotal, Version, VersionNumber};
 
 /// One of each kind, with every field filled.
 pub(crate) fn one_of_each() -> Vec<Control> {
