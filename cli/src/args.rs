@@ -90,7 +90,7 @@ pub(crate) struct Lab {
 #[derive(Debug, Args)]
 pub(crate) struct Dump {
     /// Process id of the root of the tree to take.
-    #[arg(long, short = 't', value_name = "PID", required_unless_present_any = ["runc", "crun"])]
+    #[arg(long, short = 't', value_name = "PID", required_unless_present_any = ["runc", "crun", "podman"])]
     pub(crate) tree: Option<i32>,
 
     /// Take a container, by way of the runtime that owns it.
@@ -162,6 +162,10 @@ pub(crate) struct ContainerName {
     #[arg(long, value_name = "ID", conflicts_with_all = ["tree", "images_dir"])]
     pub(crate) crun: Option<String>,
 
+    /// A container of Podman.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["runc", "crun", "tree", "images_dir", "runtime_root"])]
+    pub(crate) podman: Option<String>,
+
     /// Where the runtime keeps the state of its containers (its --root).
     #[arg(long, value_name = "DIR")]
     pub(crate) runtime_root: Option<PathBuf>,
@@ -216,6 +220,10 @@ pub(crate) struct RestoreContainer {
     /// The same with crun (one that was built with CRIU).
     #[arg(long, value_name = "ID", conflicts_with = "images_dir", requires = "bundle")]
     pub(crate) crun: Option<String>,
+
+    /// The same with Podman: a container like it must be here, and have run and been stopped.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["runc", "crun", "images_dir", "bundle", "runtime_root"])]
+    pub(crate) podman: Option<String>,
 
     /// Directory with the container's root file system; without a config.json there, it gets the
     /// one of the source.

@@ -101,14 +101,16 @@ pub(crate) fn criu() -> Result<criu::Criu, Failure> {
     Ok(found)
 }
 
-/// A container by the name that one of two runtimes knows it by.
+/// A container by the name that one of the runtimes knows it by.
 pub(crate) fn container(
     runc: Option<&str>,
     crun: Option<&str>,
+    podman: Option<&str>,
     state: Option<&Path>,
 ) -> Option<criu::Container> {
     let runc = runc.map(|id| ("runc", id));
-    let (runtime, id) = runc.or_else(|| crun.map(|id| ("crun", id)))?;
+    let (runtime, id) =
+        runc.or_else(|| crun.map(|id| ("crun", id))).or_else(|| podman.map(|id| ("podman", id)))?;
     let state = state.map(Path::to_owned);
     Some(criu::Container { runtime: runtime.into(), state, id: id.to_owned() })
 }

@@ -5,6 +5,7 @@
 //! conversation which qmig joins ([`crate::shim`]).
 
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -22,13 +23,18 @@ use crate::shim::Door;
 pub const DESCRIPTORS: &str = "descriptors.json";
 /// What a container is, in its bundle.
 pub const CONFIG: &str = "config.json";
+/// Where in a bundle podman keeps what its runtime writes beside images.
+pub const CHECKPOINT: &str = "checkpoint";
+const PODMAN: &str = "podman";
+/// What podman is to tell of a container.
+const INSPECT: &str = r#"{"pid": {{.State.Pid}}, "status": {{json .State.Status}}, "bundle": {{json .OCIConfigPath}}}"#;
 /// Bytes of a runtime's answer that are read.
 const MOST: usize = 64 << 10;
 
 /// A container as its runtime knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Container {
-    /// The runtime's program: `runc`, `crun`.
+    /// The runtime's program: `runc`, `crun`; or `podman`, which has one of its own.
     pub runtime: PathBuf,
     /// Where the runtime keeps its state, if not in its usual place.
     pub state: Option<PathBuf>,
@@ -76,29 +82,52 @@ impl ContainerState {
 }
 
 impl Container {
+    /// Whether its runtime keeps its bundle too, so that it must be there before it is restored.
+    pub fn is_kept(&self) -> bool {
+        self.name() == PODMAN
+    }
+
     /// Asks the runtime about it.
     pub fn ask(&self) -> Result<ContainerState> {
         let mut command = self.command();
-        command.arg("state").arg(&self.id).stdin(Stdio::null());
+        match self.is_kept() {
+            true => command.args(["container", "inspect", "--format", INSPECT]),
+            false => command.arg("state"),
+        };
+        command.arg(&self.id).stdin(Stdio::null());
         let answer = command.output().map_err(|source| self.unstarted(source))?;
         if !answer.status.success() {
             return Err(self.failed("tell its state", &String::from_utf8_lossy(&answer.stderr)));
         }
-        serde_json::from_slice(&answer.stdout)
-            .map_err(|error| self.failed("tell its state", &error.to_string()))
+        let state: ContainerState = serde_json::from_slice(&answer.stdout)
+            .map_err(|error| self.failed("tell its state", &error.to_string()))?;
+        // Podman tells of the configuration in it.
+        let is_config = state.bundle.file_name().is_some_and(|name| name == CONFIG);
+        let folder = state.bundle.parent().filter(|_| is_config).map(Path::to_owned);
+        Ok(ContainerState { bundle: folder.unwrap_or(state.bundle), ..state })
     }
 
     pub(crate) fn start(&self, task: Task<'_>, criu: &Criu, images: &Scratch) -> Result<AtWork> {
         let act = "start a container runtime";
-        let door = Door::open()?;
+        let door = Door::open(&criu.path)?;
         let mut command = self.command();
         let place = images.path_for_others();
-        match task {
-            Task::Checkpoint => command.arg("checkpoint"),
-            Task::Restore(bundle) => command.args(["restore", "--detach", "--bundle"]).arg(bundle),
+        match (task, self.is_kept()) {
+            (Task::Checkpoint, false) => command.arg("checkpoint"),
+            (Task::Restore(bundle), false) => {
+                command.args(["restore", "--detach", "--bundle"]).arg(bundle)
+            }
+            (Task::Checkpoint, true) => command.args(["container", "checkpoint"]),
+            (Task::Restore(bundle), true) => {
+                pretend(bundle, images).map_err(Error::os(act))?;
+                command.args(["container", "restore"])
+            }
         };
-        command.arg("--image-path").arg(&place).arg("--work-path").arg(&place).arg(&self.id);
-        door.lead(&mut command, &criu.path);
+        if !self.is_kept() {
+            command.arg("--image-path").arg(&place).arg("--work-path").arg(&place);
+        }
+        command.arg(&self.id);
+        door.lead(&mut command);
         let said = memfd_create("runtime", MFdFlags::MFD_CLOEXEC).map_err(Error::errno(act))?;
         let said = File::from(said);
         let ours = said.try_clone().map_err(Error::os(act))?;
@@ -145,6 +174,16 @@ impl AtWork {
         let said = told(&String::from_utf8_lossy(&bytes[..length]));
         Error::Runtime { runtime: self.name.clone(), what: "do its part", said }
     }
+}
+
+/// Podman restores only what it has checkpointed, by these two files; no image comes there.
+fn pretend(bundle: &Path, images: &Scratch) -> io::Result<()> {
+    let folder = bundle.join(CHECKPOINT);
+    std::fs::create_dir_all(&folder)?;
+    for name in [DESCRIPTORS, "inventory.img"] {
+        std::fs::copy(images.path().join(name), folder.join(name))?;
+    }
+    Ok(())
 }
 
 /// The lines of a runtime that tell something, on one; its log format is taken off.

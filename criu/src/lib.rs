@@ -35,7 +35,7 @@ pub mod stream;
 mod work;
 
 pub use binary::{Criu, Features, Version, find};
-pub use container::{CONFIG, Container, ContainerState, DESCRIPTORS};
+pub use container::{CHECKPOINT, CONFIG, Container, ContainerState, DESCRIPTORS};
 pub use dump::{DumpOptions, Dumped, Dumping};
 pub use error::{Error, Result};
 pub use lazy_socket::LazyProcess;

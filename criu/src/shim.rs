@@ -6,7 +6,8 @@
 //! CRIU is the runtime's child, with every descriptor that the runtime gave it, and speaks to qmig,
 //! which passes on what the two say to each other and says its own part.
 //!
-//! Name and socket are in a folder of memory that is found by way of qmig's `/proc/PID/fd` alone.
+//! Name and socket are in a folder of memory that is found by way of qmig's `/proc/PID/fd` alone, and
+//! by the runtime's children in `$PATH`: Podman lets nothing else of the environment through.
 
 use std::ffi::OsString;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
@@ -28,10 +29,10 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open}
 use crate::error::{Error, Result};
 use crate::scratch::Scratch;
 
-/// Where the shim finds qmig.
-const SOCKET: &str = "QMIG_SHIM_SOCKET";
-/// What it becomes.
-const PROGRAM: &str = "QMIG_SHIM_CRIU";
+/// Where in the folder the shim finds qmig.
+const SOCKET: &str = "qmig-shim.sock";
+/// What it becomes: a link.
+const PROGRAM: &str = "qmig-shim-criu";
 /// The name a runtime looks for.
 const NAME: &str = "criu";
 /// Room for a name and a socket.
@@ -41,7 +42,13 @@ const ROOM: u64 = 1 << 20;
 pub fn called_for() -> bool {
     let called = std::env::args_os().next().map(PathBuf::from);
     called.is_some_and(|name| name.file_name().is_some_and(|name| name == NAME))
-        && std::env::var_os(SOCKET).is_some()
+        && folder().is_some()
+}
+
+/// Where the qmig that started the runtime waits.
+fn folder() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).find(|folder| folder.join(SOCKET).exists())
 }
 
 /// Becomes the real CRIU. Returns only if it cannot, having said why to whoever reads the runtime's
@@ -54,8 +61,8 @@ pub fn run() -> ExitCode {
 }
 
 fn turn(args: &[OsString]) -> io::Result<std::convert::Infallible> {
-    let var = |name| std::env::var_os(name).ok_or_else(|| io::Error::other(format!("no {name}")));
-    let (socket, program) = (var(SOCKET)?, var(PROGRAM)?);
+    let folder = folder().ok_or(io::ErrorKind::NotFound)?;
+    let program = std::fs::read_link(folder.join(PROGRAM))?;
     let number = match args {
         [_, verb, number] if verb == "swrk" => number.to_str().and_then(|text| text.parse().ok()),
         _ => None,
@@ -63,7 +70,7 @@ fn turn(args: &[OsString]) -> io::Result<std::convert::Infallible> {
     let number: i32 = number.ok_or_else(|| io::Error::other(format!("called with {args:?}")))?;
     let me = pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?;
     let asker = pidfd_getfd(me, number, PidfdGetfdFlags::empty())?;
-    let mut way = UnixStream::connect(socket)?;
+    let mut way = UnixStream::connect(folder.join(SOCKET))?;
     send(&way, &[0], &[asker.as_fd()])?;
     drop(asker);
     // Not close-on-exec: they are CRIU's.
@@ -74,7 +81,6 @@ fn turn(args: &[OsString]) -> io::Result<std::convert::Infallible> {
     way.write_all(&pages.to_le_bytes())?;
     let mut command = Command::new(program);
     command.arg("swrk").arg(socket.as_raw_fd().to_string());
-    command.env_remove(SOCKET).env_remove(PROGRAM);
     Err(command.exec())
 }
 
@@ -95,24 +101,25 @@ pub(crate) struct Guest {
 
 impl Door {
     /// With this program (us) behind the name.
-    pub(crate) fn open() -> Result<Self> {
+    pub(crate) fn open(criu: &Path) -> Result<Self> {
         let act = "stand in for a runtime's criu";
         let folder = Scratch::new(ROOM)?;
         let program = format!("/proc/{}/exe", std::process::id());
-        std::os::unix::fs::symlink(program, folder.path().join(NAME)).map_err(Error::os(act))?;
-        let bound = UnixListener::bind(folder.path().join("socket"));
+        for (to, name) in [(Path::new(&program), NAME), (criu, PROGRAM)] {
+            std::os::unix::fs::symlink(to, folder.path().join(name)).map_err(Error::os(act))?;
+        }
+        let bound = UnixListener::bind(folder.path().join(SOCKET));
         Ok(Self { listener: bound.map_err(Error::os(act))?, folder })
     }
 
     /// `command` will find us in the place of `criu`.
-    pub(crate) fn lead(&self, command: &mut Command, criu: &Path) {
-        let here = self.folder.path_for_others();
-        let mut path = here.clone().into_os_string();
+    pub(crate) fn lead(&self, command: &mut Command) {
+        let mut path = self.folder.path_for_others().into_os_string();
         if let Some(more) = std::env::var_os("PATH") {
             path.push(":");
             path.push(more);
         }
-        command.env("PATH", path).env(SOCKET, here.join("socket")).env(PROGRAM, criu);
+        command.env("PATH", path);
     }
 
     /// The next shim; `None` if the runtime ends without starting one.

@@ -15,15 +15,18 @@ use crate::{Lab, LabError, Result};
 
 /// How long a container may take for its next beat.
 const SOON: Duration = Duration::from_secs(60);
+/// Podman's configuration.
+const STORAGE: &str = "storage.conf";
+const ENGINE: &str = "containers.conf";
 /// What a container runs: it fills an array, then says again and again, in a file of a tmpfs, how
-/// often it has seen the whole of it, and how much of it was wrong.
+/// often it has seen the whole of it, and how much of it was wrong. It starts no program: CRIU cannot
+/// stop one that waits in vfork(2) under the freezer of control groups version 1.
 const BEAT: &str = r#"BEGIN {
     for (i = 0; i < 30000; i++) kept[i] = "number " i " and some more to fill pages with";
     for (beat = 1; ; beat++) {
         wrong = 0;
         for (i = 0; i < 30000; i++) if (kept[i] != "number " i " and some more to fill pages with") wrong++;
-        print beat, wrong > "/tmp/draft"; close("/tmp/draft");
-        system("mv /tmp/draft /tmp/beat");
+        print beat, wrong > "/tmp/beat"; close("/tmp/beat");
     }
 }"#;
 
@@ -64,7 +67,7 @@ impl Bundle {
         let busybox = which("busybox").unwrap_or_default();
         let copy = root.join("bin/busybox");
         std::fs::copy(&busybox, &copy).map_err(LabError::file("copy", &busybox))?;
-        for name in ["awk", "cat", "ip", "mv", "sh", "sleep"] {
+        for name in ["awk", "cat", "ip", "sh", "sleep"] {
             let path = root.join("bin").join(name);
             std::os::unix::fs::symlink("busybox", &path).map_err(LabError::file("link", &path))?;
         }
@@ -135,6 +138,38 @@ impl<'lab> Runtime<'lab> {
         Ok(Self { host, program: criu.program().with_file_name("crun"), ids: Vec::new() })
     }
 
+    /// Its Podman, which keeps everything in the host's own directory.
+    pub fn podman(host: &'lab Host) -> Result<Self> {
+        let folder = host.scratch();
+        let shown = folder.display();
+        for (name, text) in [
+            (STORAGE, format!("[storage]\ndriver = \"vfs\"\ngraphroot = \"{shown}/store\"\nrunroot = \"{shown}/run\"\n")),
+            (ENGINE, "[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"none\"\nruntime = \"runc\"\n".to_owned()),
+        ] {
+            let path = host.path(folder.join(name));
+            std::fs::write(&path, text).map_err(LabError::file("write", &path))?;
+        }
+        Ok(Self { host, program: "podman".into(), ids: Vec::new() })
+    }
+
+    /// What its program must see in its environment.
+    pub fn environment(&self) -> Vec<(&'static str, PathBuf)> {
+        let folder = self.host.scratch();
+        vec![
+            ("CONTAINERS_STORAGE_CONF", folder.join(STORAGE)),
+            ("CONTAINERS_CONF", folder.join(ENGINE)),
+        ]
+    }
+
+    fn is_podman(&self) -> bool {
+        self.program.ends_with("podman")
+    }
+
+    /// Stops a container, which stays.
+    pub fn stop(&self, id: &str) -> Result<()> {
+        self.host.run(self.command(&["stop", "--time", "0", id])).map(drop)
+    }
+
     /// Its program.
     pub fn program(&self) -> &Path {
         &self.program
@@ -160,9 +195,16 @@ impl<'lab> Runtime<'lab> {
         let mut shell = Command::new("sh");
         let line = "exec \"$@\" </dev/null >/dev/null 2>/dev/null";
         let log = self.host.scratch().join("runc.log");
-        shell.args(["-c", line, "sh"]).arg(&self.program).arg("--log").arg(&log).arg("--root");
-        shell.arg(self.state_folder());
-        shell.args(["run", "--detach", "--bundle"]).arg(bundle.folder()).arg(&id);
+        shell.args(["-c", line, "sh"]).arg(&self.program).envs(self.environment());
+        if self.is_podman() {
+            // Limits that qmig's machines can set, and no network, which is another program's.
+            shell.args(["run", "--detach", "--network", "none", "--tmpfs", "/tmp", "--name", &id]);
+            shell.args(["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024", "--rootfs"]);
+            shell.arg(bundle.folder().join("rootfs")).args(["/bin/awk", BEAT]);
+        } else {
+            shell.arg("--log").arg(&log).arg("--root").arg(self.state_folder());
+            shell.args(["run", "--detach", "--bundle"]).arg(bundle.folder()).arg(&id);
+        }
         self.host.run(shell).map_err(|error| match error {
             LabError::Command { line, status, .. } => {
                 let output = std::fs::read_to_string(self.host.path(&log)).unwrap_or_default();
@@ -177,7 +219,10 @@ impl<'lab> Runtime<'lab> {
     /// What the runtime says of a container: its status and its first process; `None` if it knows none
     /// of that name.
     pub fn state(&self, id: &str) -> Option<(String, i32)> {
-        let output = self.host.run(self.command(&["state", id])).ok()?;
+        const INSPECT: &str = r#"{"pid": {{.State.Pid}}, "status": {{json .State.Status}}}"#;
+        let inspect = ["container", "inspect", "--format", INSPECT, id];
+        let words = if self.is_podman() { &inspect[..] } else { &["state", id] };
+        let output = self.host.run(self.command(words)).ok()?;
         let state: Value = serde_json::from_slice(&output.stdout).ok()?;
         let pid = state["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok())?;
         Some((state["status"].as_str()?.to_owned(), pid))
@@ -194,7 +239,8 @@ impl<'lab> Runtime<'lab> {
         let (_, pid) = self.state(id)?;
         let path = self.host.path(format!("/proc/{pid}/root/tmp/beat"));
         let text = std::fs::read_to_string(path).ok()?;
-        let mut numbers = text.split_whitespace().map(|word| word.parse().ok());
+        // It may be being written.
+        let mut numbers = text.strip_suffix('\n')?.split_whitespace().map(|word| word.parse().ok());
         Some(Beat { number: numbers.next()??, wrong: numbers.next()?? })
     }
 
@@ -219,7 +265,10 @@ impl<'lab> Runtime<'lab> {
 
     fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
-        command.arg("--root").arg(self.state_folder()).args(words);
+        if !self.is_podman() {
+            command.arg("--root").arg(self.state_folder());
+        }
+        command.args(words).envs(self.environment());
         command
     }
 }
@@ -227,9 +276,22 @@ impl<'lab> Runtime<'lab> {
 impl Drop for Runtime<'_> {
     fn drop(&mut self) {
         for id in &self.ids {
-            let _ = self.host.run(self.command(&["delete", "--force", id]));
+            let _ = self.host.run(self.command(&[
+                if self.is_podman() { "rm" } else { "delete" },
+                "--force",
+                id,
+            ]));
             // On a machine with both versions of control groups CRIU makes one that crun knows nothing of.
             let _ = std::fs::remove_dir(Path::new("/sys/fs/cgroup/unified").join(id));
+        }
+        if self.is_podman() {
+            // Podman's own parent of all, unless another still has something in it.
+            for controller in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+                let parent = controller.path().join("libpod_parent");
+                let inner = std::fs::read_dir(&parent).into_iter().flatten().flatten();
+                inner.for_each(|inner| drop(std::fs::remove_dir(inner.path())));
+                let _ = std::fs::remove_dir(parent);
+            }
         }
     }
 }

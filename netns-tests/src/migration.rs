@@ -47,6 +47,7 @@ pub struct Migration<'lab> {
     fault: Option<Fault>,
     criu: Option<PathBuf>,
     container: Option<(PathBuf, String)>,
+    environment: Vec<(&'static str, PathBuf)>,
     deadline: Duration,
 }
 
@@ -71,6 +72,7 @@ impl<'lab> Migration<'lab> {
             fault: None,
             criu: None,
             container: None,
+            environment: Vec::new(),
             deadline: MOVE,
         }
     }
@@ -131,6 +133,13 @@ impl<'lab> Migration<'lab> {
         self
     }
 
+    /// Both qmigs see this in their environment, and what they start.
+    #[must_use]
+    pub fn environment(mut self, variables: &[(&'static str, PathBuf)]) -> Self {
+        self.environment.extend_from_slice(variables);
+        self
+    }
+
     /// How long it may take from the start of `qmig dump` to its end.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
@@ -178,7 +187,9 @@ impl<'lab> Migration<'lab> {
         if let Some(criu) = &self.criu {
             command.env("QMIG_CRIU", criu);
         }
+        command.envs(self.environment.iter().cloned());
         let runtime = self.container.as_ref().and_then(|(runtime, _)| runtime.parent());
+        let runtime = runtime.filter(|folder| !folder.as_os_str().is_empty());
         if let (Some(folder), Some(path)) = (runtime, std::env::var_os("PATH")) {
             let folders = std::iter::once(folder.to_owned()).chain(std::env::split_paths(&path));
             command.env("PATH", std::env::join_paths(folders).unwrap_or(path));

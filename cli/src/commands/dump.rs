@@ -136,14 +136,18 @@ pub(super) fn job(
 
 /// Root of what is to be taken, and the container that it is.
 fn whom(args: &Dump) -> Result<(HostPid, Option<Container>), Failure> {
-    let ContainerName { runc, crun, runtime_root } = &args.container;
-    let container = options::container(runc.as_deref(), crun.as_deref(), runtime_root.as_deref());
+    let ContainerName { runc, crun, podman, runtime_root } = &args.container;
+    let [runc, crun, podman] = [runc, crun, podman].map(Option::as_deref);
+    let container = options::container(runc, crun, podman, runtime_root.as_deref());
     let Some(container) = container else {
-        let tree = args.tree.ok_or_else(|| Failure::usage("know what", "give --tree or --runc"))?;
+        let tree = args.tree.ok_or_else(|| {
+            Failure::usage("know what", "give --tree, --runc, --crun or --podman")
+        })?;
         return Ok((HostPid(tree), None));
     };
     let state = container.ask().map_err(|error| {
-        let hint = format!("`{} list` shows its containers", container.runtime.display());
+        let list = if container.is_kept() { "ps" } else { "list" };
+        let hint = format!("`{} {list}` shows its containers", container.runtime.display());
         Failure { code: Exit::Refused, ..Failure::here(error.to_string()) }.hint(&hint)
     })?;
     Ok((HostPid(state.pid), Some(container)))

@@ -106,7 +106,11 @@ fn engine(
             return Err(Failure::usage(what, "leave them out: its runtime and a CRIU build it"));
         }
         // The runtime is told of it from another directory than ours.
-        let folder = folder.and_then(|folder| std::path::absolute(folder).ok()).unwrap_or_default();
+        let kept = container.is_kept().then(|| container.ask().map(|state| state.bundle).ok());
+        let folder = kept
+            .flatten()
+            .or_else(|| folder.and_then(|folder| std::path::absolute(folder).ok()))
+            .unwrap_or_default();
         return Ok(Box::new(Stock::of_container(options::criu()?, Bundle { container, folder })));
     }
     Ok(match args.engine {
@@ -125,9 +129,10 @@ fn engine(
 
 /// What an arriving container becomes, and where its bundle is.
 fn container(args: &Restore) -> (Option<criu::Container>, Option<&Path>) {
-    let RestoreContainer { runc, crun, bundle, runtime_root } = &args.container;
+    let RestoreContainer { runc, crun, podman, bundle, runtime_root } = &args.container;
     let state = runtime_root.as_deref();
-    (options::container(runc.as_deref(), crun.as_deref(), state), bundle.as_deref())
+    let [runc, crun, podman] = [runc, crun, podman].map(Option::as_deref);
+    (options::container(runc, crun, podman, state), bundle.as_deref())
 }
 
 /// The next tree that arrives; with `--keep`, after any number that did not.

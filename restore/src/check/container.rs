@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use criu::Container;
+use criu::{CONFIG, Container};
 use image::plan::{CONTAINER, CRIU, Plan, Refusal};
 
 use super::{HERE, host};
@@ -20,15 +20,26 @@ pub(crate) fn check(plan: &Plan, container: &Container, bundle: &Path) -> Result
     for need in plan.needs.iter().filter(|need| ![CONTAINER, CRIU].contains(&need.as_str())) {
         refusals.push(Refusal::new(need, HERE, "a stock CRIU does not know it"));
     }
-    let place = bundle.display().to_string();
-    if !bundle.is_dir() {
-        let hint = "make it, with the root file system of the container";
-        refusals.push(Refusal::new("bundle", &place, "there is no such directory").hint(hint));
-    }
-    if let Ok(there) = container.ask() {
-        let reason =
-            format!("there is one of this name, and it is {}", there.status.escape_debug());
-        refusals.push(Refusal::new(&container.id, HERE, reason).hint("take another name"));
+    let (reason, hint) = match (container.ask(), container.is_kept()) {
+        (Ok(there), false) => (
+            format!("there is one of this name, and it is {}", there.status.escape_debug()),
+            "take another name",
+        ),
+        (Ok(there), true) if there.pid != 0 => {
+            ("it runs".to_owned(), "stop it: the one that arrives takes its place")
+        }
+        (Ok(_), true) if !bundle.join(CONFIG).is_file() => {
+            ("it has never run here".to_owned(), "start it and stop it")
+        }
+        (Err(error), true) => (error.to_string(), "make one like it here, start it and stop it"),
+        (Err(_), false) if !bundle.is_dir() => (
+            format!("there is no directory {}", bundle.display()),
+            "make it, with the root file system of the container",
+        ),
+        _ => (String::new(), ""),
+    };
+    if !reason.is_empty() {
+        refusals.push(Refusal::new(&container.id, HERE, reason).hint(hint));
     }
     host::check(plan, BuildOptions::default(), &mut refusals);
     if refusals.is_empty() { Ok(()) } else { Err(refusals) }
