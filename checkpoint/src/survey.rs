@@ -31,7 +31,7 @@ pub(crate) mod watches;
 
 use std::time::Duration;
 
-use image::plan::{CRIU, Plan, PlannedTask, Refusal, TCP_ESTABLISHED};
+use image::plan::{CRIU, Plan, PlannedFile, PlannedTask, Refusal, TCP_ESTABLISHED};
 use pages::{ByteCount, PAGE_SHIFT, TaskId};
 use tracee::HostPid;
 use tracee::proc::stat::Stat;
@@ -84,14 +84,14 @@ pub fn survey(root: HostPid, options: &SurveyOptions) -> Result<Plan, SurveyErro
     let mut looks = 1;
     loop {
         match look_at(root, options) {
-            Ok((_, refusals)) if !refusals.is_empty() => {
+            Ok((.., refusals)) if !refusals.is_empty() => {
                 if looks == LOOKS {
                     return Err(SurveyError::Refused(refusals));
                 }
                 looks += 1;
                 std::thread::sleep(LOOK_AGAIN);
             }
-            Ok((plan, _)) => return Ok(plan),
+            Ok((plan, ..)) => return Ok(plan),
             Err(error) => return Err(error),
         }
     }
@@ -100,7 +100,8 @@ pub fn survey(root: HostPid, options: &SurveyOptions) -> Result<Plan, SurveyErro
 /// Surveys a tree that a stock CRIU shall take, which knows itself what it can carry. What the
 /// native engine cannot, no native engine can restore: the plan then needs CRIU.
 pub(crate) fn survey_for_criu(root: HostPid, options: &SurveyOptions) -> Result<Plan, SurveyError> {
-    let (plan, mut refusals) = look_at(root, options)?;
+    let (mut plan, brought, mut refusals) = look_at(root, options)?;
+    plan.files.extend(brought);
     let needs = if refusals.is_empty() { Vec::new() } else { vec![CRIU.to_owned()] };
     for (there, object, reason) in [
         (plan.shell_job, "terminal", "a stock CRIU has no terminal to give"),
@@ -121,8 +122,8 @@ pub fn criu_can(refusals: &[Refusal]) -> bool {
     refusals.iter().all(|refusal| refusal.hint.as_deref() == Some(BY_CRIU))
 }
 
-/// What a tree looks like, and why it cannot be carried.
-fn look_at(root: HostPid, options: &SurveyOptions) -> Result<(Plan, Vec<Refusal>), SurveyError> {
+/// What a tree looks like, which files a stock CRIU would need beside, and why it cannot be carried.
+fn look_at(root: HostPid, options: &SurveyOptions) -> Result<Looked, SurveyError> {
     let root_stat = Stat::read(root).map_err(|error| gone(root, error))?;
     let host = Host::look().map_err(|source| SurveyError::Host { act: "ask for uname", source })?;
     let mut look = Look::new(root, options)?;
@@ -158,8 +159,10 @@ fn look_at(root: HostPid, options: &SurveyOptions) -> Result<(Plan, Vec<Refusal>
         // What the first version carries every destination knows.
         needs: if look.connections == 0 { Vec::new() } else { vec![TCP_ESTABLISHED.to_owned()] },
     };
-    Ok((plan, look.refusals))
+    Ok((plan, look.needed.brought(), look.refusals))
 }
+
+type Looked = (Plan, Vec<PlannedFile>, Vec<Refusal>);
 
 fn gone(root: HostPid, error: tracee::Error) -> SurveyError {
     if error.is_gone() { SurveyError::NoSuchProcess(root) } else { error.into() }

@@ -14,6 +14,8 @@ use super::named::{Named, allocated};
 pub(crate) struct Needed {
     named: BTreeMap<String, PlannedFile>,
     ghosts: HashMap<(u64, u64), u64>,
+    /// Files whose content travels with their names, unless a stock CRIU takes the tree.
+    carried: BTreeMap<String, PlannedFile>,
 }
 
 /// How a file is used: whether its size must agree, and whether it is worth a look for a build id.
@@ -39,8 +41,22 @@ impl Needed {
         used_as: impl FnOnce() -> String,
     ) {
         let path = match named {
-            Named::Ghost(_) | Named::Carried(_) => {
+            Named::Ghost(_) => {
                 self.ghosts.insert((stat.dev(), stat.ino()), allocated(stat));
+                return;
+            }
+            Named::Carried(path) => {
+                self.ghosts.insert((stat.dev(), stat.ino()), allocated(stat));
+                let file = PlannedFile {
+                    path: path.clone(),
+                    kind: PlannedKind::Regular,
+                    size: Some(stat.size()),
+                    mode: stat.mode(),
+                    build_id: None,
+                    rdev: None,
+                    used_as: used_as(),
+                };
+                self.carried.entry(path.clone()).or_insert(file);
                 return;
             }
             Named::Path(path) => path,
@@ -83,6 +99,11 @@ impl Needed {
     /// The named ones, by path.
     pub(crate) fn files(self: &Needed) -> Vec<PlannedFile> {
         self.named.values().cloned().collect()
+    }
+
+    /// Those that the native engine brings along and a stock CRIU does not.
+    pub(crate) fn brought(&self) -> Vec<PlannedFile> {
+        self.carried.values().cloned().collect()
     }
 
     /// Bytes of those without a name.
