@@ -61,6 +61,10 @@ const DESERTED: Duration = Duration::from_millis(500);
 /// how fast.
 const FAIR: f64 = 0.4;
 const FAIR_STEP: f64 = 1.2;
+/// The part of what a newcomer had at first that it lets itself be pushed down to, and how many
+/// overflows it lives through: each takes three tenths of what the flow before us has.
+const NEWCOMER_FAIR: f64 = 0.85;
+const NEWCOMER_LOSSES: u32 = 2;
 
 /// One packet that was acknowledged. Times are since the start of the link.
 #[derive(Debug, Clone, Copy)]
@@ -96,6 +100,9 @@ pub(super) struct Control {
     unyielding: Duration,
     /// Window and rate when the queue was last ours.
     undisputed: Undisputed,
+    /// The queue overflowed when we came: somebody was there before, and has most of the link. So many
+    /// overflows more make room for us.
+    newcomer: u32,
     /// How long the next contest lasts, and when the last one ended.
     contest: Duration,
     contested: Option<Duration>,
@@ -177,6 +184,7 @@ impl Control {
             futile: 0,
             unyielding: Duration::MAX,
             undisputed: Undisputed::default(),
+            newcomer: 0,
             contest: CONTEST,
             contested: None,
         }
@@ -297,6 +305,7 @@ impl Control {
         let many = lost > 0.05 && self.loss > 0.0125;
         if *queued >= QUEUED_EPOCHS || *stale >= STALE_EPOCHS || many {
             self.mode = Mode::Delay;
+            self.newcomer = if many { NEWCOMER_LOSSES } else { 0 };
             let fits = rate * (base + target).as_secs_f64();
             self.window = self.window.min(fits);
             self.undisputed.sample(self.window, rate);
@@ -312,7 +321,8 @@ impl Control {
         if ours {
             self.undisputed.sample(self.window, rate);
         }
-        let starved = queue > target / 2 && rate < FAIR * self.undisputed.rate;
+        let fair = if self.newcomer > 0 { NEWCOMER_FAIR } else { FAIR };
+        let starved = queue > target / 2 && rate < fair * self.undisputed.rate;
         let yields = queue * 5 / 4 < self.unyielding;
         if !starved && (ours || yields) {
             (self.futile, self.unyielding) = (0, if ours { Duration::MAX } else { queue });
@@ -362,14 +372,16 @@ impl Control {
             // More gives nothing: nobody has the rest, the path is slower than it was.
             if last < 1.15 * taking.rate {
                 self.undisputed = Undisputed { window: taking.window, rate: last };
-                look = true;
+                (look, self.newcomer) = (true, 0);
             }
             *taking = Undisputed { window: self.window, rate: last };
         }
         let packets = self.window / self.packet;
         let packets = if lost {
-            contest.lost(now, packets, rtt, base)
-        } else if last < FAIR * self.undisputed.rate {
+            let left = contest.lost(now, packets, rtt, base);
+            self.newcomer = self.newcomer.saturating_sub((left < packets).into());
+            left
+        } else if last < FAIR * self.undisputed.rate || self.newcomer > 0 {
             contest.resume(now, packets * FAIR_STEP);
             packets * FAIR_STEP
         } else {
