@@ -14,7 +14,7 @@
 
 use image::outline::{LASTING, Outline, Room, SpaceOutline, kept, kept_in};
 use image::state::{Checkpoint, FileKind, VmaFlags};
-use pages::{PageCount, PageRange, PageSet, SpaceId, TaskId};
+use pages::{PageCount, PageIndex, PageRange, PageSet, SpaceId, TaskId};
 use tracee::proc::maps::{self, Mapping};
 use tracee::{Held, HostPid, Tracked, Tracker, Wanted};
 
@@ -218,8 +218,8 @@ impl Space {
         let mappings = tracked.register()?;
         if mappings != self.mappings {
             // Only smaps tells the flags, and to write it the kernel looks at every page.
-            let room: Vec<_> =
-                maps::read_with_flags(self.pid)?.iter().filter_map(room_of).collect();
+            let room = maps::read_with_flags(self.pid)?;
+            let room = disjoint(room.iter().filter_map(room_of));
             let all = room.iter().map(|room| room.range).collect();
             self.changed = self.changed.intersect(&all);
             (self.mappings, self.room) = (mappings, room);
@@ -242,6 +242,17 @@ fn room_of(mapping: &Mapping) -> Option<Room> {
     Some(Room { range: mapping.range()?, prot: mapping.prot, flags: flags & LASTING })
 }
 
+/// What is read while it changes may overlap: what came first is right.
+fn disjoint(read: impl Iterator<Item = Room>) -> Vec<Room> {
+    let mut all: Vec<Room> = Vec::new();
+    for room in read {
+        let end = all.last().map_or(PageIndex(0), |last| last.range.end());
+        let rest = PageRange::between(end.max(room.range.start()), room.range.end());
+        all.extend(rest.map(|range| Room { range, ..room }));
+    }
+    all
+}
+
 /// Neighbours are one question.
 fn joined(room: impl Iterator<Item = Room>) -> Vec<PageRange> {
     room.map(|room| room.range).collect::<PageSet>().ranges().to_vec()
@@ -249,8 +260,6 @@ fn joined(room: impl Iterator<Item = Room>) -> Vec<PageRange> {
 
 #[cfg(test)]
 mod tests {
-    use pages::PageIndex;
-
     use super::*;
 
     fn set(ranges: &[(u64, u64)]) -> PageSet {
@@ -302,6 +311,17 @@ mod tests {
         space.room = vec![here];
         space.tell(&PageSet::new());
         assert_eq!(there(&space), PageSet::new(), "it was taken away and made anew");
+    }
+
+    #[test]
+    fn room_that_overlaps_is_cut() {
+        let room = |start, count| Room {
+            range: set(&[(start, count)]).ranges()[0],
+            prot: 3,
+            flags: VmaFlags::empty(),
+        };
+        let read = [room(0, 4), room(2, 1), room(3, 3), room(8, 2), room(7, 4)];
+        assert_eq!(disjoint(read.into_iter()), [room(0, 4), room(4, 2), room(8, 2), room(10, 1)]);
     }
 
     #[test]

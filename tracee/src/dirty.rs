@@ -92,13 +92,17 @@ impl Tracked {
     /// is mapped.
     ///
     /// What is registered reaches from one mapping that cannot be to the next, over all between and
-    /// the holes between those: the ends of mappings may have moved since they were read, and to
+    /// the holes around those: the ends of mappings may have moved since they were read, and to
     /// register a part of a mapping would make two of it, of which mremap(2) then refuses to move
     /// both at once. (The same is true for a mapping made since the last round right beside another:
     /// until the next round the two are not one.)
     pub fn register(&self) -> Result<Vec<Mapping>> {
         let mappings = maps::read(self.pid)?;
-        mappings.split(|mapping| !can_be_noted(mapping)).for_each(|span| self.register_span(span));
+        for (span, range) in spans(&mappings) {
+            if self.uffd.register(range, Mode::WP).is_err() {
+                self.register_span(span);
+            }
+        }
         Ok(mappings)
     }
 
@@ -119,6 +123,25 @@ impl Tracked {
     pub fn written(&self, range: PageRange, wanted: Wanted) -> Result<PageSet> {
         self.pagemap.take_written(range, wanted)
     }
+}
+
+/// Mappings between two that cannot be noted, and all there is between those two.
+fn spans(mappings: &[Mapping]) -> Vec<(&[Mapping], PageRange)> {
+    let mut spans = Vec::new();
+    let mut before = None;
+    for span in mappings.split_inclusive(|mapping| !can_be_noted(mapping)) {
+        let (noted, after) = match span.split_last() {
+            Some((last, noted)) if !can_be_noted(last) => (noted, Some(last)),
+            _ => (span, None),
+        };
+        if let (Some(first), Some(last)) = (noted.first(), noted.last()) {
+            let start = before.map_or(first.start, |before: &Mapping| before.end);
+            let end = after.map_or(last.end, |after| after.start);
+            spans.extend(PageRange::from_addrs(start, end).map(|range| (noted, range)));
+        }
+        before = after;
+    }
+    spans
 }
 
 /// False for the kernel's own mappings and for shared ones that nobody can write to: the kernel
@@ -279,7 +302,29 @@ impl Touched {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pages::PageIndex;
+    use pages::{PageIndex, VirtAddr};
+
+    #[test]
+    fn a_span_reaches_to_what_cannot_be_noted() {
+        let mapping = |start: u64, end: u64, shared: bool| Mapping {
+            start: VirtAddr(start << 12),
+            end: VirtAddr(end << 12),
+            prot: 1,
+            shared,
+            ..Mapping::default()
+        };
+        let found = |mappings: &[Mapping]| -> Vec<(usize, u64, u64)> {
+            let spans = spans(mappings).into_iter();
+            spans.map(|(span, all)| (span.len(), all.start().0, all.end().0)).collect()
+        };
+        let anon = |start, end| mapping(start, end, false);
+        let fixed = |start, end| mapping(start, end, true); // read-only and shared
+        assert_eq!(found(&[anon(2, 3), anon(5, 6)]), [(2, 2, 6)]);
+        let all = [anon(2, 3), fixed(10, 11), anon(20, 21), anon(30, 31), fixed(40, 41)];
+        assert_eq!(found(&all), [(1, 2, 10), (2, 11, 40)]);
+        assert_eq!(found(&[fixed(1, 2), fixed(2, 3), anon(7, 8)]), [(1, 3, 8)]);
+        assert_eq!(found(&[fixed(1, 2)]), []);
+    }
 
     #[test]
     fn what_lost_its_content_is_outdated() {
