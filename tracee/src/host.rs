@@ -173,7 +173,7 @@ pub fn utilization_clamps(tid: HostPid) -> Option<(u32, u32)> {
     (!unclamped.contains(&clamps)).then_some(clamps)
 }
 
-/// Sets what [`slice`] reads, and nothing else.
+/// Sets what [`slice()`] reads, and nothing else.
 pub fn set_slice(tid: HostPid, nanoseconds: u64) -> Result<()> {
     let set = Error::os("set the scheduling of", tid);
     sys::sched::attributes(tid.0)

@@ -159,7 +159,7 @@ pub struct Staged {
 /// How much is in place on the destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Progress {
-    /// Pages installed so far, counted as in [`SpaceTotal::sent`].
+    /// Pages installed so far, counted as in [`SpaceTotal::sent`](super::SpaceTotal::sent).
     pub pages: PageCount,
     /// Bytes of page runs consumed so far, headers included.
     pub bytes: ByteCount,

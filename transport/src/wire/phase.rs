@@ -33,7 +33,7 @@ pub enum PeerPhase {
     Filling,
     /// Staged, and no hand-off has arrived.
     Staged,
-    /// The hand-off has arrived and the first instruction is near; [`Control::Running`] follows.
+    /// The hand-off has arrived and the first instruction is near; [`Control::Running`](super::Control::Running) follows.
     Entrusted,
     /// It runs.
     Running(Running),
