@@ -282,7 +282,7 @@ impl Drop for Runtime<'_> {
                 id,
             ]));
             // On a machine with both versions of control groups CRIU makes one that crun knows nothing of.
-            let _ = std::fs::remove_dir(Path::new("/sys/fs/cgroup/unified").join(id));
+            remove_group(&Path::new("/sys/fs/cgroup/unified").join(id));
         }
         if self.is_podman() {
             // Podman's own parent of all, unless another still has something in it.
@@ -294,4 +294,12 @@ impl Drop for Runtime<'_> {
             }
         }
     }
+}
+
+/// Removes a control group with those in it: CRIU makes a copy of every one that it found beside the
+/// processes. Its own files go with a group.
+fn remove_group(group: &Path) {
+    let inner = std::fs::read_dir(group).into_iter().flatten().flatten();
+    inner.filter(|entry| entry.path().is_dir()).for_each(|entry| remove_group(&entry.path()));
+    let _ = std::fs::remove_dir(group);
 }
