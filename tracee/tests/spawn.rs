@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsFd;
@@ -55,9 +56,25 @@ impl Drop for Subject {
     }
 }
 
+/// The numbers of process groups and sessions: taken as long as somebody is in one, though its leader
+/// may be gone.
+fn groups_and_sessions() -> HashSet<i32> {
+    let stats = std::fs::read_dir("/proc")
+        .expect("processes")
+        .filter_map(|entry| std::fs::read_to_string(entry.ok()?.path().join("stat")).ok());
+    let numbers = |stat: String| -> Vec<i32> {
+        let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields).split_whitespace();
+        fields.skip(2).take(2).filter_map(|number| number.parse().ok()).collect()
+    };
+    stats.flat_map(numbers).collect()
+}
+
 /// Numbers nobody has: far from those given out next, and apart for each test.
 fn free_pids(place: i32, count: usize) -> Vec<i32> {
-    let free = |pid: &i32| !std::path::Path::new(&format!("/proc/{pid}")).exists();
+    let groups = groups_and_sessions();
+    let free = |pid: &i32| {
+        !std::path::Path::new(&format!("/proc/{pid}")).exists() && !groups.contains(pid)
+    };
     let last = std::fs::read_to_string("/proc/sys/kernel/ns_last_pid").expect("the newest number");
     let begin = last.trim().parse::<i32>().expect("a number") + 12_000 + place;
     (begin..).map(|number| 1_000 + number % 31_000).filter(free).take(count).collect()
