@@ -6,6 +6,7 @@ use pages::PageCount;
 use tracee::chaos;
 use transport::encode::Squeezer;
 use transport::event::{Event, Watch};
+use transport::quic::credit::Waiting;
 use transport::quic::{PageSender, SourceLink};
 use transport::session::source::{AfterFreeze, Frozen, StagedProof};
 use transport::stop::Stop;
@@ -113,7 +114,7 @@ async fn staged(
                 if cargo.owed.is_empty() {
                     bulk?.finish().await?;
                 } else {
-                    server.answer(link);
+                    server.answer(link, Waiting::Soon);
                     server.push(bulk?);
                     pushing.since = Some(Instant::now());
                 }

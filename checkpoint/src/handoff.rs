@@ -11,6 +11,7 @@ use tokio::time::{sleep, timeout};
 use tracee::chaos;
 use transport::LinkStats;
 use transport::event::{Event, Watch};
+use transport::quic::credit::Waiting;
 use transport::quic::{self, CloseCode, LinkError, SourceLink};
 use transport::session::source::{AfterHandoff, AfterServing, Committed, Serving};
 use transport::wire::{Control, FaultTotals, Running};
@@ -178,6 +179,9 @@ pub(crate) async fn follow(
         tokio::task::yield_now().await;
     }
     committed.held().unlock();
+    if left.owed.0 > 0 {
+        link.yield_bulk(Waiting::Now);
+    }
     if chaos::point("source:committed").is_err() {
         link.close(CloseCode::LET_GO, "").await;
     }
@@ -246,7 +250,7 @@ impl Asker {
             let Some(link) = &self.link else {
                 let link = self.dial_again(said, job, stop, watch).await?;
                 if let Some(server) = server.as_deref_mut() {
-                    server.answer(&link);
+                    server.answer(&link, Waiting::Now);
                 }
                 self.link = Some(link);
                 continue;

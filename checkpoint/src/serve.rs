@@ -16,6 +16,7 @@ use pages::{PageCount, PageRange, PageSet, SpaceId};
 use tokio::task::JoinSet;
 use tracee::Memory;
 use transport::encode;
+use transport::quic::credit::Waiting;
 use transport::quic::{FaultReceiver, LinkError, PageSender, SourceLink};
 use transport::wire::{Missing, PageRun};
 
@@ -62,9 +63,9 @@ impl Server {
         Ok(Self { store: Arc::new(store), tasks: JoinSet::new(), link: None })
     }
 
-    /// Answers wishes over `link`, and over no other any more.
-    pub(crate) fn answer(&mut self, link: &SourceLink) {
-        link.yield_bulk();
+    /// Answers wishes over `link`, and over no other any more. Bulk yields to those who wait.
+    pub(crate) fn answer(&mut self, link: &SourceLink, waiting: Waiting) {
+        link.yield_bulk(waiting);
         self.tasks = JoinSet::new();
         self.link = Some(link.clone());
         self.tasks.spawn(accept(link.clone(), Arc::clone(&self.store)));

@@ -20,7 +20,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use transport::encode;
-use transport::quic::credit::TELL_AFTER;
+use transport::quic::credit::Waiting;
 use transport::quic::{DestinationLink, FaultSender, Incoming, LinkError, PageReceiver};
 use transport::wire::limits::{MAX_DESTINATION_BIDI_STREAMS, MAX_MISSING_RANGES};
 use transport::wire::{Control, FaultTotals, Missing, PageRun, Progress, Wanted};
@@ -242,7 +242,8 @@ impl Task {
             }
             // The source sends what is owed against credit, and may wait to hear that all is here.
             let complete = self.tell.borrow().complete && !std::mem::replace(&mut ended, true);
-            let due = complete || self.consumed().0 >= self.told.0 + TELL_AFTER.0;
+            let waiting = if self.faults.is_some() { Waiting::Now } else { Waiting::Soon };
+            let due = complete || self.consumed().0 >= self.told.0 + waiting.tell_after().0;
             if due && !self.owed.is_empty() {
                 self.report(false).await;
             }

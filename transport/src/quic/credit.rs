@@ -4,36 +4,74 @@
 //! What was handed to QUIC cannot be taken back, and all streams share one send window and one
 //! receiver: a page that the program waits for sits behind whatever bulk is there already, whatever its
 //! priority. So bulk takes only as much as keeps the link full, from the moment on that somebody may
-//! wait for pages. Before, the windows of QUIC are bound enough.
+//! wait for pages. Shortly before, while what can wait is pushed ahead of the hand-over, it takes a little
+//! more, so that little is on its way when it happens. Before that, the windows of QUIC are bound enough.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use pages::ByteCount;
+use pages::{ByteCount, PageCount};
 use tokio::sync::Notify;
 
 use super::tuning::SEND_WINDOW;
 
 /// Never more than half of what all streams share.
 const MOST: u64 = SEND_WINDOW as u64 / 2;
-/// On a link too short to matter: three pieces of bulk, one at each end and one between. With two thirds
-/// of it both ends wait for each other, with twice as much a fault waits half as long again.
-const LEAST: u64 = 96 << 10;
 /// Links with shorter round trips than this are that short: two hosts at one switch.
 const SHORT: Duration = Duration::from_millis(1);
 /// How often the window is fitted to the link.
 const FIT_EVERY: Duration = Duration::from_millis(10);
 
-/// The destination tells how far it is after so many bytes, while somebody may wait for pages.
-pub const TELL_AFTER: ByteCount = ByteCount(LEAST / 4);
+/// Who may wait for pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Waiting {
+    /// Nobody, and nobody will soon.
+    #[default]
+    Nobody,
+    /// Nobody yet: the tree is about to be handed over.
+    Soon,
+    /// Whoever runs on the destination.
+    Now,
+}
+
+impl Waiting {
+    /// What may be on its way over a link too short to matter. While somebody waits, three pieces of
+    /// bulk, one at each end and one between: with two thirds of it both ends wait for each other, with
+    /// twice as much a fault waits half as long again.
+    const fn least(self) -> u64 {
+        match self {
+            Self::Nobody => MOST,
+            Self::Soon => 256 << 10,
+            Self::Now => 96 << 10,
+        }
+    }
+
+    /// Bulk runs are no longer than this; `None` if it does not matter.
+    pub(super) const fn piece(self) -> Option<PageCount> {
+        match self {
+            Self::Nobody => None,
+            Self::Soon => Some(PageCount(16)),
+            Self::Now => Some(PageCount(8)),
+        }
+    }
+
+    /// The destination tells how far it is after so many bytes.
+    pub const fn tell_after(self) -> ByteCount {
+        ByteCount(self.least() / 4)
+    }
+}
 
 /// How much may be on its way over a link whose controller allows `congestion_window` in flight.
-fn window(base_rtt: Duration, congestion_window: u64) -> u64 {
+fn window(waiting: Waiting, base_rtt: Duration, congestion_window: u64) -> Option<u64> {
+    let least = match waiting {
+        Waiting::Nobody => return None,
+        Waiting::Soon | Waiting::Now => waiting.least(),
+    };
     if base_rtt < SHORT {
-        return LEAST;
+        return Some(least);
     }
     // Twice: what is in flight, and what follows when it was acknowledged by QUIC but not yet by us.
-    congestion_window.saturating_mul(2).clamp(LEAST, MOST)
+    Some(congestion_window.saturating_mul(2).clamp(least, MOST))
 }
 
 /// The account. Pure.
@@ -41,6 +79,7 @@ fn window(base_rtt: Duration, congestion_window: u64) -> u64 {
 struct Account {
     sent: u64,
     acknowledged: u64,
+    waiting: Waiting,
     /// None as long as nobody waits for pages.
     window: Option<u64>,
 }
@@ -78,31 +117,34 @@ struct Shared {
 }
 
 impl Credit {
-    /// From now on somebody may wait for pages. The window is fitted to the link at the first
+    /// From now on somebody may wait for pages, or will. The window is fitted to the link at the next
     /// acknowledgement.
-    pub(super) fn urgent(&self) {
+    pub(super) fn expect(&self, waiting: Waiting) {
+        *self.0.fitted.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.with(|account| {
-            account.window.get_or_insert(LEAST);
+            account.waiting = account.waiting.max(waiting);
+            account.window.get_or_insert(account.waiting.least());
         });
     }
 
-    pub(super) fn is_urgent(&self) -> bool {
-        self.with(|account| account.window.is_some())
+    pub(super) fn waiting(&self) -> Waiting {
+        self.with(|account| account.waiting)
     }
 
     /// What the peer has taken in all, over this link. `path` tells the shortest round trip and what
     /// the controller allows in flight; it is not asked every time.
     pub(super) fn acknowledged(&self, total: ByteCount, path: impl FnOnce() -> (Duration, u64)) {
         let mut fitted = self.0.fitted.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = self.is_urgent() && fitted.is_none_or(|at| at.elapsed() > FIT_EVERY);
+        let waiting = self.waiting();
+        let due = waiting > Waiting::Nobody && fitted.is_none_or(|at| at.elapsed() > FIT_EVERY);
         let fit = due.then(|| {
             *fitted = Some(Instant::now());
             let (base_rtt, in_flight) = path();
-            window(base_rtt, in_flight)
+            window(waiting, base_rtt, in_flight)
         });
         self.with(|account| {
             account.acknowledge(total.0);
-            account.window = fit.or(account.window);
+            account.window = fit.flatten().or(account.window);
         });
         self.0.changed.notify_waiters();
     }
@@ -141,16 +183,34 @@ mod tests {
         let ms = Duration::from_millis;
         let mib = |count: u64| count << 20;
         let rows = [
-            // Round trip, in flight: on its way.
-            (ms(0), mib(6), LEAST),
-            (ms(20), 275 << 10, 550 << 10),
-            (ms(20), 8 << 10, LEAST),
-            (ms(100), mib(11), mib(22)),
-            (ms(100), mib(100), MOST),
+            // Who waits, round trip, in flight: on its way.
+            (Waiting::Now, ms(0), mib(6), Some(96 << 10)),
+            (Waiting::Now, ms(20), 275 << 10, Some(550 << 10)),
+            (Waiting::Now, ms(20), 8 << 10, Some(96 << 10)),
+            (Waiting::Now, ms(100), mib(11), Some(mib(22))),
+            (Waiting::Now, ms(100), mib(100), Some(MOST)),
+            (Waiting::Soon, ms(0), mib(6), Some(256 << 10)),
+            (Waiting::Soon, ms(20), 275 << 10, Some(550 << 10)),
+            (Waiting::Nobody, ms(0), mib(6), None),
         ];
-        for (rtt, in_flight, expected) in rows {
-            assert_eq!(window(rtt, in_flight), expected, "{rtt:?} {in_flight}");
+        for (waiting, rtt, in_flight, expected) in rows {
+            assert_eq!(
+                window(waiting, rtt, in_flight),
+                expected,
+                "{waiting:?} {rtt:?} {in_flight}"
+            );
         }
+    }
+
+    #[test]
+    fn a_window_fitted_to_a_long_link_is_kept_at_the_hand_over() {
+        let credit = Credit::default();
+        credit.expect(Waiting::Soon);
+        credit.acknowledged(ByteCount(0), || (Duration::from_millis(20), 1 << 20));
+        credit.expect(Waiting::Now);
+        assert_eq!(credit.with(|account| account.window), Some(2 << 20));
+        credit.expect(Waiting::Soon);
+        assert_eq!(credit.waiting(), Waiting::Now, "there is no way back");
     }
 
     #[test]
@@ -172,17 +232,18 @@ mod tests {
         let credit = Credit::default();
         credit.take(MOST).await;
         credit.take(MOST).await;
-        credit.urgent();
+        credit.expect(Waiting::Now);
+        let least = Waiting::Now.least();
         let waiting = tokio::spawn({
             let credit = credit.clone();
             async move { credit.take(4096).await }
         });
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
-        credit.acknowledged(ByteCount(2 * MOST - LEAST), Default::default);
+        credit.acknowledged(ByteCount(2 * MOST - least), Default::default);
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
-        credit.acknowledged(ByteCount(2 * MOST - LEAST + 4096), Default::default);
+        credit.acknowledged(ByteCount(2 * MOST - least + 4096), Default::default);
         waiting.await.expect("it goes on");
     }
 }

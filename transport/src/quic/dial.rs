@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use super::batch::Batch;
 use super::blobs::BlobSender;
 use super::close::CloseCode;
+use super::credit::Waiting;
 use super::identity::KeyFingerprint;
 use super::lanes::Lane;
 use super::link::{
@@ -313,11 +314,10 @@ impl SourceLink {
         Ok(message)
     }
 
-    /// From now on somebody may wait for pages: bulk keeps the link full and no more. To be said when
-    /// pages are owed, before the hand-off.
-    pub fn yield_bulk(&self) {
+    /// From now on somebody may wait for pages, or will: bulk keeps the link full and no more.
+    pub fn yield_bulk(&self, waiting: Waiting) {
         if let Some(credit) = self.core.wires.credit() {
-            credit.urgent();
+            credit.expect(waiting);
         }
     }
 

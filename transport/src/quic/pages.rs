@@ -9,7 +9,6 @@ use quinn::{Connection, RecvStream};
 use tokio::sync::Mutex;
 
 use super::batch::Batch;
-use super::credit::Credit;
 use super::lanes::Lane;
 use super::link::{LinkError, misbehaved, read_error};
 use super::wires::Wires;
@@ -20,8 +19,8 @@ use crate::wire::{Encoding, PageRun, Wanted};
 const CHUNKS: usize = 64;
 /// Runs shorter than this share an allocation.
 const SHARED_BUFFER: usize = 64 << 10;
-/// Bulk runs are no longer than this while somebody may wait for pages, or while they are paced: 32 KiB.
-const URGENT_PIECE: PageCount = PageCount(8);
+/// Bulk runs are no longer than this while they are paced: 32 KiB.
+const PACED_PIECE: PageCount = PageCount(8);
 
 /// Writes page runs. Dropped before [`PageSender::finish`], the stream breaks off.
 #[derive(Debug)]
@@ -62,12 +61,14 @@ impl PageSender {
             return self.write(run, bytes).await;
         }
         let wires = Arc::clone(&self.wires);
-        let short = wires.pace().is_some() || wires.credit().is_some_and(Credit::is_urgent);
-        if run.encoding() != Encoding::Raw || !short {
+        let paced = wires.pace().map(|_| PACED_PIECE);
+        let waited_for = wires.credit().and_then(|credit| credit.waiting().piece());
+        let shortest = [paced, waited_for].into_iter().flatten().min();
+        let Some(piece) = shortest.filter(|_| run.encoding() == Encoding::Raw) else {
             self.pay(&wires, run).await?;
             return self.write(run, bytes).await;
-        }
-        for piece in run.range().pieces(URGENT_PIECE) {
+        };
+        for piece in run.range().pieces(piece) {
             let run = PageRun::raw(run.space(), piece).expect("a part of a run is a run");
             self.pay(&wires, run).await?;
             self.write(run, bytes.split_to(run.byte_len())).await?;

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use pages::{PAGE_SIZE, PageCount, PageIndex, PageRange, SpaceId, TaskId};
-use transport::quic::credit::TELL_AFTER;
+use transport::quic::credit::Waiting;
 use transport::quic::{
     Congestion, DestinationLink, Incoming, Lane, LinkOptions, PageReceiver, Remedies, SourceLink,
 };
@@ -67,12 +67,12 @@ async fn fault(source: &SourceLink, link: &DestinationLink, bulk: Option<&mut Pa
 async fn bulk_waits_until_it_was_taken_and_faults_do_not() {
     let listener = listener().await;
     let (source, destination) = pair(&listener, &ticket(&listener)).await;
-    source.yield_bulk();
+    source.yield_bulk(Waiting::Now);
     let sending = tokio::spawn(send(source.clone()));
     let mut bulk = bulk(&destination).await;
     let mut taken = PageCount(0);
     // Nothing is acknowledged: soon nothing more comes, though everything was read.
-    while taken.bytes() < TELL_AFTER {
+    while taken.bytes() < Waiting::Now.tell_after() {
         let (run, _) = soon(bulk.next()).await.expect("a run").expect("one");
         taken.0 += run.range().count().0;
     }
@@ -82,7 +82,7 @@ async fn bulk_waits_until_it_was_taken_and_faults_do_not() {
     while taken < PageCount(PAGES) {
         let (run, _) = tokio::select! {
             run = bulk.next() => run.expect("a run").expect("one"),
-            () = destination.consumed_as_much(pages::ByteCount(told + TELL_AFTER.0)) => {
+            () = destination.consumed_as_much(pages::ByteCount(told + Waiting::Now.tell_after().0)) => {
                 told = destination.consumed().0;
                 let progress = Progress { pages: taken, bytes: destination.consumed() };
                 destination.send(&Control::Progress(progress)).await.expect("told");
@@ -111,7 +111,7 @@ async fn without_remedies_all_pages_share_one_stream() {
     let bare = LinkOptions { remedies, congestion: Congestion::Cubic, ..options() };
     let listener = listener_with(Default::default(), &bare).await;
     let (source, destination) = pair_with(&listener, &ticket(&listener), &bare).await;
-    source.yield_bulk();
+    source.yield_bulk(Waiting::Now);
     soon(send(source.clone())).await;
     let mut bulk = bulk(&destination).await;
     fault(&source, &destination, Some(&mut bulk)).await;
