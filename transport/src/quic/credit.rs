@@ -123,7 +123,8 @@ impl Credit {
         *self.0.fitted.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.with(|account| {
             account.waiting = account.waiting.max(waiting);
-            account.window.get_or_insert(account.waiting.least());
+            let least = account.waiting.least();
+            account.window.get_or_insert(least);
         });
     }
 

@@ -67,6 +67,17 @@
 //! stopped copy, says truthfully that it does not know, and leaves the decision to a person
 //! ([`source::Committed::give_up`]). No clever rule can do better; rule 4 makes it rare.
 
+/// States that hold a tree, or the right to run one, print their names only.
+macro_rules! debug_as_name {
+    ($($state:ident $name:literal),*) => {$(
+        impl<G> std::fmt::Debug for $state<G> {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str($name)
+            }
+        }
+    )*};
+}
+
 pub mod destination;
 pub mod report;
 pub mod source;
@@ -74,4 +85,11 @@ pub mod source;
 #[cfg(test)]
 mod tests;
 
+use crate::error::{Kinds, PeerMisbehaved};
+use crate::wire::{Control, Kind};
+
 pub use report::{Outcome, Part, Parts, Report, RunsOn};
+
+fn out_of_turn(state: &'static str, allowed: &'static [Kind], got: &Control) -> PeerMisbehaved {
+    PeerMisbehaved::OutOfTurn { state, expected: Kinds(allowed), got: got.kind() }
+}

@@ -1,13 +1,15 @@
 //! Both ends on a virtual clock, joined by queues that cut, delay, swallow or repeat at every
 //! message. After each step: never may both run. At the end: each end says truly what it knows.
 
+mod script;
 mod world;
 
 use std::time::{Duration, Instant};
 
 use pages::TaskId;
 
-use self::world::{FAULTS, Fault, GRACE, Policy, Right, SESSION, Script, Source, Tree, World};
+use self::script::{FAULTS, Fault, GRACE, Policy, SESSION, Script};
+use self::world::{Right, Source, Tree, World};
 use super::report::Outcome;
 use super::{destination, source};
 use crate::wire::{
