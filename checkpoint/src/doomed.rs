@@ -5,7 +5,7 @@ use tracee::Held;
 use tracee::lock::Change;
 use tracee::net::HostAddress;
 
-use crate::collect::{Carried, Connections, Doors, Locks, Segments};
+use crate::collect::{Carried, Connections, Doors, IpcObjects, Locks, Segments};
 use crate::engine::{Doom, Doomed, Hold, Still};
 use crate::failure::Cause;
 
@@ -15,12 +15,22 @@ use crate::failure::Cause;
 pub(crate) struct Ties {
     pub(crate) locks: Locks,
     pub(crate) segments: Segments,
+    pub(crate) objects: IpcObjects,
     pub(crate) carried: Carried,
     pub(crate) connections: Connections,
     /// New connections to it.
     pub(crate) doors: Doors,
     /// Addresses of this host that go where the tree goes.
     pub(crate) addresses: Vec<HostAddress>,
+}
+
+impl Ties {
+    /// The tree is dead: what nobody else would remove goes too.
+    fn remove(&self) {
+        self.segments.remove();
+        self.objects.remove();
+        self.carried.remove();
+    }
 }
 
 /// A stopped tree, with what it has here.
@@ -97,8 +107,7 @@ impl Doom for Stale {
 
     fn kill(mut self: Box<Self>) -> Result<(), Cause> {
         let killed = self.held.take().expect("held until taken").kill();
-        self.ties.segments.remove();
-        self.ties.carried.remove();
+        self.ties.remove();
         killed.map_err(Cause::Freeze)
     }
 }
@@ -107,8 +116,7 @@ impl Drop for Stale {
     fn drop(&mut self) {
         if let Some(held) = self.held.take() {
             let _ = held.kill();
-            self.ties.segments.remove();
-            self.ties.carried.remove();
+            self.ties.remove();
         }
     }
 }

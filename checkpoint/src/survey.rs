@@ -31,7 +31,7 @@ pub(crate) mod watches;
 
 use std::time::Duration;
 
-use image::plan::{CRIU, Plan, PlannedFile, PlannedTask, Refusal, TCP_ESTABLISHED};
+use image::plan::{CRIU, Plan, PlannedFile, PlannedTask, Refusal, SYSTEM_V_IPC, TCP_ESTABLISHED};
 use pages::{ByteCount, PAGE_SHIFT, TaskId};
 use tracee::HostPid;
 use tracee::proc::stat::Stat;
@@ -103,7 +103,9 @@ pub(crate) fn survey_for_criu(root: HostPid, options: &SurveyOptions) -> Result<
     let (mut plan, brought, mut refusals) = look_at(root, options)?;
     plan.files.extend(brought);
     let needs = if refusals.is_empty() { Vec::new() } else { vec![CRIU.to_owned()] };
+    let ipc = plan.needs.iter().any(|need| need == SYSTEM_V_IPC);
     for (there, object, reason) in [
+        (ipc, "System V semaphores or message queues", "they go along with qmig's own only"),
         (plan.shell_job, "terminal", "a stock CRIU has no terminal to give"),
         (options.tcp == TcpPolicy::Keep, "TCP connections", "they go along with qmig's own only"),
     ] {
@@ -157,7 +159,11 @@ fn look_at(root: HostPid, options: &SurveyOptions) -> Result<Looked, SurveyError
         ghosts: ByteCount(look.needed.ghosts()),
         shell_job: look.terminal,
         // What the first version carries every destination knows.
-        needs: if look.connections == 0 { Vec::new() } else { vec![TCP_ESTABLISHED.to_owned()] },
+        needs: [(TCP_ESTABLISHED, look.connections), (SYSTEM_V_IPC, look.objects)]
+            .into_iter()
+            .filter(|(_, count)| *count > 0)
+            .map(|(need, _)| need.to_owned())
+            .collect(),
     };
     Ok((plan, look.needed.brought(), look.refusals))
 }

@@ -52,7 +52,7 @@ enum Language {
 
 impl Subject {
     /// Every subject in C: the file names in `subjects/`.
-    pub const ALL: [&str; 32] = [
+    pub const ALL: [&str; 33] = [
         "churn",
         "creds",
         "datagrams",
@@ -62,6 +62,7 @@ impl Subject {
         "filler",
         "forks",
         "heartbeat",
+        "ipc",
         "locks",
         "memory",
         "pipes",

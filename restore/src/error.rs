@@ -208,6 +208,19 @@ pub enum Error {
         errno: Errno,
     },
 
+    /// The number or key of semaphores or a message queue of System V is taken.
+    #[error("failed to make {what} {id} (key {key:#x}) of System V: {errno}; see `ipcs` here")]
+    Ipc {
+        /// What it is.
+        what: &'static str,
+        /// Its id.
+        id: i32,
+        /// Its key.
+        key: u32,
+        /// What the kernel said.
+        errno: Errno,
+    },
+
     /// `--shell-job` needs a terminal and qmig has none.
     #[error("the program needs a terminal, but qmig restore was not started on one")]
     NoTerminal,

@@ -60,17 +60,6 @@ pub fn open_handle(place: BorrowedFd<'_>, kind: i32, handle: &[u8]) -> io::Resul
     sys::process::open_handle(place, kind, handle).map_err(io::Error::from)
 }
 
-/// Removes a segment of System V shared memory: now, or with its last mapping (shmctl(2), IPC_RMID).
-pub fn remove_segment(id: i32) -> nix::Result<()> {
-    sys::process::remove_segment(id)
-}
-
-/// Who used a semaphore of System V last, by the number of the process; `None` if nobody has yet, or it
-/// is gone.
-pub fn semaphore_user(set: i32, number: u32) -> Option<i32> {
-    sys::process::semaphore_user(set, number).ok().filter(|pid| *pid != 0)
-}
-
 /// Resources whole tasks may share (kcmp(2)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kcmp {

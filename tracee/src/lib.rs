@@ -27,6 +27,7 @@ pub mod dirty;
 mod error;
 pub mod group;
 pub mod host;
+pub mod ipc;
 pub mod keeper;
 pub mod lock;
 pub mod memory;

@@ -17,6 +17,7 @@ mod files;
 mod ghosts;
 mod groups;
 mod interrupted;
+mod ipc;
 mod locks;
 mod mm;
 mod options;
@@ -39,7 +40,7 @@ mod waits;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 
-use image::plan::{Plan, Refusal};
+use image::plan::{Plan, Refusal, SYSTEM_V_IPC};
 use image::state::{Checkpoint, FdTableId};
 use pages::{ByteCount, PageSet, SpaceId, TaskId};
 use tracee::host::{Kcmp, same_object};
@@ -59,6 +60,7 @@ use crate::survey::refusals::{Trouble, Whose};
 use crate::survey::task::{self, Judge};
 pub(crate) use carried::Carried;
 use files::Files;
+pub(crate) use ipc::IpcObjects;
 pub(crate) use locks::Locks;
 pub(crate) use segments::Segments;
 pub(crate) use streams::{Connections, Doors};
@@ -135,8 +137,8 @@ pub fn collect(
 ) -> Result<Collected, CollectError> {
     let mut refusals = Refusals::default();
     let family = Family::of(held)?;
-    let members = family.members.iter().map(|member| member.pid);
-    let mut files = Files::new(options, plan.shell_job, members);
+    let members: Vec<HostPid> = family.members.iter().map(|member| member.pid).collect();
+    let mut files = Files::new(options, plan.shell_job, members.iter().copied());
     let judge = Judge::new(family.root);
     let mut checkpoint = Checkpoint {
         clocks: options.frozen.inside(family.root),
@@ -146,6 +148,8 @@ pub fn collect(
         pipes: Vec::new(),
         ghosts: Vec::new(),
         shared: Vec::new(),
+        semaphores: Vec::new(),
+        queues: Vec::new(),
         locks: Vec::new(),
     };
     let mut spaces = Vec::new();
@@ -186,6 +190,12 @@ pub fn collect(
     }
     files.read_queues(&mut refusals)?;
     let segments = files.settle_segments(&mut refusals);
+    let objects = ipc::read(
+        &members,
+        plan.needs.iter().any(|need| need == SYSTEM_V_IPC),
+        &mut checkpoint,
+        &mut refusals,
+    )?;
     files.settle_terminals(family.members.iter().map(|member| &member.stat), &mut refusals);
     if !refusals.0.is_empty() {
         return Err(CollectError::Refused(refusals.0));
@@ -206,6 +216,7 @@ pub fn collect(
     let ties = Ties {
         locks: found.locks,
         segments,
+        objects,
         carried: found.carried,
         connections,
         ..Ties::default()

@@ -4,6 +4,7 @@ use image::state::{SharedMemory, SysV};
 use nix::errno::Errno;
 use pages::SharedId;
 use tracee::HostPid;
+use tracee::ipc::Object;
 
 use super::Refusals;
 use super::files::Files;
@@ -21,7 +22,7 @@ impl Segments {
     /// keys.
     pub(crate) fn remove(&self) {
         for id in &self.0 {
-            match tracee::host::remove_segment(*id) {
+            match Object::Segment(*id).remove() {
                 // It was to go with its last mapping, and has.
                 Ok(()) | Err(Errno::EINVAL | Errno::EIDRM) => {}
                 Err(errno) => tracing::warn!(id, %errno, "System V shared memory is left"),

@@ -48,6 +48,8 @@ pub(crate) struct Look<'o> {
     pub(crate) ends: Ends,
     /// Segments of System V shared memory, and how many mappings of the tree show each.
     attached: BTreeMap<i32, u64>,
+    /// Semaphores and message queues of System V that go along.
+    pub(crate) objects: usize,
     guards: Guards,
 }
 
@@ -74,6 +76,7 @@ impl<'o> Look<'o> {
             vdso: Vec::new(),
             ends: Ends::default(),
             attached: BTreeMap::new(),
+            objects: 0,
             guards: Guards::default(),
         })
     }
@@ -146,8 +149,12 @@ impl<'o> Look<'o> {
     /// System V it uses.
     pub(crate) fn segments(&mut self, pids: &[HostPid]) {
         let member = |pid: i32| pids.contains(&HostPid(pid));
-        let troubles = sysv::troubles(&sysv::segments(), &self.attached, member);
-        for (trouble, maker) in troubles.into_iter().chain(ipc::troubles(member)) {
+        let mut troubles = sysv::troubles(&sysv::segments(), &self.attached, member);
+        let undoes = || ipc::undoes(pids);
+        let (own, others) = ipc::of_tree(ipc::Found::all(pids), member, ipc::lives, undoes);
+        self.objects = own.len();
+        troubles.extend(others);
+        for (trouble, maker) in troubles {
             let whose = pids.iter().find(|pid| pid.0 == maker).or_else(|| pids.first());
             let comm = whose.and_then(|pid| crate::collect::comm(*pid).ok()).unwrap_or_default();
             let whose = Whose { pid: whose.copied().unwrap_or(HostPid(0)), comm };

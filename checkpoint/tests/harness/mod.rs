@@ -158,10 +158,8 @@ impl Drop for Subject {
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
-        for (word, how) in [("semaphores ", "-s"), ("queue ", "-q")] {
-            for id in told.lines().filter_map(|line| line.strip_prefix(word)) {
-                let _ = std::process::Command::new("ipcrm").args([how, id.trim()]).status();
-            }
+        for id in told.lines().filter_map(|line| line.strip_prefix("semaphores ")) {
+            let _ = std::process::Command::new("ipcrm").args(["-s", id.trim()]).status();
         }
         let _ = fs::remove_dir_all(&self.folder);
     }

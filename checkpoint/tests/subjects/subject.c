@@ -170,13 +170,9 @@ static void make(const char *what) {
         must(!timer_create(CLOCK_THREAD_CPUTIME_ID, &ev, &t), what);
     } else if (!strcmp(what, "semaphores")) {
         int id = semget(IPC_PRIVATE, 2, 0600);
-        must(id >= 0 && !semctl(id, 1, SETVAL, 5), what);
+        struct sembuf up = {.sem_num = 1, .sem_op = 1, .sem_flg = SEM_UNDO};
+        must(id >= 0 && !semop(id, &up, 1), what);
         fprintf(out, "semaphores %d\n", id);
-    } else if (!strcmp(what, "message-queue")) {
-        struct { long type; char text[8]; } message = {7, "hello"};
-        int id = msgget(IPC_PRIVATE, 0600);
-        must(id >= 0 && !msgsnd(id, &message, 8, 0), what);
-        fprintf(out, "queue %d\n", id);
     } else if (!strcmp(what, "unread-inotify")) {
         must(inotify_init() == 4 && inotify_add_watch(4, folder, IN_CREATE) > 0, what);
         must(!close(open(in_folder("new"), O_CREAT | O_WRONLY, 0600)), what);

@@ -24,6 +24,8 @@ pub use wire::BadPlan;
 pub const PLAN: &str = "plan";
 /// What a plan needs that has established TCP connections.
 pub const TCP_ESTABLISHED: &str = "tcp-established";
+/// What a plan needs that has semaphores or message queues of System V.
+pub const SYSTEM_V_IPC: &str = "system-v-ipc";
 /// A need that only a stock CRIU on the destination meets.
 pub const CRIU: &str = "criu";
 /// A need that only the runtime of a container on the destination meets.

@@ -9,6 +9,7 @@
 pub(crate) mod check;
 pub mod creds;
 pub mod files;
+pub mod ipc;
 pub mod mm;
 pub mod options;
 pub mod seccomp;
@@ -25,6 +26,7 @@ pub use files::{
     EpollTarget, Fd, FdTable, FdTableId, Fifo, File, FileId, FileKind, FileLock, Ghost, GhostBody,
     GhostId, LockKind, Owner, PipeBuffer, PipeId, Regular, Tty, Watch,
 };
+pub use ipc::{IpcObject, Message, MessageQueue, SemaphoreSet};
 pub use mm::{Advice, Mm, SharedMemory, SysV, Vma, VmaFlags, VmaKind};
 pub use options::SocketOption;
 pub use seccomp::{Filter, Seccomp};
@@ -53,6 +55,10 @@ pub struct Checkpoint {
     pub ghosts: Vec<Ghost>,
     /// Objects of shared memory: anonymous shared mappings and memfds.
     pub shared: Vec<SharedMemory>,
+    /// Semaphores of System V.
+    pub semaphores: Vec<SemaphoreSet>,
+    /// Message queues of System V.
+    pub queues: Vec<MessageQueue>,
     /// Locks on files, each once.
     pub locks: Vec<FileLock>,
 }

@@ -10,6 +10,7 @@ mod files;
 mod ghosts;
 mod groups;
 mod inotify;
+mod ipc;
 mod locks;
 mod mm;
 mod namespaces;
@@ -55,6 +56,7 @@ impl Checkpoint {
         pipes::write(&mut writer);
         shared::write(&mut writer);
         sysv::write(&mut writer);
+        ipc::write(&mut writer);
         ghosts::write(&mut writer);
         namespaces::write(&mut writer);
         ImageSet::from_own(writer.images)
@@ -78,6 +80,7 @@ impl Checkpoint {
         let clocks = namespaces::read_clocks(&reader, tasks[0].id)?;
         let (mut shared, memfds) = shared::read(&reader)?;
         shared.extend(sysv::read(&reader)?);
+        let (semaphores, queues) = ipc::read(&reader)?;
         let (remaps, ghosts) = ghosts::read(&reader)?;
         let fd_tables = descriptors::read(&reader, &tasks)?;
         let mut files = files::read(&reader, &memfds, remaps, &fd_tables)?;
@@ -87,7 +90,18 @@ impl Checkpoint {
         }
         let pipes = pipes::read(&reader)?;
         let locks = locks::read(&reader)?;
-        let mut checkpoint = Self { clocks, tasks, fd_tables, files, pipes, ghosts, shared, locks };
+        let mut checkpoint = Self {
+            clocks,
+            tasks,
+            fd_tables,
+            files,
+            pipes,
+            ghosts,
+            shared,
+            semaphores,
+            queues,
+            locks,
+        };
         nodes::drop_nodes(&reader, &mut checkpoint)?;
         checkpoint.check()?;
         Ok(checkpoint)

@@ -72,6 +72,18 @@ pub(crate) fn rich() -> Checkpoint {
                 sysv: Some(SysV { key: 0x1267, creator: (0, 7) }),
             },
         ],
+        semaphores: vec![SemaphoreSet {
+            object: IpcObject { id: 7, key: 0x51, uid: 3, gid: 4, creator: (1, 2), mode: 0o640 },
+            values: vec![0, 5, 32767],
+        }],
+        queues: vec![MessageQueue {
+            object: IpcObject { id: 0, key: 0, uid: 0, gid: 0, creator: (0, 0), mode: 0o600 },
+            capacity: 16384,
+            messages: vec![
+                Message { kind: 1, bytes: Vec::new() },
+                Message { kind: i64::MAX, bytes: b"some bytes".to_vec() },
+            ],
+        }],
         locks: vec![
             lock(LockKind::Posix, 100, 2, 0, 0),
             lock(LockKind::Posix, 110, 1023, 1 << 30, 512),

@@ -10,6 +10,7 @@ mod fresh;
 mod ghosts;
 mod grow;
 mod inotify;
+mod ipc;
 pub(crate) mod layout;
 mod lazy;
 mod locks;
@@ -18,6 +19,7 @@ pub(crate) mod mm;
 mod pipes;
 pub(crate) mod process;
 pub(crate) mod ptys;
+mod ready;
 mod seccomp;
 mod settings;
 pub(crate) mod signals;
@@ -35,7 +37,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use image::state::{Checkpoint, Creds, FdTable, FdTableId, File, FileLock, Living, Task};
+use image::state::{Checkpoint, Creds, FdTable, FdTableId, File, Living, Task};
 use nix::libc;
 use nix::unistd::Pid;
 use pages::{PageCount, PageSet, SpaceId, TaskId};
@@ -49,11 +51,12 @@ use files::{Files, View};
 use fresh::Fresh;
 pub use grow::Grown;
 use inotify::Watchers;
+use ipc::IpcObjects;
 use memfds::Memfds;
 use process::{Batch, Process};
+pub use ready::{Ready, Running};
 pub use sink::Sink;
 use sockets::Sockets;
-use sysv::Segments;
 use terminal::Terminal;
 
 /// A tree whose address spaces exist, and whose descriptors are in place: pages can arrive.
@@ -67,6 +70,7 @@ pub struct Built {
     watchers: Watchers,
     sockets: Sockets,
     terminal: Option<Terminal>,
+    objects: IpcObjects,
     options: BuildOptions,
 }
 
@@ -100,6 +104,7 @@ impl Skeleton {
         };
         let mut files =
             Files::open_all(from, view, terminal, &hosts, &ptys, options.takeover, maker)?;
+        let objects = IpcObjects::make(from, task(&mut tree, root)?)?;
         let mut spaces = HashMap::new();
         for (living, id) in living(from) {
             let process = task(&mut tree, id.0)?;
@@ -121,7 +126,18 @@ impl Skeleton {
         }
         files.close_all();
         let (memfds, clockwork, watchers, sockets, terminal) = files.into_parts();
-        Ok(Built { tree, order, spaces, memfds, clockwork, watchers, sockets, terminal, options })
+        Ok(Built {
+            tree,
+            order,
+            spaces,
+            memfds,
+            clockwork,
+            watchers,
+            sockets,
+            terminal,
+            objects,
+            options,
+        })
     }
 }
 
@@ -271,8 +287,8 @@ impl Built {
         let stopped = living(from).filter(|(living, _)| living.stopped_by.is_some());
         let stopped = stopped.map(|(_, id)| id.0).collect();
         let segments = std::mem::take(&mut self.memfds.segments);
-        let Self { tree, order, sockets, terminal, .. } = self;
-        Ok(Ready { tree, order, stopped, sockets, terminal, segments, owed })
+        let Self { tree, order, sockets, terminal, objects, .. } = self;
+        Ok(Ready { tree, order, stopped, sockets, terminal, segments, objects, owed })
     }
 
     /// The namespace's pid 1 begins to do what pid 1 must: reap, and end with the root.
@@ -407,85 +423,4 @@ fn foreground(from: &Checkpoint, hosts: &HashMap<u32, Process>, group: u32) -> O
         return Some(nix::unistd::getpgrp());
     }
     hosts.get(&group).map(|process| Pid::from_raw(process.host.0))
-}
-
-/// A tree that stands one instruction before running.
-pub struct Ready {
-    tree: Tree,
-    order: Vec<u32>,
-    /// Stopped by job control, as they were.
-    stopped: Vec<u32>,
-    sockets: Sockets,
-    terminal: Option<Terminal>,
-    segments: Segments,
-    /// Locks on files that somebody else has.
-    owed: Vec<FileLock>,
-}
-
-/// A tree that runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Running {
-    /// Its root.
-    pub root: HostPid,
-    /// Our child, whose end is the end of the tree: the root itself, or with a PID namespace of its
-    /// own that namespace's pid 1, which exits as the root does (128 + n if signal n killed it).
-    pub child: HostPid,
-}
-
-impl Ready {
-    /// The root's number on this host.
-    pub fn root(&self) -> Option<HostPid> {
-        self.tree.tasks.get(self.order.first()?).map(|process| process.host)
-    }
-
-    /// Lets every task go, children before parents, leaders last. From here on the tree is on its own:
-    /// an error tells that some task had died, and nothing is undone.
-    pub fn run(mut self) -> Result<Running> {
-        let root = self.root().ok_or(BadCheckpoint::NoLeader(TaskId(0)))?;
-        self.sockets.open()?;
-        // Before anybody may outlive us: a task that makes a call for us must not run on from there.
-        if !self.owed.is_empty() {
-            locks::settle(&mut self.tree.tasks, std::mem::take(&mut self.owed));
-        }
-        // The right to run is here. A qmig that dies between two of the steps below must not take
-        // half of the tree with it: the kernel lets the other half run on instead.
-        let processes = self.tree.tasks.values_mut().chain(&mut self.tree.init);
-        processes
-            .flat_map(|process| &mut process.threads)
-            .try_for_each(tracee::Stopped::outlive_tracer)?;
-        let init = self.tree.init.take();
-        let child = init.as_ref().map_or(root, |init| init.host);
-        // The reaper first: it is there before anybody can end.
-        let mut outcome = init.map_or(Ok(()), |init| let_go(init, 0));
-        for id in self.order.iter().rev() {
-            if let Some(process) = self.tree.tasks.remove(id) {
-                let signal = if self.stopped.contains(id) { libc::SIGSTOP } else { 0 };
-                let gone = let_go(process, signal);
-                outcome = outcome.and(gone);
-            }
-        }
-        self.tree.zombies.clear();
-        self.sockets.keep();
-        self.segments.keep();
-        if let Some(terminal) = &mut self.terminal {
-            terminal.keep();
-        }
-        outcome?;
-        Ok(Running { root, child })
-    }
-}
-
-fn let_go(process: Process, signal: i32) -> Result<()> {
-    let mut threads = process.threads;
-    let leader = if threads.is_empty() { None } else { Some(threads.remove(0)) };
-    let mut outcome = Ok(());
-    for thread in threads {
-        let gone = thread.detach();
-        outcome = outcome.and(gone);
-    }
-    if let Some(leader) = leader {
-        let gone = leader.detach_with(signal);
-        outcome = outcome.and(gone);
-    }
-    outcome.map_err(Error::from)
 }

@@ -169,6 +169,8 @@ mod tests {
             pipes: Vec::new(),
             ghosts: Vec::new(),
             shared: Vec::new(),
+            semaphores: Vec::new(),
+            queues: Vec::new(),
             locks: Vec::new(),
         }
     }

@@ -9,6 +9,7 @@ use nix::fcntl::{OFlag, open};
 use nix::libc;
 use nix::sys::stat::Mode;
 use pages::{ByteCount, PageCount, PageRange, PageSet, SharedId, VirtAddr};
+use tracee::ipc::Object;
 
 use super::memfds::Memfds;
 use super::process::{Batch, Process};
@@ -69,7 +70,7 @@ impl Segments {
     /// Every process has attached: those that are to go with their last mapping may.
     pub(crate) fn settle(&self) {
         for (id, _) in self.made.iter().filter(|(_, mode)| mode & DOOMED != 0) {
-            if let Err(errno) = tracee::host::remove_segment(*id) {
+            if let Err(errno) = Object::Segment(*id).remove() {
                 tracing::warn!(id, %errno, "System V shared memory will outlive its last mapping");
             }
         }
@@ -85,7 +86,7 @@ impl Drop for Segments {
     fn drop(&mut self) {
         for (id, _) in &self.made {
             // It may be gone already, which is as good.
-            let _ = tracee::host::remove_segment(*id);
+            let _ = Object::Segment(*id).remove();
         }
     }
 }

@@ -146,6 +146,8 @@ impl World {
                 pipes: Vec::new(),
                 ghosts: Vec::new(),
                 shared: Vec::new(),
+                semaphores: Vec::new(),
+                queues: Vec::new(),
                 locks: Vec::new(),
             },
             pages: Vec::new(),

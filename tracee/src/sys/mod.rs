@@ -8,6 +8,7 @@
 pub(crate) mod clone;
 pub(crate) mod cpu;
 pub(crate) mod ioctl;
+pub(crate) mod ipc;
 pub(crate) mod memory;
 pub(crate) mod pagemap;
 pub(crate) mod process;

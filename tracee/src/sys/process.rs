@@ -56,19 +56,6 @@ pub(crate) fn open_handle(place: BorrowedFd<'_>, kind: i32, handle: &[u8]) -> ni
     })
 }
 
-/// shmctl(2) IPC_RMID.
-pub(crate) fn remove_segment(id: i32) -> nix::Result<()> {
-    // SAFETY: IPC_RMID looks at no buffer.
-    let result = unsafe { libc::shmctl(id, libc::IPC_RMID, std::ptr::null_mut()) };
-    Errno::result(result).map(drop)
-}
-
-/// semctl(2) GETPID: who used one semaphore of a set last.
-pub(crate) fn semaphore_user(id: i32, number: u32) -> nix::Result<i32> {
-    // SAFETY: GETPID looks at no buffer.
-    Errno::result(unsafe { libc::semctl(id, number.cast_signed(), libc::GETPID) })
-}
-
 /// kcmp(2): 0 equal, 1 less, 2 greater, 3 different but unordered.
 pub(crate) fn kcmp(a: i32, b: i32, kind: i32, first: u64, second: u64) -> nix::Result<c_long> {
     // SAFETY: KCMP_EPOLL_TFD alone takes an address (see `kcmp_epoll`); the other kinds take numbers.
