@@ -1,6 +1,7 @@
 //! What was typed. No logic: what it means is worked out in [`crate::options`].
 
 mod link;
+mod probe;
 mod sending;
 mod streams;
 mod waiting;
@@ -12,6 +13,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use tracee::net::HostAddress;
 
 pub(crate) use link::{CaFiles, Without};
+pub(crate) use probe::Probe;
 pub(crate) use sending::{DumpTrust, Mode, Sending};
 pub(crate) use streams::{Cache, Proxy};
 pub(crate) use waiting::Waiting;
@@ -56,6 +58,7 @@ pub(crate) enum Command {
     Dump(Dump),
     /// Run a process tree on this host: from another one, or from a directory.
     Restore(Restore),
+    Probe(Probe),
     /// Take the tree of a `criu dump --stream` that you start yourself to another host.
     Proxy(Proxy),
     /// Take a tree in for a `criu restore --stream` that you start yourself.

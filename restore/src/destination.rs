@@ -105,6 +105,9 @@ async fn take(
 
 /// The next source that wants something of this qmig.
 async fn knock(host: &Host<'_>, stop: &mut Stop) -> Result<(DestinationLink, Control), Cause> {
+    // Until somebody comes to migrate.
+    let answering = Answering::new(features(host.engine), &host.software);
+    let _probes = host.listener.answer_probes(answering);
     loop {
         let link = tokio::select! {
             accepted = host.listener.accept() => match accepted {

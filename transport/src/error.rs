@@ -72,6 +72,12 @@ pub enum PeerMisbehaved {
         /// How they were written.
         encoding: Encoding,
     },
+    /// More in bulk than a probe may send.
+    #[error("sent more than {most:?} to probe the path")]
+    ProbeTooLong {
+        /// How much it may be.
+        most: ByteCount,
+    },
     /// A blob beyond its limit.
     #[error("sent more than {most:?} of {name}")]
     BlobTooLong {

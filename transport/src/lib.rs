@@ -15,6 +15,7 @@ pub mod encode;
 mod error;
 pub mod event;
 pub mod latency;
+pub mod probe;
 pub mod quic;
 pub mod session;
 mod stats;

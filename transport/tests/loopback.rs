@@ -10,6 +10,8 @@ mod credit;
 mod hostile;
 #[path = "loopback/moving.rs"]
 mod moving;
+#[path = "loopback/probe.rs"]
+mod probe;
 #[path = "loopback/support.rs"]
 mod support;
 #[path = "loopback/trust.rs"]

@@ -180,7 +180,8 @@ fn engine(
     })
 }
 
-fn trust(args: &DumpTrust, to: &str) -> Result<SourceTrust, Failure> {
+/// How this host proves itself to the one at `to`, and what that one must prove.
+pub(super) fn trust(args: &DumpTrust, to: &str) -> Result<SourceTrust, Failure> {
     if let Some(text) = ticket_text(args)? {
         let ticket = text.parse::<Ticket>().map_err(|error| {
             Failure::usage(

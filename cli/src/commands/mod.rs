@@ -9,6 +9,7 @@ mod generate;
 mod identity;
 mod inspect;
 mod lab;
+mod probe;
 mod proxy;
 mod restore;
 mod session;
@@ -23,6 +24,7 @@ pub(crate) fn run(command: Command, progress: &mut Progress) -> Result<Exit, Fai
     match command {
         Command::Dump(args) => dump::run(args, progress),
         Command::Restore(args) => restore::run(args, progress),
+        Command::Probe(args) => probe::run(&args, progress),
         Command::Proxy(args) => proxy::run(&args, progress),
         Command::Cache(args) => cache::run(&args, progress),
         Command::Check(args) => check::run(&args, progress),

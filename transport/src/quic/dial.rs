@@ -20,7 +20,7 @@ use super::link::{
     ControlReceiver, Core, Known, LinkError, Peer, misbehaved, read_error, write_error,
 };
 use super::pages::{FaultReceiver, PageSender};
-use super::trust::{FirstUse, SourceTls, SourceTrust, TrustError};
+use super::trust::{FirstUse, Purpose, SourceTls, SourceTrust, TrustError};
 use super::tuning::{LinkOptions, Side};
 use super::wires::Remedies;
 use crate::PeerMisbehaved;
@@ -97,6 +97,12 @@ pub enum DialError {
         /// Why, for people.
         reason: String,
     },
+    /// The destination is older than probes.
+    #[error("probe {address}: the qmig there is older than probes; it was left as it was")]
+    NoProbes {
+        /// Where.
+        address: SocketAddr,
+    },
     /// The link did not last until it was ready.
     #[error("link to {address}")]
     Link {
@@ -122,6 +128,10 @@ impl DialError {
                 Some("compare it with `qmig identity` on the destination, then pin it")
             }
             Self::Refused { code, .. } => code.hint(),
+            Self::NoProbes { .. } => Some(
+                "install the same release of qmig on both hosts; migrations to it work as before, and \
+                 its ticket is still good",
+            ),
             _ => None,
         }
     }
@@ -135,6 +145,16 @@ impl DialError {
 /// Dials `HOST:PORT`, each of its addresses in turn until one answers, and then those of the ticket:
 /// a destination that is dialled again may have moved. Returns once both ends have proven their keys.
 pub async fn dial(
+    target: &str,
+    trust: &SourceTrust,
+    options: &LinkOptions,
+) -> Result<SourceLink, DialError> {
+    dial_for(Purpose::Migration, target, trust, options).await
+}
+
+/// The same, to do something else there.
+pub(crate) async fn dial_for(
+    purpose: Purpose,
     target: &str,
     trust: &SourceTrust,
     options: &LinkOptions,
@@ -165,7 +185,7 @@ pub async fn dial(
         if family.is_some_and(|family| family.is_ipv4() != address.is_ipv4()) {
             continue;
         }
-        match dial_address(address, target, host, trust, options).await {
+        match dial_address(purpose, address, (target, host), trust, options).await {
             Ok(link) => return Ok(link),
             Err(error) if error.try_next() => last = error,
             Err(error) => return Err(error),
@@ -175,13 +195,13 @@ pub async fn dial(
 }
 
 async fn dial_address(
+    purpose: Purpose,
     address: SocketAddr,
-    target: &str,
-    host: &str,
+    (target, host): (&str, &str),
     trust: &SourceTrust,
     options: &LinkOptions,
 ) -> Result<SourceLink, DialError> {
-    let tls = trust.tls(target)?;
+    let tls = trust.tls(target, purpose)?;
     let endpoint = options.endpoint_near(address).map_err(DialError::Socket)?;
     let mut config = ClientConfig::new(tls.config.clone());
     config.transport_config(options.transport(Side::Source(address)));
@@ -189,8 +209,10 @@ async fn dial_address(
         .connect_with(config, address, host)
         .map_err(|source| DialError::Connect { address, source })?;
     let connected = async {
-        let connection =
-            connecting.await.map_err(|error| judge(error, address, trust, &tls, options))?;
+        let connection = connecting.await.map_err(|error| match unknown_protocol(&error) {
+            true if purpose == Purpose::Probe => DialError::NoProbes { address },
+            _ => judge(error, address, trust, &tls, options),
+        })?;
         open(connection, endpoint, address, trust, options.remedies).await.map_err(|error| {
             match error {
                 LinkError::ClosedByPeer { code, reason } => {
@@ -208,6 +230,14 @@ async fn dial_address(
         Ok(Err(error)) => Err(error),
         Err(_) => Err(DialError::NoAnswer { address, after: options.connect_timeout }),
     }
+}
+
+/// True if the peer does not speak what we want to: `no_application_protocol` of RFC 7301, section 3.2,
+/// in the range that RFC 9001, section 4.8 gives to TLS alerts.
+fn unknown_protocol(error: &ConnectionError) -> bool {
+    const NO_APPLICATION_PROTOCOL: u64 = 0x100 + 120;
+    matches!(error, ConnectionError::ConnectionClosed(close)
+        if u64::from(close.error_code) == NO_APPLICATION_PROTOCOL)
 }
 
 /// Says why a handshake failed: our verifier knows more than the error does.

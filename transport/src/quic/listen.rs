@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use quinn::{Connection, Endpoint, Incoming as Knock, ServerConfig};
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, Semaphore, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
@@ -21,10 +21,12 @@ use super::link::{
 };
 use super::peers::AuthorizedPeers;
 use super::ticket::{Ticket, TicketBook};
-use super::trust::{DestinationTrust, TrustError};
+use super::trust::{DestinationTrust, Purpose, TrustError};
 use super::tuning::{LinkOptions, Side};
 use super::wires::Remedies;
 use crate::PeerMisbehaved;
+use crate::probe;
+use crate::session::destination::Answering;
 use crate::wire::{Control, SessionId, Version};
 
 /// Handshakes that may be under way at a time; whoever knocks meanwhile is turned away.
@@ -130,6 +132,8 @@ impl Listener {
             sessions: StdMutex::default(),
             hello_timeout: options.hello_timeout,
             remedies: options.remedies,
+            answering: watch::Sender::new(None),
+            one_probe: Semaphore::new(1),
         });
         let (sender, receiver) = mpsc::channel(MAX_WAITING);
         let pump = tokio::spawn(pump(endpoint.clone(), Arc::clone(&door), sender)).abort_handle();
@@ -175,6 +179,13 @@ impl Listener {
         }
     }
 
+    /// From now on probes are answered so, beside [`Listener::accept`], by a task of the runtime that
+    /// the listener was made in. To be dropped when a migration begins.
+    pub fn answer_probes(&self, answering: Answering) -> AnswersProbes {
+        self.door.answering.send_replace(Some(answering));
+        AnswersProbes(Arc::clone(&self.door))
+    }
+
     /// Waits until every peer can have heard that its link was closed.
     pub async fn wait_idle(&self) {
         self.endpoint.wait_idle().await;
@@ -199,6 +210,28 @@ struct Door {
     sessions: StdMutex<VecDeque<(SessionId, KeyFingerprint)>>,
     hello_timeout: Duration,
     remedies: Remedies,
+    /// What probes are told; none while they are not answered.
+    answering: watch::Sender<Option<Answering>>,
+    /// Two at a time would measure each other.
+    one_probe: Semaphore,
+}
+
+/// While this lives, probes are answered. Dropped, one that is under way ends, and others are told
+/// that it is [`CloseCode::BUSY`].
+#[derive(Debug)]
+#[must_use = "probes are answered as long as this lives"]
+pub struct AnswersProbes(Arc<Door>);
+
+impl Drop for AnswersProbes {
+    fn drop(&mut self) {
+        self.0.answering.send_replace(None);
+    }
+}
+
+/// Who came in, and what for.
+enum Came {
+    ToMigrate(DestinationLink),
+    ToProbe(DestinationLink),
 }
 
 /// Runs handshakes, many at a time, so that a slow peer keeps nobody waiting.
@@ -224,7 +257,11 @@ async fn pump(
         }
         let (endpoint, door, accepted) = (endpoint.clone(), Arc::clone(&door), accepted.clone());
         handshakes.spawn(async move {
-            let result = door.welcome(knock, endpoint).await.map_err(|why| Rejected { peer, why });
+            let result = match door.welcome(knock, endpoint).await {
+                Ok(Came::ToMigrate(link)) => Ok(link),
+                Ok(Came::ToProbe(link)) => return door.probe(&link).await,
+                Err(why) => Err(Rejected { peer, why }),
+            };
             if let Err(rejected) = &result {
                 tracing::warn!("{rejected}");
             }
@@ -235,11 +272,7 @@ async fn pump(
 
 impl Door {
     /// One peer, from its first packet to its first message.
-    async fn welcome(
-        &self,
-        knock: Knock,
-        endpoint: Endpoint,
-    ) -> Result<DestinationLink, RejectReason> {
+    async fn welcome(&self, knock: Knock, endpoint: Endpoint) -> Result<Came, RejectReason> {
         let mut handshaken = None;
         let welcome = async {
             let connecting = knock.accept().map_err(LinkError::from)?;
@@ -261,7 +294,7 @@ impl Door {
         &self,
         connection: &Connection,
         endpoint: Endpoint,
-    ) -> Result<DestinationLink, RejectReason> {
+    ) -> Result<Came, RejectReason> {
         let key = peer_key(connection).ok_or(RejectReason::NotAllowed(CloseCode::UNKNOWN_KEY))?;
         let known = match self.peers.name(key) {
             _ if self.tickets.knows(key) => Known::Ticket,
@@ -286,22 +319,48 @@ impl Door {
             let error = PeerMisbehaved::EndedWithin { lane: "control", within: "the first word" };
             return Err(misbehaved(connection, error).into());
         };
-        if let Err(code) = self.admit(&peer, &first) {
+        let purpose = Purpose::of(connection);
+        if let Err(code) = self.admit(purpose, &peer, &first) {
             close_now(connection, code, code.words());
             return Err(RejectReason::NotAllowed(code));
         }
         control.put_back(first);
         let remedies = self.remedies;
         let core = Core::new(connection.clone(), endpoint, peer, sender, control, remedies);
-        Ok(DestinationLink::new(core))
+        let link = DestinationLink::new(core);
+        Ok(match purpose {
+            Purpose::Migration => Came::ToMigrate(link),
+            Purpose::Probe => Came::ToProbe(link),
+        })
+    }
+
+    /// Answers a probe to its end.
+    async fn probe(&self, link: &DestinationLink) {
+        let mut answers = self.answering.subscribe();
+        let answering = answers.borrow_and_update().clone();
+        let (Some(answering), Ok(_only)) = (answering, self.one_probe.try_acquire()) else {
+            return link.close(CloseCode::BUSY, "a migration or another probe is under way").await;
+        };
+        tracing::info!("a probe from {}", link.peer());
+        let over = async { answers.wait_for(Option::is_none).await.map(drop) };
+        tokio::select! {
+            () = probe::answer(link, answering) => {}
+            _ = over => link.close(CloseCode::BUSY, "a migration begins").await,
+        }
     }
 
     /// Whether this peer may say this first message.
-    fn admit(&self, peer: &Peer, first: &Control) -> Result<(), CloseCode> {
+    fn admit(&self, purpose: Purpose, peer: &Peer, first: &Control) -> Result<(), CloseCode> {
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         let owner =
             |session| sessions.iter().find(|(known, _)| *known == session).map(|(_, owner)| *owner);
         match first {
+            // It leaves no trace: neither of a session nor on the ticket.
+            Control::Hello(_) if purpose == Purpose::Probe => match peer.known {
+                Known::Ticket => self.tickets.is_good(peer.key, SystemTime::now()),
+                _ => Ok(()),
+            },
+            _ if purpose == Purpose::Probe => Err(CloseCode::MISBEHAVED),
             Control::Hello(hello) => {
                 let theirs = owner(hello.session);
                 if peer.known == Known::Ticket && Version::choose(&hello.versions).is_some() {

@@ -210,6 +210,16 @@ struct Entry {
     used_by: Option<SessionId>,
 }
 
+impl Entry {
+    fn is_good(self, now: SystemTime) -> Result<(), CloseCode> {
+        match self.used_by {
+            Some(_) => Err(CloseCode::TICKET_USED),
+            None if now >= self.expires => Err(CloseCode::TICKET_EXPIRED),
+            None => Ok(()),
+        }
+    }
+}
+
 impl TicketBook {
     fn entries(&self) -> MutexGuard<'_, HashMap<KeyFingerprint, Entry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
@@ -239,15 +249,16 @@ impl TicketBook {
         session: SessionId,
         now: SystemTime,
     ) -> Result<(), CloseCode> {
-        match self.entries().get_mut(&client) {
-            None => Err(CloseCode::UNKNOWN_KEY),
-            Some(entry) if entry.used_by.is_some() => Err(CloseCode::TICKET_USED),
-            Some(entry) if now >= entry.expires => Err(CloseCode::TICKET_EXPIRED),
-            Some(entry) => {
-                entry.used_by = Some(session);
-                Ok(())
-            }
-        }
+        let mut entries = self.entries();
+        let entry = entries.get_mut(&client).ok_or(CloseCode::UNKNOWN_KEY)?;
+        entry.is_good(now)?;
+        entry.used_by = Some(session);
+        Ok(())
+    }
+
+    /// Whether a ticket could be used. It stays as it is.
+    pub(super) fn is_good(&self, client: KeyFingerprint, now: SystemTime) -> Result<(), CloseCode> {
+        self.entries().get(&client).ok_or(CloseCode::UNKNOWN_KEY)?.is_good(now)
     }
 
     /// Lets the session that used a ticket come back with it, expired or not.
@@ -326,7 +337,9 @@ mod tests {
         assert_eq!(book.resume(key, first), Err(CloseCode::UNKNOWN_SESSION));
         assert_eq!(book.consume(other, first, now), Err(CloseCode::UNKNOWN_KEY));
         assert_eq!(book.consume(key, first, later), Err(CloseCode::TICKET_EXPIRED));
+        assert_eq!(book.is_good(key, now), Ok(()));
         assert_eq!(book.consume(key, first, now), Ok(()));
+        assert_eq!(book.is_good(key, now), Err(CloseCode::TICKET_USED));
         assert_eq!(book.consume(key, second, now), Err(CloseCode::TICKET_USED));
         assert_eq!(book.resume(key, second), Err(CloseCode::UNKNOWN_SESSION));
         assert_eq!(book.resume(key, first), Ok(()));

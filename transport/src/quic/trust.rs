@@ -6,7 +6,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::Connection;
+use quinn::crypto::rustls::{HandshakeData, QuicClientConfig, QuicServerConfig};
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
@@ -17,8 +18,34 @@ use super::peers::{AuthorizedPeers, Pins};
 use super::ticket::{Ticket, TicketBook};
 use super::verify::{DestinationVerifier, Expected, Seen, SourceVerifier};
 
-/// The protocol's name in the handshake.
-const ALPN: &[u8] = b"qmig/1";
+/// What a link is for, by the name of its protocol in the handshake. A destination that does not know
+/// the name ends the handshake, before anything else is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// A migration.
+    Migration,
+    /// To learn what the path is like.
+    Probe,
+}
+
+impl Purpose {
+    const ALL: [Self; 2] = [Self::Migration, Self::Probe];
+
+    const fn alpn(self) -> &'static [u8] {
+        match self {
+            Self::Migration => b"qmig/1",
+            Self::Probe => b"qmig-probe/1",
+        }
+    }
+
+    /// What both ends have agreed on.
+    pub(super) fn of(connection: &Connection) -> Self {
+        let data =
+            connection.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
+        let name = data.and_then(|data| data.protocol).unwrap_or_default();
+        Self::ALL.into_iter().find(|purpose| name == purpose.alpn()).unwrap_or(Self::Migration)
+    }
+}
 
 /// Whom the source believes, and how it proves itself.
 #[derive(Debug)]
@@ -112,7 +139,7 @@ pub(super) struct SourceTls {
 
 impl SourceTrust {
     /// The TLS of one dial to `target`.
-    pub(super) fn tls(&self, target: &str) -> Result<SourceTls, TrustError> {
+    pub(super) fn tls(&self, target: &str, purpose: Purpose) -> Result<SourceTls, TrustError> {
         let provider = provider();
         let algorithms = provider.signature_verification_algorithms;
         let pin = match self {
@@ -144,7 +171,7 @@ impl SourceTrust {
             Self::Ca(files) => files.credentials(),
         };
         let mut config = builder.with_client_auth_cert(chain, key)?;
-        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.alpn_protocols = vec![purpose.alpn().to_vec()];
         config.resumption = Resumption::disabled();
         config.enable_early_data = false;
         let config = QuicClientConfig::try_from(config).expect("TLS 1.3 has the initial suite");
@@ -184,7 +211,7 @@ impl DestinationTrust {
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_client_cert_verifier(Arc::new(verifier))
             .with_single_cert(credentials.chain, credentials.key)?;
-        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.alpn_protocols = Purpose::ALL.map(|purpose| purpose.alpn().to_vec()).into();
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         config.max_early_data_size = 0;

@@ -14,6 +14,7 @@ use super::limits::{MAX_CONTROL_FRAME, MAX_REASON_BYTES};
 use super::manifest::Manifest;
 use super::missing::{FaultTotals, Missing};
 use super::phase::{PeerPhase, Running};
+use super::probe::{Probe, Probed};
 use super::refusal::{Refusal, read_refusals, write_refusals};
 
 /// One control message.
@@ -55,6 +56,10 @@ pub enum Control {
     Released,
     /// Destination, on a new link, while it runs: these pages have not come (post-copy).
     Missing(Missing),
+    /// Source, in a probe: wish for a page, or only answer.
+    Probe(Probe),
+    /// Destination, in a probe: how long the wish took.
+    Probed(Probed),
 }
 
 /// The kind of a message, by the number that travels. Never renumbered.
@@ -97,11 +102,15 @@ pub enum Kind {
     Released = 17,
     /// [`Control::Missing`]
     Missing = 18,
+    /// [`Control::Probe`]
+    Probe = 19,
+    /// [`Control::Probed`]
+    Probed = 20,
 }
 
 impl Kind {
     /// Every kind and its name on the wire's page.
-    pub const ALL: [(Self, &'static str); 18] = [
+    pub const ALL: [(Self, &'static str); 20] = [
         (Self::Hello, "Hello"),
         (Self::HelloReply, "HelloReply"),
         (Self::Refuse, "Refuse"),
@@ -120,6 +129,8 @@ impl Kind {
         (Self::Release, "Release"),
         (Self::Released, "Released"),
         (Self::Missing, "Missing"),
+        (Self::Probe, "Probe"),
+        (Self::Probed, "Probed"),
     ];
 
     /// The kind's name.
@@ -226,6 +237,8 @@ impl Control {
             Self::Release => Kind::Release,
             Self::Released => Kind::Released,
             Self::Missing(_) => Kind::Missing,
+            Self::Probe(_) => Kind::Probe,
+            Self::Probed(_) => Kind::Probed,
         }
     }
 
@@ -258,6 +271,8 @@ impl Control {
             Self::Resume(session) => w.bytes(&session.0),
             Self::ResumeReply(phase) => phase.write(&mut w),
             Self::Missing(missing) => missing.write(&mut w),
+            Self::Probe(probe) => probe.write(&mut w),
+            Self::Probed(probed) => w.duration(probed.waited),
             Self::Drained(faults) => faults.write(&mut w),
             Self::Ready | Self::Freezing | Self::Handoff | Self::Release | Self::Released => {}
         }
@@ -272,7 +287,7 @@ impl Control {
         let mut r = Reader::new("control message", frame);
         let number = r.u16("a kind of message")?;
         let kind = Kind::from_number(number)
-            .ok_or_else(|| r.error("a kind of message from 1 to 18", Got::Number(number.into())))?;
+            .ok_or_else(|| r.error("a kind of message from 1 to 20", Got::Number(number.into())))?;
         r.set_message(kind.name());
         let message = match kind {
             Kind::Hello => Self::Hello(Hello::read(&mut r)?),
@@ -303,6 +318,8 @@ impl Control {
             Kind::Release => Self::Release,
             Kind::Released => Self::Released,
             Kind::Missing => Self::Missing(Missing::read(&mut r)?),
+            Kind::Probe => Self::Probe(Probe::read(&mut r)?),
+            Kind::Probed => Self::Probed(Probed { waited: r.duration()? }),
         };
         r.end()?;
         Ok(message)

@@ -43,6 +43,8 @@ pub const MAX_FAULTS_OUTSTANDING: usize = 4096;
 pub const MAX_FAULT_BUCKETS: usize = 64;
 /// Ranges one message about missing pages may list.
 pub const MAX_MISSING_RANGES: usize = 32_768;
+/// Bytes of page runs one probe may send: 1 GiB.
+pub const MAX_PROBE_BYTES: u64 = 1 << 30;
 /// Unidirectional streams the source may have open at a time.
 pub const MAX_UNI_STREAMS: u32 = 128;
 /// Bidirectional streams the source may have open at a time: the control stream.

@@ -13,6 +13,7 @@ mod manifest;
 mod missing;
 mod page;
 mod phase;
+mod probe;
 mod refusal;
 
 pub use blob::{BadBlobName, BlobName};
@@ -24,4 +25,5 @@ pub use manifest::{BlobTotal, Manifest, OverLimit, SpaceTotal};
 pub use missing::{FaultTotals, Missing};
 pub use page::{BadRun, Encoding, PageRun};
 pub use phase::{PeerPhase, Running};
+pub use probe::{Probe, Probed};
 pub use refusal::Refusal;

@@ -17,7 +17,7 @@ pub use self::staged::{
 };
 
 /// Nothing was said yet.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Answering {
     features: Features,
     software: String,

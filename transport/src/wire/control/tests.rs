@@ -61,6 +61,8 @@ pub(crate) fn one_of_each() -> Vec<Control> {
         Control::ResumeReply(PeerPhase::Drained(running)),
         Control::Release,
         Control::Released,
+        Control::Probe(Probe { wish: true }),
+        Control::Probed(Probed { waited: Duration::from_micros(20_100) }),
     ]
 }
 
@@ -126,7 +128,7 @@ fn unknown_kinds_say_what_was_expected_and_what_came() {
     let error = Control::decode(&[0x12, 0x34]).expect_err("no such kind");
     assert_eq!(
         error.to_string(),
-        "at byte 2 of control message: expected a kind of message from 1 to 18, got 4660"
+        "at byte 2 of control message: expected a kind of message from 1 to 20, got 4660"
     );
 }
 
