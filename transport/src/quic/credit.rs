@@ -70,8 +70,10 @@ fn window(waiting: Waiting, base_rtt: Duration, congestion_window: u64) -> Optio
     if base_rtt < SHORT {
         return Some(least);
     }
-    // Twice: what is in flight, and what follows when it was acknowledged by QUIC but not yet by us.
-    Some(congestion_window.saturating_mul(2).clamp(least, MOST))
+    // Once what is in flight, once what follows when it was acknowledged by QUIC but not yet by us; and
+    // as much again for what waits over there for a lost packet before it, which is sent again a round
+    // trip later and arrives after another.
+    Some(congestion_window.saturating_mul(4).clamp(least, MOST))
 }
 
 /// The account. Pure.
@@ -186,12 +188,12 @@ mod tests {
         let rows = [
             // Who waits, round trip, in flight: on its way.
             (Waiting::Now, ms(0), mib(6), Some(96 << 10)),
-            (Waiting::Now, ms(20), 275 << 10, Some(550 << 10)),
+            (Waiting::Now, ms(20), 275 << 10, Some(1100 << 10)),
             (Waiting::Now, ms(20), 8 << 10, Some(96 << 10)),
-            (Waiting::Now, ms(100), mib(11), Some(mib(22))),
+            (Waiting::Now, ms(100), mib(5), Some(mib(20))),
             (Waiting::Now, ms(100), mib(100), Some(MOST)),
             (Waiting::Soon, ms(0), mib(6), Some(256 << 10)),
-            (Waiting::Soon, ms(20), 275 << 10, Some(550 << 10)),
+            (Waiting::Soon, ms(20), 275 << 10, Some(1100 << 10)),
             (Waiting::Nobody, ms(0), mib(6), None),
         ];
         for (waiting, rtt, in_flight, expected) in rows {
@@ -209,7 +211,7 @@ mod tests {
         credit.expect(Waiting::Soon);
         credit.acknowledged(ByteCount(0), || (Duration::from_millis(20), 1 << 20));
         credit.expect(Waiting::Now);
-        assert_eq!(credit.with(|account| account.window), Some(2 << 20));
+        assert_eq!(credit.with(|account| account.window), Some(4 << 20));
         credit.expect(Waiting::Soon);
         assert_eq!(credit.waiting(), Waiting::Now, "there is no way back");
     }

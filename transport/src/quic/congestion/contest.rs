@@ -18,11 +18,24 @@ pub(super) struct Contest {
     aim: f64,
     /// The longest round trip seen: a loss beside a short one was not for the queue's sake.
     longest: Duration,
+    /// The shortest and the longest round trip since it began.
+    span: Option<(Duration, Duration)>,
 }
 
 impl Contest {
     pub(super) fn new(now: Duration, window: f64) -> Self {
-        Self { since: now, start: window, aim: window, longest: Duration::ZERO }
+        Self { since: now, start: window, aim: window, longest: Duration::ZERO, span: None }
+    }
+
+    /// An epoch had this round trip.
+    pub(super) fn saw(&mut self, rtt: Duration) {
+        let (least, most) = self.span.unwrap_or((rtt, rtt));
+        self.span = Some((least.min(rtt), most.max(rtt)));
+    }
+
+    /// The round trip, if it was the same all the time: nobody's queue is that steady.
+    pub(super) fn steady(&self, within: Duration) -> Option<Duration> {
+        self.span.filter(|(least, most)| *most <= *least + within).map(|(least, _)| least)
     }
 
     /// The window at the end of an epoch.
@@ -64,6 +77,7 @@ impl Contest {
     /// Goes on from `window` after a pause.
     pub(super) fn resume(&mut self, now: Duration, window: f64) {
         (self.since, self.start, self.aim) = (now, window, self.aim.max(window));
+        self.span = None;
     }
 }
 

@@ -5,6 +5,8 @@
 //! `window · base / rtt + rate · target`. Loss alone says little; delay says much. But delay must be
 //! read with care, and most of this file is that care:
 //!
+//! - **Start-up** ends when a queue stands for half a round trip: what was acknowledged meanwhile is
+//!   what the path carries. What was sent too much drains before anything else is concluded.
 //! - An **epoch** is a round trip, and 10 ms at least. Its round trip is the lower quartile of those of
 //!   its acknowledgements: what the scheduler did to one of our two processes is not in it, and it does
 //!   not depend on how many there were, as the shortest one would.
@@ -17,12 +19,14 @@
 //!   by more and more until a queue shows.
 //! - A queue that **does not yield** although the window shrinks is not ours: a flow that only loss
 //!   holds back fills it, or the base is wrong. Then the window is contested as Cubic does, and now
-//!   and then let down for a round to see whether the queue yields again.
+//!   and then let down for a round to see whether the queue yields again. One that neither yields nor
+//!   changes in the meantime is none: the route is longer than it was.
 
 use std::time::Duration;
 
 use super::contest::Contest;
 use super::path::{BaseRtt, Noise, Rates};
+use super::startup::{End, Startup};
 
 /// The shortest epoch: three time slices of a scheduler.
 const EPOCH: Duration = Duration::from_millis(10);
@@ -48,10 +52,6 @@ const LEAST_TARGET: f64 = 0.25;
 /// Loss that slows by itself, and what is left then.
 const HEAVY_LOSS: f64 = 0.1;
 const HEAVY_LEFT: f64 = 0.85;
-/// What ends start-up: epochs in which the rate did not grow by a quarter, epochs in a row with a
-/// queue. A single one may be a peer that was busy, with next to nothing sent yet.
-const STALE_EPOCHS: u32 = 3;
-const QUEUED_EPOCHS: u32 = 2;
 /// How long a contest goes on before it is looked whether there is anybody; longer each time that
 /// there was, shorter if the queue looks deserted.
 const CONTEST: Duration = Duration::from_secs(3);
@@ -110,12 +110,8 @@ pub(super) struct Control {
 
 #[derive(Debug, Clone)]
 enum Mode {
-    /// Doubling. The best rate, the epochs since it grew, and those in a row with a queue.
-    Startup {
-        best: f64,
-        stale: u32,
-        queued: u32,
-    },
+    /// Growing fast.
+    Startup(Startup),
     Delay,
     /// Since when, when to look whether anybody is there, and the window and rate from which a fair
     /// share is taken.
@@ -172,7 +168,7 @@ impl Control {
             target,
             packet: packet.into(),
             window: float(initial_window),
-            mode: Mode::Startup { best: 0.0, stale: 0, queued: 0 },
+            mode: Mode::Startup(Startup::default()),
             base: BaseRtt::default(),
             rates: Rates::default(),
             noise: Noise::default(),
@@ -221,8 +217,11 @@ impl Control {
         }
         let base = self.base.get().or(self.batch).unwrap_or(rtt);
         let gate = self.target + self.noise.allowance() * 2;
-        if matches!(self.mode, Mode::Startup { .. }) && !held_back && rtt <= base + gate {
-            self.window += float(bytes);
+        if let Mode::Startup(startup) = &mut self.mode {
+            let growth = startup.acked(self.window, bytes);
+            if !held_back && rtt <= base + gate {
+                self.window += growth;
+            }
         }
         if let Some(drain) = &mut self.drain
             && drain.sent_from.is_some_and(|from| sent >= from)
@@ -236,10 +235,11 @@ impl Control {
 
     /// The acknowledgements that came together are over.
     pub(super) fn batch_end(&mut self, now: Duration) {
-        if let Some(rtt) = self.batch.take()
-            && self.epoch.rtts.len() < MOST_SAMPLES
-        {
-            self.epoch.rtts.push(rtt);
+        if let Some(rtt) = self.batch.take() {
+            if self.epoch.rtts.len() < MOST_SAMPLES {
+                self.epoch.rtts.push(rtt);
+            }
+            self.look_for_queue(now, rtt);
         }
         if self.epoch.over {
             self.close_epoch(now);
@@ -283,7 +283,8 @@ impl Control {
             None => {}
         }
         match &mut self.mode {
-            Mode::Startup { .. } => self.startup(base, queue, held_back, lost),
+            Mode::Startup(_) if held_back => {}
+            Mode::Startup(_) => self.startup(now, base, queue, lost),
             Mode::Delay if heavy => self.window *= HEAVY_LEFT,
             Mode::Delay if held_back => {}
             Mode::Delay => self.hold(now, base, queue),
@@ -293,23 +294,45 @@ impl Control {
         self.window = self.window.max(self.least());
     }
 
-    fn startup(&mut self, base: Duration, queue: Duration, held_back: bool, lost: f64) {
-        let target = self.wanted_queue();
-        let Mode::Startup { best, stale, queued } = &mut self.mode else { return };
-        if held_back {
-            return;
+    /// A queue that stands ends start-up before its epochs tell: meanwhile every page waits in it.
+    fn look_for_queue(&mut self, now: Duration, rtt: Duration) {
+        let base = self.base.get().unwrap_or(rtt);
+        let queue = rtt.saturating_sub(base);
+        let wanted = self.wanted_queue();
+        let Mode::Startup(startup) = &mut self.mode else { return };
+        if queue <= wanted || self.epoch.lost > 0 || self.loss > 0.0125 {
+            return startup.no_queue();
         }
+        if let Some(rate) = startup.queue(now, base) {
+            self.rates.push(rate, false);
+            self.drain_startup(now, queue, base);
+        }
+    }
+
+    fn startup(&mut self, now: Duration, base: Duration, queue: Duration, lost: f64) {
+        let Mode::Startup(startup) = &mut self.mode else { return };
+        match startup.epoch(self.rates.best(), lost, self.loss) {
+            Some(End::Overflow) => {
+                self.newcomer = NEWCOMER_LOSSES;
+                self.leave_startup(base);
+            }
+            Some(End::Stale) => self.drain_startup(now, queue, base),
+            None => {}
+        }
+    }
+
+    /// What was sent too much drains; what is said of it meanwhile is not of the new window.
+    fn drain_startup(&mut self, now: Duration, queue: Duration, base: Duration) {
+        self.leave_startup(base);
+        self.drain = Some(Drain { sent_from: Some(now + queue), after: self.window });
+    }
+
+    fn leave_startup(&mut self, base: Duration) {
         let rate = self.rates.best();
-        (*best, *stale) = if rate > *best * 1.25 { (rate, 0) } else { (*best, *stale + 1) };
-        *queued = if queue > target { *queued + 1 } else { 0 };
-        let many = lost > 0.05 && self.loss > 0.0125;
-        if *queued >= QUEUED_EPOCHS || *stale >= STALE_EPOCHS || many {
-            self.mode = Mode::Delay;
-            self.newcomer = if many { NEWCOMER_LOSSES } else { 0 };
-            let fits = rate * (base + target).as_secs_f64();
-            self.window = self.window.min(fits);
-            self.undisputed.sample(self.window, rate);
-        }
+        let fits = rate * (base + self.wanted_queue()).as_secs_f64();
+        self.window = self.window.min(fits);
+        self.undisputed.sample(self.window, rate);
+        self.mode = Mode::Delay;
     }
 
     /// One step of FAST.
@@ -364,6 +387,7 @@ impl Control {
 
     fn contend(&mut self, now: Duration, rtt: Duration, base: Duration, lost: bool) {
         let Mode::Contest { contest, since, look_at, taking } = &mut self.mode else { return };
+        contest.saw(rtt);
         let queue = rtt.saturating_sub(base);
         let last = self.rates.last();
         let deserted = now.saturating_sub(*since) > DESERTED && contest.is_deserted(rtt, base);
@@ -414,7 +438,11 @@ impl Control {
         let target = self.wanted_queue();
         let yields = queue <= target;
         if let Mode::Contest { contest, since, look_at, .. } = &mut self.mode {
-            if yields {
+            let longer = contest.steady(target).filter(|_| now.saturating_sub(*since) >= CONTEST);
+            if let Some(route) = longer {
+                self.base = BaseRtt::starting(now, route);
+            }
+            if yields || longer.is_some() {
                 self.settle(now, target);
             } else {
                 self.contest = (self.contest * 2).min(LONGEST_CONTEST);

@@ -5,6 +5,7 @@ mod control;
 mod path;
 #[cfg(test)]
 mod simulation;
+mod startup;
 #[cfg(test)]
 mod tests;
 

@@ -23,6 +23,11 @@ pub(super) struct BaseRtt {
 }
 
 impl BaseRtt {
+    /// What is known of a route that has just become another.
+    pub(super) const fn starting(now: Duration, rtt: Duration) -> Self {
+        Self { now: Some(rtt), before: None, since: now }
+    }
+
     pub(super) fn sample(&mut self, now: Duration, rtt: Duration, contested: bool) {
         let memory = if contested { CONTEST_MEMORY } else { BASE_MEMORY };
         if now.saturating_sub(self.since) >= memory / 2 {

@@ -248,3 +248,38 @@ fn a_cut_is_survived() {
     let used = share(&world.run(secs(2))[0], &world.path, secs(2));
     assert!(used > 0.9, "{used} used");
 }
+
+/// The end of the path is found with a short queue, which is gone two round trips later. Rows: rate,
+/// round trip, round trips until the link is full, the longest queue in milliseconds.
+#[test]
+fn the_end_of_the_path_is_met_softly() {
+    let rows = [
+        (100, 20, 4, 14.0),
+        (100, 50, 6, 26.0),
+        (100, 100, 8, 32.0),
+        (1000, 20, 9, 14.0),
+        (1000, 100, 13, 50.0),
+        (20, 50, 2, 15.0),
+    ];
+    for (mbit, rtt, round_trips, longest) in rows {
+        let row = format!("{mbit} Mbit/s, {rtt} ms");
+        let path = path(mbit, ms(rtt));
+        let mut world = World::new(path);
+        world.add(ours());
+        let mut full = None;
+        for round in 1..=round_trips + 5 {
+            let got = &world.run(ms(rtt))[0];
+            let (used, most) = (share(got, &path, ms(rtt)), wait(got, 1.0));
+            assert!(most < longest, "{row}, round trip {round}: {most} ms waited");
+            if used > 0.93 {
+                full.get_or_insert(round);
+            }
+            if full.is_some_and(|full| round >= full + 4) {
+                assert!(used > 0.93, "{row}, round trip {round}: {used} used");
+                let short = 4.0 + float(rtt) / 20.0 + 120.0 / float(mbit);
+                assert!(most < short, "{row}, round trip {round}: {most} ms waited");
+            }
+        }
+        assert!(full.is_some_and(|full| full <= round_trips), "{row}: full after {full:?}");
+    }
+}
