@@ -17,6 +17,8 @@ pub(crate) struct Cargo {
     images: ImageSet,
     /// Pages that leave after the hand-over.
     pub(crate) owed: Vec<Owed>,
+    /// Files that have left already.
+    pub(crate) files: Vec<BlobTotal>,
     totals: Vec<SpaceTotal>,
 }
 
@@ -40,7 +42,7 @@ impl Cargo {
             owed: owed_of(space.space).map_or(PageCount(0), |owed| owed.pages.count()),
         });
         let totals = totals.collect();
-        Self { images, owed, totals }
+        Self { images, owed, files: Vec::new(), totals }
     }
 
     /// Pages that leave before the hand-over.
@@ -101,12 +103,14 @@ impl Images<'_> {
         self.iter().map(|(_, bytes)| bytes.len() as u64).sum()
     }
 
-    /// What will be sent, so that the destination knows when it has everything.
-    pub(crate) fn manifest(&self) -> Result<Manifest, Cause> {
+    /// What will be sent, and what has been `sent` already, so that the destination knows when it has
+    /// everything.
+    pub(crate) fn manifest(&self, sent: &[BlobTotal]) -> Result<Manifest, Cause> {
         let blobs = self.iter().map(|(name, bytes)| {
             Ok(BlobTotal { name: blob_name(name)?, bytes: ByteCount(bytes.len() as u64) })
         });
-        let blobs = blobs.collect::<Result<Vec<_>, Cause>>()?;
+        let sent = sent.iter().cloned().map(Ok);
+        let blobs = blobs.chain(sent).collect::<Result<Vec<_>, Cause>>()?;
         Manifest::new(blobs, self.totals.clone()).map_err(|over| Cause::TooMuch(over.to_string()))
     }
 
@@ -127,6 +131,6 @@ pub(crate) async fn send_blob(link: &SourceLink, name: &str, bytes: Vec<u8>) -> 
     Ok(())
 }
 
-fn blob_name(name: &str) -> Result<BlobName, Cause> {
+pub(crate) fn blob_name(name: &str) -> Result<BlobName, Cause> {
     BlobName::new(name).map_err(|bad| Cause::TooMuch(bad.to_string()))
 }

@@ -84,6 +84,9 @@ pub enum Cause {
         /// Why.
         source: std::io::Error,
     },
+    /// Files that go along could not be read.
+    #[error("send files: {0}")]
+    Files(#[from] rootfs::Error),
     /// An object of shared memory could not be opened.
     #[error("read memory: open shared object {}: {source}", id.0)]
     Shared {
@@ -187,6 +190,7 @@ impl Failure {
             | Cause::CriuImages(_)
             | Cause::OtherNumber(_)
             | Cause::Papers { .. }
+            | Cause::Files(_)
             | Cause::Elsewhere(_)
             | Cause::Shared { .. }
             | Cause::LetGo

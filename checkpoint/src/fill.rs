@@ -91,7 +91,7 @@ async fn staged(
     filling: &mut Filling<'_>,
 ) -> Result<Control, Cause> {
     let images = cargo.images();
-    link.send(&frozen.manifest(images.manifest()?)).await?;
+    link.send(&frozen.manifest(images.manifest(&cargo.files)?)).await?;
     images.send(link).await?;
     filling.watch.event(Event::Images { count: images.len(), bytes: images.total_bytes() });
     filling.downtime.lap("images");

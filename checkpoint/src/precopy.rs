@@ -91,7 +91,7 @@ async fn run(
     let mut early = rounds.early().clone();
     early.clocks = Moment::now().inside(job.root);
     let images = Images::of_state(&early);
-    link.send(&precopy.outline(images.manifest()?)).await?;
+    link.send(&precopy.outline(images.manifest(&[])?)).await?;
     images.send(link).await?;
     chaos::point("source:outlined")?;
 

@@ -17,13 +17,14 @@ use transport::session::source::{
     AfterHello, AfterPlan, Agreed, Committed, Frozen, Offering, StagedProof,
 };
 use transport::session::{Outcome, Report};
-use transport::wire::{Abort, AbortCode, Control, Features, SessionId, VersionNumber};
+use transport::wire::{Abort, AbortCode, BlobTotal, Control, Features, SessionId, VersionNumber};
 
 use crate::asks::Asks;
 use crate::cargo::{Cargo, send_blob};
 use crate::downtime::Downtime;
 use crate::engine::{Doomed, Engine, Still, Taken};
 use crate::failure::{Cause, Failure};
+use crate::files::Files;
 use crate::fill::{Filling, fill};
 use crate::handoff::{self, Left};
 use crate::precopy::{self, Ending};
@@ -106,6 +107,14 @@ pub async fn migrate_out(
     let agreed = agree(&link, job, offered, &plan, stop).await.map_err(Failure::refused)?;
     chaos::point("source:agreed").map_err(Failure::refused)?;
 
+    let files = match files(job, &link, stop, watch).await {
+        Ok(files) => files,
+        Err(cause) => {
+            let abort = Abort::new(code_of(&cause), cause.to_string());
+            tell_peer(&link, agreed.abort(abort)).await;
+            return Err(Failure::aborted(cause));
+        }
+    };
     let mut mode = job.mode;
     let (agreed, rounds) = if agreed.features().contains(Features::PRE_COPY) {
         let (precopy, rounds) = precopy::rounds(agreed, &link, job, &plan, stop, watch).await?;
@@ -122,7 +131,14 @@ pub async fn migrate_out(
         freeze(agreed, &link, job, (&plan, rounds.as_ref()), &mut downtime).await?;
     let Taken { images, tasks, mut spaces } = taken;
     let lazy = features.contains(Features::POST_COPY);
-    let cargo = Cargo::load(images, tasks.as_deref(), &mut spaces, lazy);
+    let mut cargo = Cargo::load(images, tasks.as_deref(), &mut spaces, lazy);
+    if let Some((files, ahead)) = files {
+        match files.again(&link, stop, watch).await {
+            Ok(again) => cargo.files = vec![ahead, again],
+            Err(cause) => return Err(give_up(frozen, &link, cause).await),
+        }
+        downtime.lap("files");
+    }
     watch.event(Event::Frozen { pages: cargo.pages().0 });
 
     let mut server = Server::new(&cargo.owed).map_err(Failure::aborted)?;
@@ -194,6 +210,19 @@ async fn agree(
     }
 }
 
+/// Files that go along with the tree cross while it runs.
+async fn files(
+    job: &Job,
+    link: &SourceLink,
+    stop: &mut Stop,
+    watch: &mut dyn Watch,
+) -> Result<Option<(Files, BlobTotal)>, Cause> {
+    let Some(files) = job.engine.files(job.root)? else { return Ok(None) };
+    let crossed = files.ahead(link, stop, watch).await?;
+    chaos::point("source:files")?;
+    Ok(Some(crossed))
+}
+
 /// Stops the tree and reads everything but its pages.
 async fn freeze(
     agreed: Agreed,
@@ -240,15 +269,18 @@ async fn commit(
 
 /// Lets the tree run on, and tells the destination why.
 pub(crate) async fn give_up(frozen: Frozen<Still>, link: &SourceLink, cause: Cause) -> Failure {
-    let code = match cause {
-        Cause::Interrupted => AbortCode::CANCELLED,
-        Cause::PeerMisbehaved(_) => AbortCode::MISBEHAVED,
-        _ => AbortCode::FAILED,
-    };
-    let (held, abort) = frozen.abort(Abort::new(code, cause.to_string()));
+    let (held, abort) = frozen.abort(Abort::new(code_of(&cause), cause.to_string()));
     drop(held); // everybody runs on
     tell_peer(link, abort).await;
     Failure::aborted(cause)
+}
+
+fn code_of(cause: &Cause) -> AbortCode {
+    match cause {
+        Cause::Interrupted => AbortCode::CANCELLED,
+        Cause::PeerMisbehaved(_) => AbortCode::MISBEHAVED,
+        _ => AbortCode::FAILED,
+    }
 }
 
 /// Says goodbye with a reason; a peer that cannot hear it any more finds out by itself.

@@ -172,6 +172,12 @@ pub(crate) struct ContainerName {
     /// Where the runtime keeps the state of its containers (its --root).
     #[arg(long, value_name = "DIR")]
     pub(crate) runtime_root: Option<PathBuf>,
+
+    /// Send the root file system of a container of runc or crun along, as it is when the container
+    /// stops; over there must be none. Without this it must be there already. Changed files of a
+    /// container of Podman go along anyway.
+    #[arg(long, conflicts_with_all = ["podman", "tree", "images_dir"])]
+    pub(crate) with_rootfs: bool,
 }
 
 #[derive(Debug, Args)]

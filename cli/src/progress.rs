@@ -231,6 +231,10 @@ impl Watch for Progress {
                     bar.set_position(done << pages::PAGE_SHIFT);
                 }
             }
+            Event::Files { count, bytes } => {
+                self.say(&format!("{count} files, {}", ByteCount(bytes)));
+                self.emit("files", json!({ "count": count, "bytes": bytes }));
+            }
             Event::Images { count, bytes } => {
                 self.emit("images", json!({ "count": count, "bytes": bytes }));
             }

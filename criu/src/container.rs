@@ -27,7 +27,7 @@ pub const CONFIG: &str = "config.json";
 pub const CHECKPOINT: &str = "checkpoint";
 const PODMAN: &str = "podman";
 /// What podman is to tell of a container.
-const INSPECT: &str = r#"{"pid": {{.State.Pid}}, "status": {{json .State.Status}}, "bundle": {{json .OCIConfigPath}}}"#;
+const INSPECT: &str = r#"{"pid": {{.State.Pid}}, "status": {{json .State.Status}}, "bundle": {{json .OCIConfigPath}}, "image": {{json .Image}}}"#;
 /// Bytes of a runtime's answer that are read.
 const MOST: usize = 64 << 10;
 
@@ -52,6 +52,45 @@ pub struct ContainerState {
     pub status: String,
     /// The directory with its `config.json`.
     pub bundle: PathBuf,
+    /// The image that its files come from, if it is known to have one.
+    #[serde(default)]
+    pub image: String,
+}
+
+/// Files that are not as in their image, by their paths in the container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct ChangedFiles {
+    /// Those that have changed; of folders, that something in them has.
+    pub changed: Vec<PathBuf>,
+    /// New ones.
+    pub added: Vec<PathBuf>,
+    /// Those that are gone.
+    pub deleted: Vec<PathBuf>,
+}
+
+/// The files of a container, in reach of this host. Dropped, they are let go.
+#[derive(Debug)]
+pub struct Mounted {
+    container: Container,
+    folder: PathBuf,
+}
+
+impl Mounted {
+    /// Where they are.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let mut command = self.container.command();
+        command.args(["container", "unmount"]).arg(&self.container.id);
+        if let Err(error) = self.container.said(command, "let go of its files") {
+            tracing::debug!(%error, "Podman unmounts it when it ends");
+        }
+    }
 }
 
 /// What a runtime is to do.
@@ -94,17 +133,42 @@ impl Container {
             true => command.args(["container", "inspect", "--format", INSPECT]),
             false => command.arg("state"),
         };
-        command.arg(&self.id).stdin(Stdio::null());
-        let answer = command.output().map_err(|source| self.unstarted(source))?;
-        if !answer.status.success() {
-            return Err(self.failed("tell its state", &String::from_utf8_lossy(&answer.stderr)));
-        }
-        let state: ContainerState = serde_json::from_slice(&answer.stdout)
+        command.arg(&self.id);
+        let said = self.said(command, "tell its state")?;
+        let state: ContainerState = serde_json::from_slice(&said)
             .map_err(|error| self.failed("tell its state", &error.to_string()))?;
         // Podman tells of the configuration in it.
         let is_config = state.bundle.file_name().is_some_and(|name| name == CONFIG);
         let folder = state.bundle.parent().filter(|_| is_config).map(Path::to_owned);
         Ok(ContainerState { bundle: folder.unwrap_or(state.bundle), ..state })
+    }
+
+    /// Files of a container that is kept which are not as in its image.
+    pub fn changed_files(&self) -> Result<ChangedFiles> {
+        let mut command = self.command();
+        command.args(["diff", "--format", "json"]).arg(&self.id);
+        let what = "tell its changed files";
+        let said = self.said(command, what)?;
+        serde_json::from_slice(&said).map_err(|error| self.failed(what, &error.to_string()))
+    }
+
+    /// Brings the files of a container that is kept into reach.
+    pub fn mount(&self) -> Result<Mounted> {
+        let mut command = self.command();
+        command.args(["container", "mount"]).arg(&self.id);
+        let said = self.said(command, "show its files")?;
+        let folder = String::from_utf8_lossy(&said).trim_end().into();
+        Ok(Mounted { container: self.clone(), folder })
+    }
+
+    /// What it says on its standard output.
+    fn said(&self, mut command: Command, what: &'static str) -> Result<Vec<u8>> {
+        let answer = command.stdin(Stdio::null()).output();
+        let answer = answer.map_err(|source| self.unstarted(source))?;
+        match answer.status.success() {
+            true => Ok(answer.stdout),
+            false => Err(self.failed(what, &String::from_utf8_lossy(&answer.stderr))),
+        }
     }
 
     pub(crate) fn start(&self, task: Task<'_>, criu: &Criu, images: &Scratch) -> Result<AtWork> {

@@ -21,6 +21,7 @@
 #![forbid(unsafe_code)]
 
 mod binary;
+mod bundle;
 mod container;
 mod dump;
 mod error;
@@ -35,7 +36,10 @@ pub mod stream;
 mod work;
 
 pub use binary::{Criu, Features, Version, find};
-pub use container::{CHECKPOINT, CONFIG, Container, ContainerState, DESCRIPTORS};
+pub use bundle::{rerooted, root_of};
+pub use container::{
+    CHECKPOINT, CONFIG, ChangedFiles, Container, ContainerState, DESCRIPTORS, Mounted,
+};
 pub use dump::{DumpOptions, Dumped, Dumping};
 pub use error::{Error, Result};
 pub use lazy_socket::LazyProcess;

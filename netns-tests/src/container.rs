@@ -1,47 +1,29 @@
-//! Containers of runc and crun on the hosts of a lab: a busybox, a program, and what is its own.
+//! Containers of runc, crun and Podman on the hosts of a lab.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use crate::bundle::{BEAT, Bundle, with_journal};
 use crate::criu::Criu;
 use crate::host::Host;
-use crate::requirements::which;
 use crate::running::GLANCE;
-use crate::{Lab, LabError, Result};
+use crate::{Lab, LabError, Migration, Result};
 
 /// How long a container may take for its next beat.
 const SOON: Duration = Duration::from_secs(60);
 /// Podman's configuration.
 const STORAGE: &str = "storage.conf";
 const ENGINE: &str = "containers.conf";
-/// What a container runs: it fills an array, then says again and again, in a file of a tmpfs, how
-/// often it has seen the whole of it, and how much of it was wrong. It starts no program: CRIU cannot
-/// stop one that waits in vfork(2) under the freezer of control groups version 1.
-const BEAT: &str = r#"BEGIN {
-    for (i = 0; i < 30000; i++) kept[i] = "number " i " and some more to fill pages with";
-    for (beat = 1; ; beat++) {
-        wrong = 0;
-        for (i = 0; i < 30000; i++) if (kept[i] != "number " i " and some more to fill pages with") wrong++;
-        print beat, wrong > "/tmp/beat"; close("/tmp/beat");
-    }
-}"#;
-
 /// The runtime of a host, with its own place for state. Dropped, its containers are gone.
 #[derive(Debug)]
 pub struct Runtime<'lab> {
     host: &'lab Host,
     program: PathBuf,
     ids: Vec<String>,
-}
-
-/// A directory with a root file system and a configuration.
-#[derive(Clone, Debug)]
-pub struct Bundle {
-    folder: PathBuf,
 }
 
 /// What a container has said.
@@ -53,71 +35,58 @@ pub struct Beat {
     pub wrong: u64,
 }
 
-impl Bundle {
-    /// One that both hosts see.
-    pub fn make(lab: &Lab) -> Result<Self> {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let folder = lab.shared().join(format!("bundle-{number}"));
-        let root = folder.join("rootfs");
-        for name in ["bin", "dev", "proc", "sys", "tmp"] {
-            let path = root.join(name);
-            std::fs::create_dir_all(&path).map_err(LabError::file("make", &path))?;
-        }
-        let busybox = which("busybox").unwrap_or_default();
-        let copy = root.join("bin/busybox");
-        std::fs::copy(&busybox, &copy).map_err(LabError::file("copy", &busybox))?;
-        for name in ["awk", "cat", "ip", "sh", "sleep"] {
-            let path = root.join("bin").join(name);
-            std::os::unix::fs::symlink("busybox", &path).map_err(LabError::file("link", &path))?;
-        }
-        let bundle = Self { folder };
-        let path = bundle.config();
-        let config = serde_json::to_vec_pretty(&config()).unwrap_or_default();
-        std::fs::write(&path, config).map_err(LabError::file("write", &path))?;
-        Ok(bundle)
-    }
-
-    /// Where it is.
-    pub fn folder(&self) -> &Path {
-        &self.folder
-    }
-
-    /// Its configuration.
-    pub fn config(&self) -> PathBuf {
-        self.folder.join("config.json")
-    }
+/// A container on the source, and who shall have it on the destination.
+#[derive(Debug)]
+pub struct Boxed<'lab> {
+    lab: &'lab Lab,
+    criu: Criu,
+    /// The source's runtime.
+    pub src: Runtime<'lab>,
+    /// The destination's.
+    pub dst: Runtime<'lab>,
+    /// What it is called on the source.
+    pub there: String,
+    /// What it shall be called on the destination.
+    pub here: String,
 }
 
-/// Namespaces of its own for everything, a tmpfs, no terminal.
-fn config() -> Value {
-    let own = ["pid", "network", "ipc", "uts", "mount"].map(|kind| json!({"type": kind}));
-    let may = ["CAP_NET_ADMIN", "CAP_KILL"];
-    let plain = ["nosuid", "noexec", "nodev"];
-    let mount = |to: &str, kind: &str, options: &[&str]| json!({"destination": to, "type": kind, "source": kind, "options": options});
-    json!({
-        "ociVersion": "1.0.2",
-        "hostname": "boxed",
-        "process": {
-            "terminal": false,
-            "user": {"uid": 0, "gid": 0},
-            "args": ["/bin/awk", BEAT],
-            "env": ["PATH=/bin"],
-            "cwd": "/",
-            "noNewPrivileges": true,
-            "capabilities": {"bounding": may, "effective": may, "permitted": may},
-        },
-        "root": {"path": "rootfs"},
-        "mounts": [
-            mount("/proc", "proc", &plain),
-            mount("/dev", "tmpfs", &["nosuid", "mode=755", "size=1024k"]),
-            mount("/tmp", "tmpfs", &["nosuid", "nodev", "size=16m"]),
-            mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
-        ],
-        "linux": {
-            "namespaces": own,
-        },
-    })
+impl<'lab> Boxed<'lab> {
+    /// A container of runc, or crun, that runs.
+    pub fn start(lab: &'lab Lab, criu: &Criu, runtime: &str, bundle: &Bundle) -> Result<Self> {
+        let [mut src, mut dst] = match runtime {
+            "runc" => [lab.src(), lab.dst()].map(Runtime::runc),
+            _ => [Runtime::crun(lab.src(), criu)?, Runtime::crun(lab.dst(), criu)?],
+        };
+        let (there, here) = (src.run(bundle)?, dst.name());
+        Ok(Self { lab, criu: criu.clone(), src, dst, there, here })
+    }
+
+    /// Its move, in which it becomes one of that bundle.
+    pub fn migration(&self, bundle: &Bundle) -> Result<Migration<'lab>> {
+        self.migration_of(&self.there, &self.here, bundle)
+    }
+
+    /// The same of a container of another name, and to one.
+    pub fn migration_of(
+        &self,
+        there: &str,
+        here: &str,
+        bundle: &Bundle,
+    ) -> Result<Migration<'lab>> {
+        let Self { lab, criu, src, dst, .. } = self;
+        let migration = Migration::new(lab)?.deadline(SOON * 2).criu(criu);
+        let migration = migration.container(src.program(), there);
+        let kind = dst.program().file_name().unwrap_or_default().display();
+        Ok(migration
+            .dump_arg("--runtime-root")
+            .dump_arg(src.state_folder().display())
+            .restore_arg("--runtime-root")
+            .restore_arg(dst.state_folder().display())
+            .restore_arg(format!("--{kind}"))
+            .restore_arg(here)
+            .restore_arg("--bundle")
+            .restore_arg(bundle.folder().display()))
+    }
 }
 
 impl<'lab> Runtime<'lab> {
@@ -192,16 +161,15 @@ impl<'lab> Runtime<'lab> {
     /// Starts a container and waits for its first beats.
     pub fn run(&mut self, bundle: &Bundle) -> Result<String> {
         let id = self.name();
-        let mut shell = Command::new("sh");
-        let line = "exec \"$@\" </dev/null >/dev/null 2>/dev/null";
         let log = self.host.scratch().join("runc.log");
-        shell.args(["-c", line, "sh"]).arg(&self.program).envs(self.environment());
+        let mut shell;
         if self.is_podman() {
-            // Limits that qmig's machines can set, and no network, which is another program's.
-            shell.args(["run", "--detach", "--network", "none", "--tmpfs", "/tmp", "--name", &id]);
-            shell.args(["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024", "--rootfs"]);
-            shell.arg(bundle.folder().join("rootfs")).args(["/bin/awk", BEAT]);
+            shell = self.podman_run(&id);
+            shell.arg("--rootfs").arg(bundle.root()).args(["/bin/awk", BEAT]);
         } else {
+            shell = Command::new("sh");
+            shell.args(["-c", "exec \"$@\" </dev/null >/dev/null 2>/dev/null", "sh"]);
+            shell.arg(&self.program);
             shell.arg("--log").arg(&log).arg("--root").arg(self.state_folder());
             shell.args(["run", "--detach", "--bundle"]).arg(bundle.folder()).arg(&id);
         }
@@ -214,6 +182,47 @@ impl<'lab> Runtime<'lab> {
         })?;
         self.wait_beats(&id, 2)?;
         Ok(id)
+    }
+
+    /// Starts a container of an image that Podman has, which keeps a journal.
+    pub fn run_image(&mut self, image: &str) -> Result<String> {
+        let id = self.name();
+        let mut shell = self.podman_run(&id);
+        shell.args([image, "/bin/awk", &with_journal()]);
+        self.host.run(shell)?;
+        self.wait_beats(&id, 2)?;
+        Ok(id)
+    }
+
+    /// Makes an image of a bundle's files, and gives it to other Podmans too.
+    pub fn image_for(&self, others: &[&Self], bundle: &Bundle) -> Result<String> {
+        let name = "qmig-box:latest";
+        let (plain, image) = (bundle.folder().join("plain.tar"), bundle.folder().join("image.tar"));
+        let mut tar = Command::new("tar");
+        tar.arg("--directory")
+            .arg(bundle.root())
+            .arg("--create")
+            .arg("--file")
+            .arg(&plain)
+            .arg(".");
+        self.host.run(tar)?;
+        let [plain, image] = [plain, image].map(|path| path.display().to_string());
+        self.host.run(self.command(&["import", &plain, name]))?;
+        self.host.run(self.command(&["save", "--output", &image, name]))?;
+        for other in others {
+            other.host.run(other.command(&["load", "--input", &image]))?;
+        }
+        Ok(format!("localhost/{name}"))
+    }
+
+    /// Limits that qmig's machines can set, and no network, which is another program's.
+    fn podman_run(&self, id: &str) -> Command {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "exec \"$@\" </dev/null >/dev/null 2>/dev/null", "sh"]);
+        shell.arg(&self.program).envs(self.environment());
+        shell.args(["run", "--detach", "--network", "none", "--tmpfs", "/tmp", "--name", id]);
+        shell.args(["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]);
+        shell
     }
 
     /// What the runtime says of a container: its status and its first process; `None` if it knows none

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::host::Host;
 use crate::lab::Side;
 use crate::running::Running;
-use crate::{Lab, LabError, Result};
+use crate::{Lab, LabError, Result, qmig_binary, requirements};
 
 /// Where `install-criu.sh` puts it, unless `QMIG_CRIU` names another.
 const INSTALLED: &str = "/opt/qmig-criu/sbin/criu";
@@ -35,6 +35,25 @@ impl Criu {
     pub fn installed() -> Option<Self> {
         let program = std::env::var_os("QMIG_CRIU").map_or_else(|| INSTALLED.into(), PathBuf::from);
         program.is_file().then_some(Self { program, args: Vec::new() })
+    }
+
+    /// The one to test with, beside qmig and these programs; else the test is skipped, and says why.
+    pub fn to_test_with(programs: &[&str]) -> Option<Self> {
+        if requirements::missing(programs)
+            || qmig_binary().err().is_some_and(|error| requirements::skip(&error.to_string()))
+        {
+            return None;
+        }
+        let criu = Self::installed();
+        if criu.is_none() {
+            let _ = requirements::skip("no CRIU here (netns-tests/install-criu.sh /opt/qmig-criu)");
+        }
+        criu
+    }
+
+    /// The same for what is done with containers.
+    pub fn for_containers(programs: &[&str]) -> Option<Self> {
+        Self::to_test_with(&[programs, &["busybox", "ip"]].concat())
     }
 
     /// One more argument for each dump and restore.

@@ -33,6 +33,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bundle;
 pub mod chaos;
 mod container;
 mod criu;
@@ -56,7 +57,8 @@ mod subject;
 mod terminal;
 mod workshop;
 
-pub use container::{Beat, Bundle, Runtime};
+pub use bundle::Bundle;
+pub use container::{Beat, Boxed, Runtime};
 pub use criu::{Criu, TlsKeys};
 pub use error::{LabError, Result};
 pub use host::{Host, Process, in_session};

@@ -4,9 +4,7 @@ use std::error::Error;
 use std::time::{Duration, Instant};
 
 use netns_tests::chaos::{Action, Fault};
-use netns_tests::{
-    Bundle, Criu, Lab, Migration, Runtime, Side, Subject, qmig_binary, requirements,
-};
+use netns_tests::{Boxed, Bundle, Criu, Lab, Migration, Runtime, Side, Subject};
 
 use nix::sys::signal::Signal;
 
@@ -14,79 +12,40 @@ type Outcome = Result<(), Box<dyn Error>>;
 
 const SOON: Duration = Duration::from_secs(60);
 
-/// The CRIU to test with, unless something is missing.
-fn criu() -> Option<Criu> {
-    if requirements::missing(&["runc", "busybox", "ip"])
-        || qmig_binary().err().is_some_and(|error| requirements::skip(&error.to_string()))
-    {
-        return None;
-    }
-    let criu = Criu::installed();
-    if criu.is_none() {
-        let _ = requirements::skip("no CRIU here (netns-tests/install-criu.sh /opt/qmig-criu)");
-    }
-    criu
-}
-
-fn migration<'lab>(
-    lab: &'lab Lab,
-    criu: &Criu,
-    (src, there): (&Runtime<'_>, &str),
-    (dst, here): (&Runtime<'_>, &str),
-    bundle: &Bundle,
-) -> Result<Migration<'lab>, Box<dyn Error>> {
-    let migration =
-        Migration::new(lab)?.deadline(SOON * 2).criu(criu).container(src.program(), there);
-    Ok(migration
-        .dump_arg("--runtime-root")
-        .dump_arg(src.state_folder().display())
-        .restore_arg("--runtime-root")
-        .restore_arg(dst.state_folder().display())
-        .restore_arg(format!("--{}", dst.program().file_name().unwrap_or_default().display()))
-        .restore_arg(here)
-        .restore_arg("--bundle")
-        .restore_arg(bundle.folder().display()))
-}
-
 /// With a tmpfs and a network of its own: what it remembers, what it wrote there, and its addresses
 /// are over there, under another name.
 fn moves(runtime: &str, mode: &str) -> Outcome {
-    let Some(criu) = criu() else { return Ok(()) };
+    let Some(criu) = Criu::for_containers(&["runc"]) else { return Ok(()) };
     let lab = Lab::two_hosts()?;
-    let [mut src, mut dst] = match runtime {
-        "runc" => [lab.src(), lab.dst()].map(Runtime::runc),
-        _ => [Runtime::crun(lab.src(), &criu)?, Runtime::crun(lab.dst(), &criu)?],
-    };
     let bundle = Bundle::make(&lab)?;
-    let there = src.run(&bundle)?;
-    let here = dst.name();
+    let boxed = Boxed::start(&lab, &criu, runtime, &bundle)?;
+    let Boxed { src, dst, there, here, .. } = &boxed;
     for line in [
         &["ip", "link", "set", "lo", "up"][..],
         &["ip", "addr", "add", "10.99.0.1/24", "dev", "lo"],
         &["sh", "-c", "echo kept >/tmp/kept"],
     ] {
-        src.exec(&there, line)?;
+        src.exec(there, line)?;
     }
-    let before = src.wait_beats(&there, 1)?;
+    let before = src.wait_beats(there, 1)?;
 
     // The bundle over there has no configuration yet: it gets the one of the source.
     let other = Bundle::make(&lab)?;
     std::fs::remove_file(other.config())?;
-    let migration = migration(&lab, &criu, (&src, &there), (&dst, &here), &other)?;
-    let moved = migration.dump_arg("--mode").dump_arg(mode).run(0)?;
+    let moved = boxed.migration(&other)?.dump_arg("--mode").dump_arg(mode).run(0)?;
     moved.succeeded()?;
     let restored = moved.restore().wait(SOON)?;
     assert!(restored.success(), "{}", moved.logs());
 
     assert_eq!(std::fs::read(other.config())?, std::fs::read(bundle.config())?);
-    let (status, pid) = dst.state(&here).ok_or("the runtime does not know it")?;
+    let (status, pid) = dst.state(here).ok_or("the runtime does not know it")?;
     assert_eq!((status.as_str(), pid > 1), ("running", true));
-    assert_eq!(src.state(&there), None, "the source's runtime still has it");
-    let after = dst.wait_beats(&here, 2)?;
+    assert_eq!(src.state(there), None, "the source's runtime still has it");
+    let after = dst.wait_beats(here, 2)?;
     assert!(after.number > before.number, "it began anew: {before:?}, {after:?}");
     assert_eq!(after.wrong, 0, "its memory changed");
-    assert_eq!(dst.exec(&here, &["cat", "/tmp/kept"])?, "kept\n");
-    let addresses = dst.exec(&here, &["ip", "addr"])?;
+    assert_eq!(dst.exec(here, &["cat", "/tmp/kept"])?, "kept\n");
+    let addresses = dst.exec(here, &["ip", "addr"])?;
     assert!(addresses.contains("10.99.0.1/24"), "{addresses}");
     let report = moved.event(Side::Source, "report").ok_or("no report")?;
     assert_eq!(!report.field("faults").is_null(), mode == "post-copy", "{}", moved.logs());
@@ -116,13 +75,13 @@ fn of_crun_by_post_copy() -> Outcome {
 /// Whoever fails before the hand-over: the container goes on where it was, its runtime still knows
 /// it, the runtime over there knows nothing, and it can be moved afterwards.
 fn stays(side: Side, phase: &str, action: Action) -> Outcome {
-    let Some(criu) = criu() else { return Ok(()) };
+    let Some(criu) = Criu::for_containers(&["runc"]) else { return Ok(()) };
     let lab = Lab::two_hosts()?;
-    let (mut src, mut dst) = (Runtime::runc(lab.src()), Runtime::runc(lab.dst()));
     let bundle = Bundle::make(&lab)?;
-    let there = src.run(&bundle)?;
-    let here = dst.name();
-    let broken = migration(&lab, &criu, (&src, &there), (&dst, &here), &bundle)?
+    let boxed = Boxed::start(&lab, &criu, "runc", &bundle)?;
+    let Boxed { src, dst, there, here, .. } = &boxed;
+    let broken = boxed
+        .migration(&bundle)?
         .fault(Fault::new(side, phase, action))
         .dump_arg("--connect-timeout")
         .dump_arg("1s")
@@ -131,12 +90,12 @@ fn stays(side: Side, phase: &str, action: Action) -> Outcome {
     let moved = broken.run(0)?;
     assert!(!moved.dumped().success(), "{}", moved.logs());
     moved.restore().wait(SOON)?;
-    assert_eq!(src.wait_beats(&there, 2)?.wrong, 0);
-    assert_eq!(src.state(&there).ok_or("its runtime lost it")?.0, "running");
-    until_gone(&dst, &here).map_err(|left| format!("{left}\n{}", moved.logs()))?;
-    migration(&lab, &criu, (&src, &there), (&dst, &here), &bundle)?.run(0)?.succeeded()?;
-    assert_eq!(dst.wait_beats(&here, 2)?.wrong, 0);
-    assert_eq!(src.state(&there), None);
+    assert_eq!(src.wait_beats(there, 2)?.wrong, 0);
+    assert_eq!(src.state(there).ok_or("its runtime lost it")?.0, "running");
+    until_gone(dst, here).map_err(|left| format!("{left}\n{}", moved.logs()))?;
+    boxed.migration(&bundle)?.run(0)?.succeeded()?;
+    assert_eq!(dst.wait_beats(here, 2)?.wrong, 0);
+    assert_eq!(src.state(there), None);
     Ok(())
 }
 
@@ -159,13 +118,13 @@ fn a_source_that_dies_leaves_it_where_it_is() -> Outcome {
 /// and the one it was does not run again.
 #[test]
 fn one_whose_pages_cannot_come_ends() -> Outcome {
-    let Some(criu) = criu() else { return Ok(()) };
+    let Some(criu) = Criu::for_containers(&["runc"]) else { return Ok(()) };
     let lab = Lab::two_hosts()?;
-    let (mut src, mut dst) = (Runtime::runc(lab.src()), Runtime::runc(lab.dst()));
     let bundle = Bundle::make(&lab)?;
-    let there = src.run(&bundle)?;
-    let here = dst.name();
-    let slow = migration(&lab, &criu, (&src, &there), (&dst, &here), &bundle)?
+    let boxed = Boxed::start(&lab, &criu, "runc", &bundle)?;
+    let Boxed { src, dst, there, here, .. } = &boxed;
+    let slow = boxed
+        .migration(&bundle)?
         .fault(Fault::new(Side::Destination, "running", Action::Kill))
         .dump_arg("--mode")
         .dump_arg("post-copy")
@@ -177,14 +136,14 @@ fn one_whose_pages_cannot_come_ends() -> Outcome {
         runtime.state(id).is_some_and(|(status, _)| status == "running")
     };
     let end = Instant::now() + SOON;
-    while runs(&dst, &here) {
+    while runs(dst, here) {
         assert!(Instant::now() < end, "it runs on without its pages");
         std::thread::sleep(Duration::from_millis(10));
     }
     lab.src().signal(moving.qmig(Side::Source).pid(), Signal::SIGTERM)?;
     let moved = moving.finish()?;
     assert!(!moved.dumped().success(), "{}", moved.logs());
-    assert!(!runs(&src, &there), "it runs again where it was: {}", moved.logs());
+    assert!(!runs(src, there), "it runs again where it was: {}", moved.logs());
     Ok(())
 }
 
@@ -204,14 +163,15 @@ fn until_gone(runc: &Runtime<'_>, id: &str) -> Result<(), String> {
 #[test]
 fn what_does_not_fit_is_refused() -> Outcome {
     const REFUSED: Option<i32> = Some(121);
-    let Some(criu) = criu() else { return Ok(()) };
+    let Some(criu) = Criu::for_containers(&["runc"]) else { return Ok(()) };
     let lab = Lab::two_hosts()?;
-    let (mut src, mut dst) = (Runtime::runc(lab.src()), Runtime::runc(lab.dst()));
     let bundle = Bundle::make(&lab)?;
-    let there = src.run(&bundle)?;
+    let mut boxed = Boxed::start(&lab, &criu, "runc", &bundle)?;
+    let taken = boxed.dst.run(&bundle)?;
+    let Boxed { src, here, there, .. } = &boxed;
 
     // A container that nobody waits for as one.
-    let plain = Migration::new(&lab)?.criu(&criu).container(src.program(), &there);
+    let plain = Migration::new(&lab)?.criu(&criu).container(src.program(), there);
     let state = src.state_folder().display().to_string();
     let moved = plain.dump_arg("--runtime-root").dump_arg(&state).run(0)?;
     assert_eq!(moved.dumped().code(), REFUSED, "{}", moved.logs());
@@ -220,8 +180,7 @@ fn what_does_not_fit_is_refused() -> Outcome {
 
     // A process where a container is waited for.
     let process = Subject::new("heartbeat").start(&lab, lab.src())?;
-    let here = dst.name();
-    let waiting = Migration::new(&lab)?.criu(&criu).restore_arg("--runc").restore_arg(&here);
+    let waiting = Migration::new(&lab)?.criu(&criu).restore_arg("--runc").restore_arg(here);
     let waiting = waiting.restore_arg("--bundle").restore_arg(bundle.folder().display());
     let moved = waiting.run(process.pid())?;
     assert_eq!(moved.dumped().code(), REFUSED, "{}", moved.logs());
@@ -229,18 +188,17 @@ fn what_does_not_fit_is_refused() -> Outcome {
     assert!(moved.logs().contains("it is no container"), "{}", moved.logs());
 
     // One that does not exist: nobody is even called.
-    let moved = migration(&lab, &criu, (&src, "nobody"), (&dst, &here), &bundle)?.run(0)?;
+    let moved = boxed.migration_of("nobody", here, &bundle)?.run(0)?;
     assert_eq!(moved.dumped().code(), REFUSED, "{}", moved.logs());
     lab.dst().signal(moved.restore().pid(), Signal::SIGTERM)?;
     moved.restore().wait(SOON)?;
     assert!(moved.logs().contains("does not exist"), "{}", moved.logs());
 
     // No room under its name.
-    let taken = dst.run(&bundle)?;
-    let moved = migration(&lab, &criu, (&src, &there), (&dst, &taken), &bundle)?.run(0)?;
+    let moved = boxed.migration_of(there, &taken, &bundle)?.run(0)?;
     assert_eq!(moved.dumped().code(), REFUSED, "{}", moved.logs());
     moved.restore().wait(SOON)?;
     assert!(moved.logs().contains("there is one of this name"), "{}", moved.logs());
-    assert_eq!(src.wait_beats(&there, 1)?.wrong, 0);
+    assert_eq!(src.wait_beats(there, 1)?.wrong, 0);
     Ok(())
 }

@@ -3,22 +3,16 @@
 use std::error::Error;
 use std::time::Duration;
 
-use netns_tests::{Bundle, Criu, Lab, Migration, Runtime, qmig_binary, requirements};
+use netns_tests::{Bundle, Criu, Lab, Migration, Runtime};
+use nix::sys::signal::Signal;
 
 type Outcome = Result<(), Box<dyn Error>>;
 
+const NEEDED: [&str; 3] = ["podman", "conmon", "runc"];
 const SOON: Duration = Duration::from_secs(60);
 
 fn moves(mode: &str) -> Outcome {
-    if requirements::missing(&["podman", "conmon", "runc", "busybox"])
-        || qmig_binary().err().is_some_and(|error| requirements::skip(&error.to_string()))
-    {
-        return Ok(());
-    }
-    let Some(criu) = Criu::installed() else {
-        let _ = requirements::skip("no CRIU here (netns-tests/install-criu.sh /opt/qmig-criu)");
-        return Ok(());
-    };
+    let Some(criu) = Criu::for_containers(&NEEDED) else { return Ok(()) };
     let lab = Lab::two_hosts()?;
     let (mut src, mut dst) = (Runtime::podman(lab.src())?, Runtime::podman(lab.dst())?);
     let bundle = Bundle::make(&lab)?;
@@ -48,6 +42,82 @@ fn moves(mode: &str) -> Outcome {
     let after = dst.wait_beats(&here, 2)?;
     assert!(after.number > before.number, "it began anew: {before:?}, {after:?}");
     assert_eq!(after.wrong, 0, "its memory changed");
+    Ok(())
+}
+
+/// Of an image that both have: what the container has changed in it goes along.
+#[test]
+fn its_changed_files_go_along() -> Outcome {
+    let Some(criu) = Criu::for_containers(&NEEDED) else { return Ok(()) };
+    let lab = Lab::two_hosts()?;
+    let (mut src, mut dst) = (Runtime::podman(lab.src())?, Runtime::podman(lab.dst())?);
+    let bundle = Bundle::make(&lab)?;
+    for name in ["changes", "goes", "stays", "changes-there"] {
+        std::fs::write(bundle.root().join(name), name)?;
+    }
+    let image = src.image_for(&[&dst], &bundle)?;
+    let there = src.run_image(&image)?;
+    let here = dst.run_image(&image)?;
+    src.exec(&there, &["sh", "-c", "echo changed >/changes; echo new >/new; exec rm /goes"])?;
+    dst.exec(&here, &["sh", "-c", "echo other >/changes; echo only here >/of-here"])?;
+    dst.stop(&here)?;
+    let migration = || -> Result<Migration<'_>, Box<dyn Error>> {
+        let migration = Migration::new(&lab)?.deadline(SOON * 2).criu(&criu);
+        let migration = migration.container(src.program(), &there).environment(&src.environment());
+        Ok(migration.restore_arg("--podman").restore_arg(&here))
+    };
+
+    // A bundle's root file system is not Podman's.
+    let moved = migration()?.dump_arg("--with-rootfs").run(0)?;
+    assert_eq!(moved.dumped().code(), Some(2), "{}", moved.logs());
+    lab.dst().signal(moved.restore().pid(), Signal::SIGTERM)?;
+    moved.restore().wait(SOON)?;
+
+    let moved = migration()?.run(0)?;
+    moved.succeeded()?;
+    assert!(moved.restore().wait(SOON)?.success(), "{}", moved.logs());
+    let beat = dst.wait_beats(&here, 2)?;
+    assert_eq!(beat.wrong, 0, "its memory changed");
+    let journal = dst.exec(&here, &["cat", "/journal"])?;
+    let numbers: Vec<u64> = journal.lines().map(str::parse).collect::<Result<_, _>>()?;
+    assert!(numbers.iter().zip(1..).all(|(number, due)| *number == due), "{numbers:?}");
+    assert!(numbers.len() as u64 >= beat.number, "{numbers:?}, {beat:?}");
+    for (name, content) in [("changes", "changed\n"), ("new", "new\n"), ("stays", "stays")] {
+        assert_eq!(dst.exec(&here, &["cat", name])?, content);
+    }
+    for name in ["goes", "of-here"] {
+        assert!(dst.exec(&here, &["cat", name]).is_err(), "{name} is there");
+    }
+    Ok(())
+}
+
+/// Made of other images, or with what cannot be made like the other: refused, or given up, by name.
+#[test]
+fn what_differs_is_told() -> Outcome {
+    let Some(criu) = Criu::for_containers(&NEEDED) else { return Ok(()) };
+    let lab = Lab::two_hosts()?;
+    let (mut src, mut dst) = (Runtime::podman(lab.src())?, Runtime::podman(lab.dst())?);
+    let bundle = Bundle::make(&lab)?;
+    std::fs::write(bundle.root().join("known"), b"known")?;
+    let image = src.image_for(&[&dst], &bundle)?;
+    let there = src.run_image(&image)?;
+    let plain = dst.run(&bundle)?;
+    dst.stop(&plain)?;
+    let changed = dst.run_image(&image)?;
+    dst.exec(&changed, &["sh", "-c", "echo unknown >/known"])?;
+    dst.stop(&changed)?;
+    for (here, code, why) in [
+        (&plain, Some(121), "it is made of image"),
+        (&changed, Some(122), "/known is not as in the image here"),
+    ] {
+        let migration = Migration::new(&lab)?.deadline(SOON * 2).criu(&criu);
+        let migration = migration.container(src.program(), &there).environment(&src.environment());
+        let moved = migration.restore_arg("--podman").restore_arg(here).run(0)?;
+        assert_eq!(moved.dumped().code(), code, "{}", moved.logs());
+        assert!(moved.logs().contains(why), "{}", moved.logs());
+        moved.restore().wait(SOON)?;
+        assert_eq!(src.wait_beats(&there, 2)?.wrong, 0);
+    }
     Ok(())
 }
 

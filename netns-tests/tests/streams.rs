@@ -6,9 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use netns_tests::chaos::{Action, Fault, Runs, who_runs};
-use netns_tests::{
-    Criu, Host, Lab, QmigEvent, Running, Side, Started, Subject, qmig_binary, requirements,
-};
+use netns_tests::{Criu, Host, Lab, QmigEvent, Running, Side, Started, Subject, qmig_binary};
 use nix::sys::signal::Signal;
 
 type Outcome = Result<(), Box<dyn Error>>;
@@ -17,20 +15,6 @@ const SOON: Duration = Duration::from_secs(60);
 /// What a qmig says that has left everything as it was.
 const ABORTED: Option<i32> = Some(122);
 const REFUSED: Option<i32> = Some(121);
-
-/// The CRIU to test with, unless something is missing.
-fn criu() -> Option<Criu> {
-    if requirements::missing(&[])
-        || qmig_binary().err().is_some_and(|error| requirements::skip(&error.to_string()))
-    {
-        return None;
-    }
-    let criu = Criu::installed();
-    if criu.is_none() {
-        let _ = requirements::skip("no CRIU here (netns-tests/install-criu.sh /opt/qmig-criu)");
-    }
-    criu
-}
 
 /// A subject on the source, and both qmigs between the two CRIUs.
 struct Bridge {
@@ -130,7 +114,7 @@ fn said(qmig: &Running, name: &str) -> Outcome {
 /// What one CRIU dumps another restores; the subject judges itself over there. `dump` and `words` are
 /// what else the two are told; the restore may be there `first`.
 fn moves(subject: &Subject, mode: &str, dump: &[&str], words: &[&str], first: bool) -> Outcome {
-    let Some(criu) = criu() else { return Ok(()) };
+    let Some(criu) = Criu::to_test_with(&[]) else { return Ok(()) };
     let bridge = Bridge::make(criu, subject, mode)?;
     let early = if first { Some(bridge.restore(words)?) } else { None };
     let dump = bridge.dump(dump)?;
@@ -169,7 +153,7 @@ fn post_copy() -> Outcome {
 
 /// A restore that fails, is never started, or cannot take what comes: the dumped tree runs on.
 fn stays(mode: &str, act: impl FnOnce(&Bridge) -> Outcome) -> Outcome {
-    let Some(criu) = criu() else { return Ok(()) };
+    let Some(criu) = Criu::to_test_with(&[]) else { return Ok(()) };
     let bridge = Bridge::make(criu, &Subject::new("heartbeat"), mode)?;
     let dump = bridge.dump(&[])?;
     act(&bridge)?;
@@ -218,7 +202,7 @@ fn nobody_restores_and_a_person_ends_it() -> Outcome {
 /// The hand-over is on its way when the CRIU over there dies: its tree is ended, and given back.
 #[test]
 fn a_restoring_criu_that_dies() -> Outcome {
-    let Some(criu) = criu() else { return Ok(()) };
+    let Some(criu) = Criu::to_test_with(&[]) else { return Ok(()) };
     let fault = Fault::new(Side::Destination, "staged", Action::Stop);
     let bridge = Bridge::with(criu, &Subject::new("heartbeat"), "stop", Some(fault))?;
     let dump = bridge.dump(&[])?;
@@ -238,7 +222,7 @@ fn a_restoring_criu_that_dies() -> Outcome {
 /// Words that would let two copies run, or pages be asked of CRIU: it does not even begin.
 #[test]
 fn a_dump_that_does_not_suit_is_refused() -> Outcome {
-    let Some(criu) = criu() else { return Ok(()) };
+    let Some(criu) = Criu::to_test_with(&[]) else { return Ok(()) };
     let bridge = Bridge::make(criu, &Subject::new("heartbeat"), "stop")?;
     let dump = bridge.dump(&["--leave-running"])?;
     assert_eq!(bridge.proxy.wait(SOON)?.code(), REFUSED, "{}", bridge.logs());

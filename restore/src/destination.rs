@@ -5,27 +5,24 @@
 //! here, and with the source running on.
 
 use std::collections::HashMap;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use image::plan::{LONGEST_PLAN, PLAN, Plan};
-use image::{ImageSet, ImageSetBuilder, Limits, pagemap};
-use pages::{ByteCount, PageCount, PageSet, SpaceId};
+use pages::{ByteCount, PageCount, SpaceId};
 use tracee::{Keeper, chaos};
 use transport::event::{Event, Watch};
-use transport::quic::{CloseCode, DestinationLink, Incoming, LinkError, Listener, PageReceiver};
-use transport::session::destination::{
-    AfterFilling, AfterHello, Answering, Building, Checked, Filling, Greeted,
-};
+use transport::quic::{CloseCode, DestinationLink, Incoming, Listener};
+use transport::session::destination::{AfterHello, Answering, Building, Checked, Greeted};
 use transport::stop::Stop;
-use transport::wire::{Abort, AbortCode, BlobName, Control, Features, Manifest, SpaceTotal};
+use transport::wire::{Abort, AbortCode, Control, Features, SpaceTotal};
 
 use crate::build::Sink;
-use crate::engine::{Engine, Ready};
+use crate::engine::{Arrived, Engine, Ready};
 use crate::failure::{Cause, Failure};
 use crate::fill::Fill;
+use crate::gather::{Gathered, Hearing, gather, total};
 use crate::handoff::{self, Farewell};
 use crate::inflow::Inflow;
 use crate::offspring::Offspring;
@@ -78,6 +75,10 @@ async fn take(
     };
     let greeted_rounds = greeted.features().contains(Features::PRE_COPY);
     let checked = agree(&link, greeted, &plan, host).await.map_err(Failure::refused)?;
+    let files = match host.engine.files(&plan) {
+        Ok(files) => files,
+        Err(cause) => return Err(goodbye(&link, cause).await),
+    };
 
     let (hearing, early) = if greeted_rounds {
         match rounds::rounds(&link, checked, host.engine.grows().unwrap_or_default(), stop, watch)
@@ -89,12 +90,11 @@ async fn take(
     } else {
         (Hearing::Checked(checked), None)
     };
-    let (building, gathered) = match gather(&link, hearing, stop, watch).await {
+    let (building, gathered) = match gather(&link, hearing, files, stop, watch).await {
         Ok(gathered) => gathered,
         Err(cause) => return Err(goodbye(&link, cause).await),
     };
-    let gathered = Gathered { early, ..gathered };
-    let built = match build(&link, &building, gathered, keeper, host, stop, watch).await {
+    let built = match build(&link, &building, (gathered, early), keeper, host, stop, watch).await {
         Ok(built) => built,
         Err(cause) => return Err(goodbye(&link, cause).await),
     };
@@ -207,138 +207,6 @@ async fn agree(
     }
 }
 
-/// Everything that must be here before the tree can be built.
-struct Gathered {
-    images: ImageSet,
-    manifest: Manifest,
-    /// Pages that follow after the hand-over.
-    owed: HashMap<SpaceId, PageSet>,
-    /// A stream of pages that began to arrive before there was memory to put them in.
-    bulk: Option<PageReceiver>,
-    /// What was built while the program still ran.
-    early: Option<Early>,
-}
-
-/// What the session is in while images arrive.
-enum Hearing {
-    Checked(Checked),
-    Filling(Filling),
-    Building(Building, Manifest),
-}
-
-impl Hearing {
-    fn receive(self, message: Control) -> Result<Self, Cause> {
-        let next = match self {
-            Self::Checked(checked) => checked.receive(message)?,
-            Self::Filling(filling) => filling.receive(message)?,
-            Self::Building(building, _) => {
-                return Err(Cause::PeerAborted(building.receive(message)?));
-            }
-        };
-        match next {
-            AfterFilling::Freezing(filling) | AfterFilling::RoundEnd(filling, _) => {
-                Ok(Self::Filling(filling))
-            }
-            AfterFilling::Manifest(building, manifest) => Ok(Self::Building(building, manifest)),
-            // Rounds without having agreed on them.
-            AfterFilling::Outline(..) => Err(Cause::UnexpectedLane),
-            AfterFilling::Aborted(abort) => Err(Cause::PeerAborted(abort)),
-        }
-    }
-
-    /// True once as many images are here as were announced.
-    fn is_complete(&self, images: &ImageSetBuilder) -> bool {
-        matches!(self, Self::Building(_, manifest) if manifest.blobs().len() == images.len())
-    }
-}
-
-/// An image that is being read.
-type Reading = Pin<Box<dyn Future<Output = (BlobName, Result<Vec<u8>, LinkError>)>>>;
-
-/// Receives the manifest and every image. One image is read at a time, so that what is held is
-/// what the limits of a set allow, whatever the source opens.
-async fn gather(
-    link: &DestinationLink,
-    mut hearing: Hearing,
-    stop: &mut Stop,
-    watch: &mut dyn Watch,
-) -> Result<(Building, Gathered), Cause> {
-    chaos::point("destination:checked")?;
-    let mut images = ImageSetBuilder::new(Limits::default());
-    let mut reading: Option<Reading> = None;
-    let mut bulk = None;
-    while !hearing.is_complete(&images) {
-        let idle = reading.is_none();
-        let read = async {
-            match reading.as_mut() {
-                Some(reading) => reading.await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            message = link.recv() => hearing = hearing.receive(message?)?,
-            (name, bytes) = read => {
-                reading = None;
-                images.insert(name.as_str(), bytes?)?;
-            }
-            lane = link.next_lane(), if idle => match lane? {
-                Incoming::Blob(blob) => {
-                    let (name, room) = (blob.name().clone(), ByteCount(images.room()));
-                    reading = Some(Box::pin(async move { (name, blob.read_all(room).await) }));
-                }
-                Incoming::Bulk(pages) if bulk.is_none() => bulk = Some(pages),
-                Incoming::Bulk(_) | Incoming::Urgent(_) => return Err(Cause::UnexpectedLane),
-            },
-            () = stop.ended() => return Err(Cause::Interrupted),
-        }
-    }
-    let Hearing::Building(building, manifest) = hearing else { unreachable!("it is complete") };
-    let images = complete(images, &manifest)?;
-    let owed = owed(&images, &manifest)?;
-    watch.event(Event::Images { count: images.len(), bytes: images.total_bytes() });
-    watch.event(Event::Frozen { pages: total(&manifest).0 });
-    chaos::point("destination:images")?;
-    Ok((building, Gathered { images, manifest, owed, bulk, early: None }))
-}
-
-/// All pages that come, before or after the hand-over.
-fn total(manifest: &Manifest) -> PageCount {
-    manifest.spaces().iter().map(|space| space.sent + space.owed).sum()
-}
-
-/// Which pages follow after the hand-over: their pagemaps are among the images.
-fn owed(images: &ImageSet, manifest: &Manifest) -> Result<HashMap<SpaceId, PageSet>, Cause> {
-    let mut all = HashMap::new();
-    for total in manifest.spaces().iter().filter(|total| total.owed.0 > 0) {
-        let name = pagemap::image_name(total.space);
-        let bytes = images.get(&name).unwrap_or_default();
-        let owed = pagemap::owed(&name, bytes)?;
-        if owed.count() != total.owed {
-            return Err(Cause::OwedOtherwise { image: name, announced: total.owed.0 });
-        }
-        all.insert(total.space, owed);
-    }
-    Ok(all)
-}
-
-/// Every image of the manifest is here, and as long as it says.
-pub(crate) fn complete(images: ImageSetBuilder, manifest: &Manifest) -> Result<ImageSet, Cause> {
-    let images = images.seal()?;
-    for blob in manifest.blobs() {
-        let name = blob.name.as_str();
-        let length = images.get(name).map(|bytes| bytes.len() as u64);
-        if length != Some(blob.bytes.0) {
-            let (image, announced) = (name.to_owned(), blob.bytes);
-            return Err(Cause::OtherThanAnnounced {
-                image,
-                announced,
-                came: length.map(ByteCount),
-            });
-        }
-    }
-    Ok(images)
-}
-
 /// A tree that is one instruction from running.
 struct Staging {
     ready: Ready,
@@ -352,15 +220,16 @@ struct Staging {
 async fn build(
     link: &DestinationLink,
     building: &Building,
-    gathered: Gathered,
+    (gathered, early): (Gathered, Option<Early>),
     keeper: Option<Keeper>,
     host: &Host<'_>,
     stop: &mut Stop,
     watch: &mut dyn Watch,
 ) -> Result<Staging, Cause> {
     let begun = Instant::now();
-    let Gathered { images, manifest, owed, bulk, early } = gathered;
-    let hollow = host.engine.build(images, manifest.spaces(), early)?;
+    let Gathered { images, files, manifest, owed, bulk } = gathered;
+    let arrived = Arrived { images, early, files };
+    let hollow = host.engine.build(arrived, manifest.spaces())?;
     let skeleton = begun.elapsed();
     tracing::debug!("the tree is built; its memory is empty");
     chaos::point("destination:building")?;

@@ -87,6 +87,12 @@ pub enum Cause {
     /// The images in a directory cannot be read.
     #[error("read the checkpoint: {0}")]
     Directory(#[from] DirectoryError),
+    /// Files that come along could not be made.
+    #[error("make files: {0}")]
+    Files(#[from] rootfs::Error),
+    /// Files come after the last.
+    #[error("make files: more come after the last")]
+    MoreFiles,
     /// The tree could not be built.
     #[error("build the tree: {0}")]
     Build(#[from] crate::Error),
@@ -141,6 +147,7 @@ impl Failure {
             Cause::Accept(_) | Cause::CannotTake(_) | Cause::Build(_) | Cause::Criu(_) => {
                 "the destination"
             }
+            Cause::Files(error) if !error.is_peers_fault() => "the destination",
             Cause::Fill(error) if !error.is_peers_fault() => "the destination",
             Cause::Inflow(error) if !error.is_peers_fault() => "the destination",
             Cause::NoCommonVersion
@@ -154,6 +161,8 @@ impl Failure {
             | Cause::NotEntrusted(_)
             | Cause::PeerMisbehaved(_)
             | Cause::Image(_)
+            | Cause::Files(_)
+            | Cause::MoreFiles
             | Cause::Fill(_)
             | Cause::Inflow(_) => "the source",
             Cause::Directory(_) | Cause::OtherVdso => "the checkpoint",
@@ -167,6 +176,9 @@ impl Failure {
         match &*self.cause {
             Cause::NoCommonVersion => Some("run the same qmig on both hosts"),
             Cause::CannotTake(_) => Some("change this host as it says, then try again"),
+            Cause::Files(rootfs::Error::Os { source, .. }) if is_full(source) => {
+                Some("make room for the container's files here, then try again")
+            }
             Cause::Link(LinkError::Lost(_)) => {
                 Some("see that UDP passes both ways between the hosts, then try again")
             }
@@ -190,3 +202,8 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+fn is_full(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
+}

@@ -25,9 +25,9 @@ use transport::stop::Stop;
 use transport::wire::{Control, Manifest, Progress, SpaceTotal};
 
 use crate::build::{Built, Grown};
-use crate::destination::complete;
 use crate::failure::Cause;
 use crate::fill::{Fill, FillDoor};
+use crate::gather::complete;
 use crate::skeleton::{BuildOptions, Skeleton};
 
 /// A tree that has most of its pages, and what it was when it was made.

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::sync::Arc;
 
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Statx, StatxFlags, openat2, statx};
 use rustix::io::{Errno, retry_on_intr};
@@ -25,7 +25,7 @@ const LOOK: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::MNT_ID);
 pub(crate) struct Beneath {
     folder: OwnedFd,
     /// The folder within it that was used last.
-    last: RefCell<Option<(RelPath, Rc<OwnedFd>)>>,
+    last: RefCell<Option<(RelPath, Arc<OwnedFd>)>>,
 }
 
 impl Beneath {
@@ -45,18 +45,18 @@ impl Beneath {
     }
 
     /// A folder in it, for system calls on what is in that.
-    pub(crate) fn folder(&self, path: &RelPath) -> io::Result<Rc<OwnedFd>> {
+    pub(crate) fn folder(&self, path: &RelPath) -> io::Result<Arc<OwnedFd>> {
         let mut last = self.last.borrow_mut();
         if let Some((_, folder)) = last.as_ref().filter(|(known, _)| known == path) {
-            return Ok(Rc::clone(folder));
+            return Ok(Arc::clone(folder));
         }
-        let folder = Rc::new(self.at(path, OFlags::PATH | OFlags::DIRECTORY)?);
-        *last = Some((path.clone(), Rc::clone(&folder)));
+        let folder = Arc::new(self.at(path, OFlags::PATH | OFlags::DIRECTORY)?);
+        *last = Some((path.clone(), Arc::clone(&folder)));
         Ok(folder)
     }
 
     /// The folder that something is in, and its name there.
-    pub(crate) fn parent<'a>(&self, path: &'a RelPath) -> io::Result<(Rc<OwnedFd>, &'a OsStr)> {
+    pub(crate) fn parent<'a>(&self, path: &'a RelPath) -> io::Result<(Arc<OwnedFd>, &'a OsStr)> {
         let (folder, name) = path.split().ok_or(Errno::ISDIR)?;
         Ok((self.folder(&folder)?, name))
     }

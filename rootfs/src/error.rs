@@ -40,6 +40,9 @@ pub enum Error {
     /// A file changed although nobody runs who uses it.
     #[error("{0} changes although the container stands still; who else writes there?")]
     Restless(RelPath),
+    /// A file that is as in its image at the source, and not here.
+    #[error("{0} is not as in the image here, and is there; make the container anew here")]
+    OtherHere(RelPath),
     /// The stream of entries is wrong.
     #[error(transparent)]
     Stream(#[from] BadStream),

@@ -148,9 +148,9 @@ impl Index {
         changes
     }
 
-    /// What has changed since an earlier look, or may have: `written` are files, by device and number,
-    /// that somebody can write without it showing, because they are mapped.
-    pub fn since(&self, before: &Self, written: &HashSet<(u64, u64)>) -> Changes {
+    /// What has changed since an earlier look, or may have: `written` are files, by number, that
+    /// somebody can write without it showing, because they are mapped.
+    pub fn since(&self, before: &Self, written: &HashSet<u64>) -> Changes {
         let mut changes = Changes::default();
         let mut names = HashSet::new();
         for (path, stamp) in &self.seen {
@@ -160,7 +160,7 @@ impl Index {
             };
             let plain = stamp.kind() != FileType::Directory;
             let doubtful =
-                |earlier: &Stamp| (plain && earlier.uncertain) || written.contains(&stamp.inode);
+                |earlier: &Stamp| (plain && earlier.uncertain) || written.contains(&stamp.inode.1);
             if earlier.is_some_and(|earlier| same(earlier) && !doubtful(earlier)) {
                 continue;
             }
@@ -254,7 +254,7 @@ mod tests {
             assert_eq!(changes.changed, changed.iter().map(|name| path(name)).collect());
         }
         let same = index(&[("a", file), ("b", other(3))]);
-        let written = HashSet::from([file.inode]);
+        let written = HashSet::from([file.inode.1]);
         assert_eq!(same.since(&same, &written).changed, BTreeSet::from([path("a")]));
     }
 }

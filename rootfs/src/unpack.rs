@@ -1,6 +1,6 @@
 //! From a stream of entries to files.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
@@ -27,7 +27,8 @@ const MOST_REMEMBERED: usize = 1 << 20;
 #[derive(Debug)]
 pub struct Unpacker {
     beneath: Beneath,
-    names: Option<HashSet<RelPath>>,
+    remembering: bool,
+    names: HashMap<RelPath, bool>,
     buffer: Vec<u8>,
     done: Sent,
 }
@@ -39,18 +40,25 @@ impl Unpacker {
         let opened = Beneath::open(folder);
         let beneath =
             opened.map_err(|source| Error::Folder { act: "open", folder: shown, source })?;
-        Ok(Self { beneath, names: None, buffer: Vec::new(), done: Sent::default() })
+        let names = HashMap::new();
+        let done = Sent::default();
+        Ok(Self { beneath, remembering: false, names, buffer: Vec::new(), done })
     }
 
     /// The same, and remembers what came.
     #[must_use]
     pub fn remembering(self) -> Self {
-        Self { names: Some(HashSet::new()), ..self }
+        Self { remembering: true, ..self }
     }
 
-    /// Every name that came with a file, if they are remembered.
-    pub fn names(&self) -> Option<&HashSet<RelPath>> {
-        self.names.as_ref()
+    /// Every name that came, if they are remembered: true if there is a file of that name.
+    pub fn names(&self) -> &HashMap<RelPath, bool> {
+        &self.names
+    }
+
+    /// True if that is a folder here.
+    pub fn is_folder(&self, path: &RelPath) -> bool {
+        self.beneath.at(path, OFlags::PATH | OFlags::DIRECTORY).is_ok()
     }
 
     /// What was made so far.
@@ -69,12 +77,9 @@ impl Unpacker {
         while let Some(entry) = reader.entry()? {
             self.make(&entry, &mut reader)?;
             self.done.files += 1;
-            if let Some(names) = self.names.as_mut() {
-                match entry.kind {
-                    Kind::Gone => drop(names.remove(&entry.path)),
-                    _ => drop(names.insert(entry.path)),
-                }
-                if names.len() > MOST_REMEMBERED {
+            if self.remembering {
+                self.names.insert(entry.path, entry.kind != Kind::Gone);
+                if self.names.len() > MOST_REMEMBERED {
                     return Err(Error::TooMany(MOST_REMEMBERED));
                 }
             }

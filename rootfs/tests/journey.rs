@@ -272,7 +272,8 @@ fn nothing_leaves_the_folder() -> Outcome {
     let mut unpacker = Unpacker::new(&to)?.remembering();
     unpacker.unpack(&stream[..])?;
     assert!(fs::symlink_metadata(to.join("way"))?.file_type().is_fifo());
-    assert_eq!(unpacker.names(), Some(&HashSet::from([path("way")])));
+    let names = HashMap::from([(path("way"), true), (path("way/kept"), false)]);
+    assert_eq!(unpacker.names(), &names);
     assert_eq!(fs::read(outside.join("kept"))?, b"kept");
     assert_eq!(fs::read_dir(&outside)?.count(), 1);
     Ok(())

@@ -77,6 +77,13 @@ pub enum Event {
         /// Of how many.
         total: u64,
     },
+    /// Files of a container have crossed.
+    Files {
+        /// How many so far; at the source, in this go.
+        count: u64,
+        /// Bytes of their content.
+        bytes: u64,
+    },
     /// The images have crossed.
     Images {
         /// How many.

@@ -8,6 +8,8 @@ use tracee::HostPid;
 use super::{Engine, Freezing, Native, Stock};
 use crate::downtime::Downtime;
 use crate::error::SurveyError;
+use crate::failure::Cause;
+use crate::files::Files;
 use crate::rounds::Rounds;
 use crate::survey::{self, SurveyOptions};
 
@@ -46,6 +48,10 @@ impl Engine for Auto {
             }
             _ => Err(SurveyError::Refused(refused)),
         }
+    }
+
+    fn files(&self, root: HostPid) -> Result<Option<Files>, Cause> {
+        self.chosen().files(root)
     }
 
     fn pre_copies(&self) -> bool {

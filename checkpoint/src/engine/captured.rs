@@ -16,6 +16,7 @@ use super::{Engine, Freezing, Still, Taken};
 use crate::downtime::Downtime;
 use crate::error::SurveyError;
 use crate::failure::Cause;
+use crate::files::Files;
 use crate::rounds::Rounds;
 use crate::survey::{SurveyOptions, brief, tree};
 
@@ -33,6 +34,10 @@ impl Captured {
 impl Engine for Captured {
     fn survey(&self, root: HostPid, _: &SurveyOptions) -> Result<Plan, SurveyError> {
         brief::survey(root, CRIU)
+    }
+
+    fn files(&self, _: HostPid) -> Result<Option<Files>, Cause> {
+        Ok(None)
     }
 
     fn pre_copies(&self) -> bool {

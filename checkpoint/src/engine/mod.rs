@@ -22,6 +22,7 @@ use crate::collect::SpacePages;
 use crate::downtime::Downtime;
 use crate::error::SurveyError;
 use crate::failure::Cause;
+use crate::files::Files;
 use crate::rounds::Rounds;
 use crate::survey::SurveyOptions;
 
@@ -35,6 +36,9 @@ pub use stock::Stock;
 pub trait Engine {
     /// Looks at a tree without touching it, and refuses by name.
     fn survey(&self, root: HostPid, options: &SurveyOptions) -> Result<Plan, SurveyError>;
+
+    /// Files that go along with the tree under `root`; `None` if none do.
+    fn files(&self, root: HostPid) -> Result<Option<Files>, Cause>;
 
     /// True if what a tree writes while its pages are sent can be told.
     fn pre_copies(&self) -> bool;

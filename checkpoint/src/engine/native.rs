@@ -12,6 +12,7 @@ use crate::doomed::{Standing, Ties};
 use crate::downtime::Downtime;
 use crate::error::{CollectError, SurveyError};
 use crate::failure::Cause;
+use crate::files::Files;
 use crate::rounds::Rounds;
 use crate::survey::{self, SurveyOptions};
 
@@ -28,6 +29,10 @@ pub struct Native {
 impl Engine for Native {
     fn survey(&self, root: HostPid, options: &SurveyOptions) -> Result<Plan, SurveyError> {
         survey::survey(root, options)
+    }
+
+    fn files(&self, _: HostPid) -> Result<Option<Files>, Cause> {
+        Ok(None)
     }
 
     fn pre_copies(&self) -> bool {

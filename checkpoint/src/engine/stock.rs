@@ -15,7 +15,7 @@ use std::process::{Child, Command, Stdio};
 
 use criu::page_server::PageMaps;
 use criu::{Container, Criu, DumpOptions, Dumped, Dumping, Scratch};
-use image::plan::Plan;
+use image::plan::{CHANGED_FILES, Plan, ROOT_FILES};
 use image::{ImageSet, Limits};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -31,6 +31,7 @@ use crate::collect::{PageSource, SpacePages};
 use crate::downtime::Downtime;
 use crate::error::SurveyError;
 use crate::failure::Cause;
+use crate::files::{Files, Which};
 use crate::rounds::Rounds;
 use crate::survey::{self, SurveyOptions, TcpPolicy, tree};
 
@@ -42,26 +43,55 @@ pub(super) const ROOM: u64 = 256 << 20;
 pub struct Stock {
     criu: Criu,
     container: Option<Container>,
+    /// Its root file system goes along.
+    with_rootfs: bool,
 }
 
 impl Stock {
     /// This one.
     pub fn new(criu: Criu) -> Self {
-        Self { criu, container: None }
+        Self { criu, container: None, with_rootfs: false }
     }
 
     /// The same, as the servant of the runtime of a container.
     pub fn of_container(criu: Criu, container: Container) -> Self {
-        Self { criu, container: Some(container) }
+        Self { criu, container: Some(container), with_rootfs: false }
+    }
+
+    /// The same, and the container's root file system goes along.
+    #[must_use]
+    pub fn with_rootfs(self) -> Self {
+        Self { with_rootfs: true, ..self }
     }
 }
 
 impl Engine for Stock {
     fn survey(&self, root: HostPid, options: &SurveyOptions) -> Result<Plan, SurveyError> {
         match &self.container {
-            Some(container) => survey::survey_container(root, &container.ask()?, options),
+            Some(container) => {
+                let state = container.ask()?;
+                let mut plan = survey::survey_container(root, &state, options)?;
+                let image = Some(state.image).filter(|image| !image.is_empty());
+                plan.needs.extend(self.with_rootfs.then(|| ROOT_FILES.to_owned()));
+                plan.needs.extend(image.map(|image| format!("{CHANGED_FILES}{image}")));
+                Ok(plan)
+            }
             None => survey::survey_for_criu(root, options),
         }
+    }
+
+    fn files(&self, root: HostPid) -> Result<Option<Files>, Cause> {
+        let Some(container) = &self.container else { return Ok(None) };
+        let state = container.ask()?;
+        let (folder, which) = if self.with_rootfs {
+            (criu::root_of(&state.bundle), Which::All)
+        } else if container.is_kept() && !state.image.is_empty() {
+            let mounted = container.mount()?;
+            (mounted.folder().to_owned(), Which::Changed(container.clone(), mounted))
+        } else {
+            return Ok(None);
+        };
+        Ok(Some(Files::new(folder, which, root)))
     }
 
     fn pre_copies(&self) -> bool {
@@ -86,7 +116,7 @@ impl Engine for Stock {
             };
             let papers = self.container.as_ref().map(Papers::of).transpose()?;
             let (tell, told) = oneshot::channel();
-            let Self { criu, container } = self.clone();
+            let Self { criu, container, .. } = self.clone();
             std::thread::spawn(move || {
                 let dumping = criu.dump(container.as_ref(), asked, images, PageMaps::default());
                 drop(tell.send(dumping.and_then(Dumping::until_images)));

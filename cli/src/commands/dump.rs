@@ -136,7 +136,7 @@ pub(super) fn job(
 
 /// Root of what is to be taken, and the container that it is.
 fn whom(args: &Dump) -> Result<(HostPid, Option<Container>), Failure> {
-    let ContainerName { runc, crun, podman, runtime_root } = &args.container;
+    let ContainerName { runc, crun, podman, runtime_root, .. } = &args.container;
     let [runc, crun, podman] = [runc, crun, podman].map(Option::as_deref);
     let container = options::container(runc, crun, podman, runtime_root.as_deref());
     let Some(container) = container else {
@@ -164,7 +164,8 @@ fn engine(
             let what = "take a container with the native engine, --release-ip or --shell-job";
             return Err(Failure::usage(what, "leave them out: its runtime and a CRIU take it"));
         }
-        return Ok(Box::new(Stock::of_container(options::criu()?, container)));
+        let stock = Stock::of_container(options::criu()?, container);
+        return Ok(Box::new(if args.container.with_rootfs { stock.with_rootfs() } else { stock }));
     }
     Ok(match args.engine {
         Engine::Native => Box::new(native),

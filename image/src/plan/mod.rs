@@ -30,6 +30,14 @@ pub const SYSTEM_V_IPC: &str = "system-v-ipc";
 pub const CRIU: &str = "criu";
 /// A need that only the runtime of a container on the destination meets.
 pub const CONTAINER: &str = "container";
+/// A need of a container whose whole root file system comes along.
+pub const ROOT_FILES: &str = "its root file system, which comes along";
+/// A need, with an image after it, of a container whose changed files come along.
+pub const CHANGED_FILES: &str = "the same image, ";
+/// Name of the blob of files that cross while a container runs.
+pub const FILES: &str = "files";
+/// Name of the blob of those that have changed meanwhile.
+pub const FILES_AGAIN: &str = "files-again";
 /// Most bytes of a plan.
 pub const LONGEST_PLAN: usize = 16 << 20;
 

@@ -4,10 +4,14 @@
 use std::path::Path;
 
 use criu::{CONFIG, Container};
-use image::plan::{CONTAINER, CRIU, Plan, Refusal};
+use image::plan::{CHANGED_FILES, CONTAINER, CRIU, Plan, ROOT_FILES, Refusal};
+use rootfs::Claim;
 
 use super::{HERE, host};
 use crate::skeleton::BuildOptions;
+
+/// What a container may need.
+const KNOWN: [&str; 3] = [CONTAINER, CRIU, ROOT_FILES];
 
 /// Every reason why `plan` cannot become this container of that bundle.
 pub(crate) fn check(plan: &Plan, container: &Container, bundle: &Path) -> Result<(), Vec<Refusal>> {
@@ -17,7 +21,8 @@ pub(crate) fn check(plan: &Plan, container: &Container, bundle: &Path) -> Result
         let hint = "use `qmig restore` here without a container";
         refusals.push(Refusal::new(&plan.command, HERE, reason).hint(hint));
     }
-    for need in plan.needs.iter().filter(|need| ![CONTAINER, CRIU].contains(&need.as_str())) {
+    let known = |need: &str| KNOWN.contains(&need) || need.starts_with(CHANGED_FILES);
+    for need in plan.needs.iter().filter(|need| !known(need)) {
         refusals.push(Refusal::new(need, HERE, "a stock CRIU does not know it"));
     }
     let (reason, hint) = match (container.ask(), container.is_kept()) {
@@ -40,6 +45,24 @@ pub(crate) fn check(plan: &Plan, container: &Container, bundle: &Path) -> Result
     };
     if !reason.is_empty() {
         refusals.push(Refusal::new(&container.id, HERE, reason).hint(hint));
+    }
+    if plan.needs.iter().any(|need| need == ROOT_FILES) {
+        let folder = criu::root_of(bundle);
+        if container.is_kept() {
+            let reason = "Podman has it from its image";
+            refusals.push(Refusal::new(ROOT_FILES, HERE, reason).hint("leave out --with-rootfs"));
+        } else if let Some(reason) = Claim::refusal(&folder) {
+            let hint = "remove what is there, or leave out --with-rootfs if it is the same there";
+            refusals.push(Refusal::new(&folder.display().to_string(), HERE, &reason).hint(hint));
+        }
+    }
+    if let Some(image) = plan.needs.iter().find_map(|need| need.strip_prefix(CHANGED_FILES)) {
+        let here = container.ask().map(|state| state.image).unwrap_or_default();
+        if here != image {
+            let reason = format!("it is made of image {:?} here, and there of {image:?}", here);
+            let hint = "pull that image and make a container like the other of it";
+            refusals.push(Refusal::new(&container.id, HERE, &reason).hint(hint));
+        }
     }
     host::check(plan, BuildOptions::default(), &mut refusals);
     if refusals.is_empty() { Ok(()) } else { Err(refusals) }

@@ -2,13 +2,12 @@
 
 use std::cell::Cell;
 
-use image::ImageSet;
 use image::plan::{CRIU, Plan, Refusal};
 use transport::wire::SpaceTotal;
 
-use super::{Engine, Hollow, Native, Stock};
+use super::{Arrived, Engine, Hollow, Native, Stock};
 use crate::failure::Cause;
-use crate::rounds::Early;
+use crate::files::Files;
 use crate::skeleton::BuildOptions;
 
 /// [`Native`], unless the plan needs a CRIU and there is one.
@@ -39,13 +38,12 @@ impl Engine for Auto {
         self.chosen().check(plan)
     }
 
-    fn build(
-        &self,
-        images: ImageSet,
-        spaces: &[SpaceTotal],
-        early: Option<Early>,
-    ) -> Result<Hollow, Cause> {
-        self.chosen().build(images, spaces, early)
+    fn files(&self, plan: &Plan) -> Result<Option<Files>, Cause> {
+        self.chosen().files(plan)
+    }
+
+    fn build(&self, arrived: Arrived, spaces: &[SpaceTotal]) -> Result<Hollow, Cause> {
+        self.chosen().build(arrived, spaces)
     }
 
     fn grows(&self) -> Option<BuildOptions> {

@@ -24,6 +24,7 @@ use crate::build::{Roaming, Running, Sink};
 use crate::error::Result;
 use crate::failure::Cause;
 use crate::faults::Faults;
+use crate::files::Files;
 use crate::rounds::Early;
 use crate::skeleton::BuildOptions;
 
@@ -38,17 +39,24 @@ pub trait Engine {
     /// Every reason why this host cannot carry `plan`.
     fn check(&self, plan: &Plan) -> Result<(), Vec<Refusal>>;
 
+    /// Takes a place for the files that come along with what `plan` tells of; `None` if none do.
+    fn files(&self, plan: &Plan) -> Result<Option<Files>, Cause>;
+
     /// Makes room for a tree: after this, pages of `spaces` can arrive.
-    /// With `early`, a part of it is there already.
-    fn build(
-        &self,
-        images: ImageSet,
-        spaces: &[SpaceTotal],
-        early: Option<Early>,
-    ) -> Result<Hollow, Cause>;
+    fn build(&self, arrived: Arrived, spaces: &[SpaceTotal]) -> Result<Hollow, Cause>;
 
     /// How a tree is grown while the program still runs elsewhere, if that can be.
     fn grows(&self) -> Option<BuildOptions>;
+}
+
+/// What is here before a tree is built.
+pub struct Arrived {
+    /// Every image but those of pages.
+    pub images: ImageSet,
+    /// A part of the tree that is there already.
+    pub early: Option<Early>,
+    /// Files that came along.
+    pub files: Option<Files>,
 }
 
 /// A step that takes a while.

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use image::ImageSet;
 use image::plan::{Plan, Refusal};
 use image::state::Checkpoint;
 use pages::{PageSet, SpaceId};
@@ -10,13 +9,13 @@ use tracee::Keeper;
 use tracee::host::Urgency;
 use transport::wire::SpaceTotal;
 
-use super::{Engine, Hollow, Ready, Shell, Staged, Step};
+use super::{Arrived, Engine, Hollow, Ready, Shell, Staged, Step};
 use crate::build::{self, Built, Roaming, Running, Sink};
 use crate::check;
 use crate::error::{Error, Result};
 use crate::failure::Cause;
 use crate::faults::Faults;
-use crate::rounds::Early;
+use crate::files::Files;
 use crate::skeleton::{BuildOptions, Skeleton};
 
 /// qmig's own engine. It works on the thread that drives, because ptrace(2) obeys only the tracer.
@@ -40,12 +39,12 @@ impl Engine for Native {
         Some(self.options)
     }
 
-    fn build(
-        &self,
-        images: ImageSet,
-        spaces: &[SpaceTotal],
-        early: Option<Early>,
-    ) -> Result<Hollow, Cause> {
+    fn files(&self, _: &Plan) -> Result<Option<Files>, Cause> {
+        Ok(None)
+    }
+
+    fn build(&self, arrived: Arrived, spaces: &[SpaceTotal]) -> Result<Hollow, Cause> {
+        let Arrived { images, early, .. } = arrived;
         let _urgency = Urgency::raise();
         let checkpoint = Checkpoint::from_images(&images)?;
         if let Some(early) = early {

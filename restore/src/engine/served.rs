@@ -3,15 +3,14 @@
 use std::cell::RefCell;
 
 use criu::stream::Serve;
-use image::ImageSet;
 use image::plan::{CONTAINER, Plan, Refusal};
 use transport::wire::SpaceTotal;
 
 use super::stock::{By, Gathering};
-use super::{Engine, Hollow};
+use super::{Arrived, Engine, Hollow};
 use crate::check;
 use crate::failure::Cause;
-use crate::rounds::Early;
+use crate::files::Files;
 use crate::skeleton::BuildOptions;
 
 /// A restore of somebody else's that is awaited.
@@ -39,13 +38,12 @@ impl Engine for Served {
         None
     }
 
-    fn build(
-        &self,
-        images: ImageSet,
-        spaces: &[SpaceTotal],
-        _: Option<Early>,
-    ) -> Result<Hollow, Cause> {
+    fn files(&self, _: &Plan) -> Result<Option<Files>, Cause> {
+        Ok(None)
+    }
+
+    fn build(&self, arrived: Arrived, spaces: &[SpaceTotal]) -> Result<Hollow, Cause> {
         let serve = self.0.take().ok_or(Cause::NotEntrusted("a tree has been served already"))?;
-        Ok(Box::new(Gathering::begin(By::Served(serve), images, spaces)?))
+        Ok(Box::new(Gathering::begin(By::Served(serve), arrived, spaces)?))
     }
 }

@@ -13,9 +13,10 @@ use std::thread::JoinHandle;
 use criu::stream::{Cancel, Serve};
 use criu::{CONFIG, Container, Criu, LazyProcess, RestoreOptions, Restored, Scratch};
 use image::ImageSet;
-use image::plan::{Plan, Refusal};
+use image::plan::{CHANGED_FILES, Plan, ROOT_FILES, Refusal};
 use image::state::{Living, Task};
 use pages::{ByteCount, PageSet, SpaceId, TaskId};
+use rootfs::Claim;
 use tokio::sync::oneshot;
 use tracee::host::pidfd_open;
 use tracee::proc::children;
@@ -24,13 +25,13 @@ use tracee::{HostPid, Keeper};
 use transport::wire::SpaceTotal;
 
 use super::config::Config;
-use super::{Engine, Hollow, PagesImage, Ready, Shell, Staged, Step};
+use super::{Arrived, Engine, Hollow, PagesImage, Ready, Shell, Staged, Step};
 use crate::build::{Roaming, Running, Sink};
 use crate::check;
 use crate::error::{During, Error, Result};
 use crate::failure::Cause;
 use crate::faults::{Faults, Opening};
-use crate::rounds::Early;
+use crate::files::Files;
 use crate::skeleton::BuildOptions;
 
 /// A CRIU of this host.
@@ -73,18 +74,31 @@ impl Engine for Stock {
         None
     }
 
-    fn build(
-        &self,
-        mut images: ImageSet,
-        spaces: &[SpaceTotal],
-        _: Option<Early>,
-    ) -> Result<Hollow, Cause> {
-        let config = images.take(CONFIG);
+    fn files(&self, plan: &Plan) -> Result<Option<Files>, Cause> {
+        let needs = |what: &str| plan.needs.iter().any(|need| need.starts_with(what));
+        match &self.container {
+            Some(bundle) if needs(ROOT_FILES) => {
+                let claim = Claim::take(&criu::root_of(&bundle.folder))?;
+                Ok(Some(Files::into_claim(claim)?))
+            }
+            Some(bundle) if needs(CHANGED_FILES) => Files::over(&bundle.container).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    fn build(&self, mut arrived: Arrived, spaces: &[SpaceTotal]) -> Result<Hollow, Cause> {
+        let config = arrived.images.take(CONFIG);
         let config = match (&self.container, config) {
-            (Some(bundle), Some(config)) => Config::complete(&bundle.folder, &config)?,
+            (Some(bundle), Some(came)) => {
+                let came = match arrived.files {
+                    Some(_) => criu::rerooted(&came).unwrap_or(came),
+                    None => came,
+                };
+                Config::complete(&bundle.folder, &came)?
+            }
             _ => None,
         };
-        let gathering = Gathering::begin(By::Stock(self.clone()), images, spaces)?;
+        let gathering = Gathering::begin(By::Stock(self.clone()), arrived, spaces)?;
         Ok(Box::new(Gathering { config, ..gathering }))
     }
 }
@@ -99,6 +113,7 @@ pub(super) struct Gathering {
     folder: Scratch,
     into: HashMap<SpaceId, (u32, PagesImage)>,
     config: Option<Config>,
+    files: Option<Files>,
 }
 
 /// A CRIU at work. Dropped, it is waited for; one that somebody else starts is not wanted any more.
@@ -128,7 +143,8 @@ pub(super) enum By {
 
 impl Gathering {
     /// Makes room for images and pages.
-    pub(super) fn begin(by: By, images: ImageSet, spaces: &[SpaceTotal]) -> Result<Self, Cause> {
+    pub(super) fn begin(by: By, arrived: Arrived, spaces: &[SpaceTotal]) -> Result<Self, Cause> {
+        let Arrived { images, files, .. } = arrived;
         let pages: u64 = spaces.iter().map(|space| space.sent.0).sum();
         let room = ByteCount(pages.saturating_mul(pages::PAGE_SIZE as u64));
         let folder = Scratch::new(ROOM.saturating_add(images.total_bytes() + room.0))?;
@@ -138,7 +154,7 @@ impl Gathering {
             let image = PagesImage::create(&folder.path(), id).during("make a pages image")?;
             into.insert(space.space, (id, image));
         }
-        Ok(Self { by, images, folder, into, config: None })
+        Ok(Self { by, images, folder, into, config: None, files })
     }
 }
 
@@ -173,7 +189,7 @@ impl Shell for Gathering {
                 std::thread::spawn(move || drop(tell.send(self.restore(living, &missing))));
             // If the source goes away meanwhile, this future is dropped, and CRIU must be too.
             let mut awaited = Awaited { cancel, thread: Some(thread) };
-            let (mut restored, config) = told.await.expect("it always tells")?;
+            let (mut restored, (config, files)) = told.await.expect("it always tells")?;
             awaited.cancel = None;
             drop(awaited);
             let faults = match (tasks, keeper) {
@@ -184,7 +200,7 @@ impl Shell for Gathering {
                 }
                 _ => None,
             };
-            let ready: Ready = Box::new(Waiting { restored, config });
+            let ready: Ready = Box::new(Waiting { restored, config, files });
             Ok((ready, faults))
         })
     }
@@ -195,7 +211,7 @@ impl Gathering {
         self,
         lazy: Option<usize>,
         owed: &HashMap<SpaceId, PageSet>,
-    ) -> Result<(Restored, Option<Config>), Cause> {
+    ) -> Result<(Restored, (Option<Config>, Option<Files>)), Cause> {
         let nothing = PageSet::new();
         for (space, (id, image)) in &self.into {
             let owed = owed.get(space).unwrap_or(&nothing);
@@ -216,7 +232,7 @@ impl Gathering {
                 serve.until_restored(&self.folder, count, lazy.is_some())?
             }
         };
-        Ok((restored, self.config))
+        Ok((restored, (self.config, self.files)))
     }
 }
 
@@ -253,17 +269,22 @@ fn hold(root: HostPid, openings: &[Opening], keeper: &Keeper) -> Result<()> {
 struct Waiting {
     restored: Restored,
     config: Option<Config>,
+    files: Option<Files>,
 }
 
 impl Staged for Waiting {
     fn run(self: Box<Self>) -> Step<Running> {
         Box::pin(async move {
             let (tell, told) = oneshot::channel();
-            let Self { restored, config } = *self;
+            let Self { restored, config, files } = *self;
+            files.iter().for_each(Files::hand_over);
             std::thread::spawn(move || tell.send(restored.run()));
             let root = HostPid(told.await.expect("it always tells")?);
             if let Some(config) = config {
                 config.keep();
+            }
+            if let Some(files) = files {
+                files.keep();
             }
             Ok(Running { root, child: root })
         })

@@ -1,0 +1,122 @@
+//! Bundles for containers: a busybox, a program, and what is its own.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use serde_json::{Value, json};
+
+use crate::requirements::which;
+use crate::{Lab, LabError, Result};
+
+/// What a container runs: it fills an array, then says again and again, in a file of a tmpfs, how
+/// often it has seen the whole of it, and how much of it was wrong. It starts no program: CRIU cannot
+/// stop one that waits in vfork(2) under the freezer of control groups version 1.
+pub(crate) const BEAT: &str = r#"BEGIN {
+    for (i = 0; i < 30000; i++) kept[i] = "number " i " and some more to fill pages with";
+    for (beat = 1; ; beat++) {
+        wrong = 0;
+        for (i = 0; i < 30000; i++) if (kept[i] != "number " i " and some more to fill pages with") wrong++;
+        print beat, wrong > "/tmp/beat"; close("/tmp/beat");
+    }
+}"#;
+
+/// The same, and it also says so in a file of its root file system, which it keeps open.
+const JOURNAL: &str = r#"print beat >>"/journal"; fflush("/journal");"#;
+
+/// A directory with a root file system and a configuration.
+#[derive(Clone, Debug)]
+pub struct Bundle {
+    folder: PathBuf,
+}
+
+impl Bundle {
+    /// One that both hosts see.
+    pub fn make(lab: &Lab) -> Result<Self> {
+        Self::running(lab, BEAT)
+    }
+
+    /// The same with a container that keeps a journal on its root file system.
+    pub fn with_journal(lab: &Lab) -> Result<Self> {
+        Self::running(lab, &with_journal())
+    }
+
+    /// A folder with nothing in it.
+    pub fn empty(lab: &Lab) -> Result<Self> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let folder = lab.shared().join(format!("bundle-{number}"));
+        std::fs::create_dir(&folder).map_err(LabError::file("make", &folder))?;
+        Ok(Self { folder })
+    }
+
+    fn running(lab: &Lab, program: &str) -> Result<Self> {
+        let bundle = Self::empty(lab)?;
+        let root = bundle.root();
+        for name in ["bin", "dev", "proc", "sys", "tmp"] {
+            let path = root.join(name);
+            std::fs::create_dir_all(&path).map_err(LabError::file("make", &path))?;
+        }
+        let busybox = which("busybox").unwrap_or_default();
+        let copy = root.join("bin/busybox");
+        std::fs::copy(&busybox, &copy).map_err(LabError::file("copy", &busybox))?;
+        for name in ["awk", "cat", "ip", "sh", "sleep"] {
+            let path = root.join("bin").join(name);
+            std::os::unix::fs::symlink("busybox", &path).map_err(LabError::file("link", &path))?;
+        }
+        let path = bundle.config();
+        let config = serde_json::to_vec_pretty(&config(program)).unwrap_or_default();
+        std::fs::write(&path, config).map_err(LabError::file("write", &path))?;
+        Ok(bundle)
+    }
+
+    /// Where it is.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Its root file system.
+    pub fn root(&self) -> PathBuf {
+        self.folder.join("rootfs")
+    }
+
+    /// Its configuration.
+    pub fn config(&self) -> PathBuf {
+        self.folder.join("config.json")
+    }
+}
+
+/// [`BEAT`] with [`JOURNAL`].
+pub(crate) fn with_journal() -> String {
+    BEAT.replace("print beat, wrong", &format!("{JOURNAL} print beat, wrong"))
+}
+
+/// Namespaces of its own for everything, a tmpfs, no terminal.
+fn config(program: &str) -> Value {
+    let own = ["pid", "network", "ipc", "uts", "mount"].map(|kind| json!({"type": kind}));
+    let may = ["CAP_NET_ADMIN", "CAP_KILL"];
+    let plain = ["nosuid", "noexec", "nodev"];
+    let mount = |to: &str, kind: &str, options: &[&str]| json!({"destination": to, "type": kind, "source": kind, "options": options});
+    json!({
+        "ociVersion": "1.0.2",
+        "hostname": "boxed",
+        "process": {
+            "terminal": false,
+            "user": {"uid": 0, "gid": 0},
+            "args": ["/bin/awk", program],
+            "env": ["PATH=/bin"],
+            "cwd": "/",
+            "noNewPrivileges": true,
+            "capabilities": {"bounding": may, "effective": may, "permitted": may},
+        },
+        "root": {"path": "rootfs"},
+        "mounts": [
+            mount("/proc", "proc", &plain),
+            mount("/dev", "tmpfs", &["nosuid", "mode=755", "size=1024k"]),
+            mount("/tmp", "tmpfs", &["nosuid", "nodev", "size=16m"]),
+            mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
+        ],
+        "linux": {
+            "namespaces": own,
+        },
+    })
+}
