@@ -66,7 +66,7 @@ type Reading = Pin<Box<dyn Future<Output = Read>>>;
 /// See [`Reading`].
 enum Read {
     Image(BlobName, Result<Vec<u8>, LinkError>),
-    Files(Result<Files, Cause>),
+    Files(Box<Result<Files, Cause>>),
 }
 
 /// Receives the manifest, every image, and files if some come along. One blob is read at a time, so
@@ -101,7 +101,7 @@ pub(crate) async fn gather(
                 match read {
                     Read::Image(name, bytes) => images.insert(name.as_str(), bytes?)?,
                     Read::Files(read) => {
-                        let read = read?;
+                        let read = (*read)?;
                         let done = read.done();
                         watch.event(Event::Files { count: done.files, bytes: done.bytes });
                         chaos::point("destination:files")?;
@@ -113,7 +113,7 @@ pub(crate) async fn gather(
                 Incoming::Blob(blob) if files::is_stream(blob.name().as_str()) => {
                     let due = files.take_if(|files| files.awaits(blob.name().as_str()));
                     let files = due.ok_or(Cause::UnexpectedLane)?;
-                    reading = Some(Box::pin(async move { Read::Files(files.receive(blob).await) }));
+                    reading = Some(Box::pin(async move { Read::Files(Box::new(files.receive(blob).await)) }));
                 }
                 Incoming::Blob(blob) => {
                     let (name, room) = (blob.name().clone(), ByteCount(images.room()));

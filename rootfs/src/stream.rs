@@ -130,7 +130,7 @@ impl<R: Read> StreamReader<R> {
 
 fn bounded(length: u32, most: usize) -> Result<usize, BadStream> {
     let fits = usize::try_from(length).ok().filter(|length| *length <= most);
-    fits.ok_or(BadStream::TooLong(length.into(), most as u64))
+    fits.ok_or_else(|| BadStream::TooLong(length.into(), most as u64))
 }
 
 impl From<BadStream> for io::Error {

@@ -53,15 +53,15 @@ pub(crate) fn check(plan: &Plan, container: &Container, bundle: &Path) -> Result
             refusals.push(Refusal::new(ROOT_FILES, HERE, reason).hint("leave out --with-rootfs"));
         } else if let Some(reason) = Claim::refusal(&folder) {
             let hint = "remove what is there, or leave out --with-rootfs if it is the same there";
-            refusals.push(Refusal::new(&folder.display().to_string(), HERE, &reason).hint(hint));
+            refusals.push(Refusal::new(folder.display().to_string(), HERE, reason).hint(hint));
         }
     }
     if let Some(image) = plan.needs.iter().find_map(|need| need.strip_prefix(CHANGED_FILES)) {
         let here = container.ask().map(|state| state.image).unwrap_or_default();
         if here != image {
-            let reason = format!("it is made of image {:?} here, and there of {image:?}", here);
+            let reason = format!("it is made of image {here:?} here, and there of {image:?}");
             let hint = "pull that image and make a container like the other of it";
-            refusals.push(Refusal::new(&container.id, HERE, &reason).hint(hint));
+            refusals.push(Refusal::new(&container.id, HERE, reason).hint(hint));
         }
     }
     host::check(plan, BuildOptions::default(), &mut refusals);

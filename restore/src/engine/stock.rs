@@ -98,8 +98,9 @@ impl Engine for Stock {
             }
             _ => None,
         };
-        let gathering = Gathering::begin(By::Stock(self.clone()), arrived, spaces)?;
-        Ok(Box::new(Gathering { config, ..gathering }))
+        let mut gathering = Gathering::begin(By::Stock(self.clone()), arrived, spaces)?;
+        gathering.put.config = config;
+        Ok(Box::new(gathering))
     }
 }
 
@@ -112,8 +113,26 @@ pub(super) struct Gathering {
     images: ImageSet,
     folder: Scratch,
     into: HashMap<SpaceId, (u32, PagesImage)>,
+    put: Put,
+}
+
+/// What we have put into a bundle. Dropped, it is gone again.
+#[derive(Default)]
+struct Put {
     config: Option<Config>,
     files: Option<Files>,
+}
+
+impl Put {
+    /// The container runs with it.
+    fn keep(self) {
+        if let Some(config) = self.config {
+            config.keep();
+        }
+        if let Some(files) = self.files {
+            files.keep();
+        }
+    }
 }
 
 /// A CRIU at work. Dropped, it is waited for; one that somebody else starts is not wanted any more.
@@ -154,7 +173,7 @@ impl Gathering {
             let image = PagesImage::create(&folder.path(), id).during("make a pages image")?;
             into.insert(space.space, (id, image));
         }
-        Ok(Self { by, images, folder, into, config: None, files })
+        Ok(Self { by, images, folder, into, put: Put { config: None, files } })
     }
 }
 
@@ -189,7 +208,7 @@ impl Shell for Gathering {
                 std::thread::spawn(move || drop(tell.send(self.restore(living, &missing))));
             // If the source goes away meanwhile, this future is dropped, and CRIU must be too.
             let mut awaited = Awaited { cancel, thread: Some(thread) };
-            let (mut restored, (config, files)) = told.await.expect("it always tells")?;
+            let (mut restored, put) = told.await.expect("it always tells")?;
             awaited.cancel = None;
             drop(awaited);
             let faults = match (tasks, keeper) {
@@ -200,7 +219,7 @@ impl Shell for Gathering {
                 }
                 _ => None,
             };
-            let ready: Ready = Box::new(Waiting { restored, config, files });
+            let ready: Ready = Box::new(Waiting { restored, put });
             Ok((ready, faults))
         })
     }
@@ -211,7 +230,7 @@ impl Gathering {
         self,
         lazy: Option<usize>,
         owed: &HashMap<SpaceId, PageSet>,
-    ) -> Result<(Restored, (Option<Config>, Option<Files>)), Cause> {
+    ) -> Result<(Restored, Put), Cause> {
         let nothing = PageSet::new();
         for (space, (id, image)) in &self.into {
             let owed = owed.get(space).unwrap_or(&nothing);
@@ -232,7 +251,7 @@ impl Gathering {
                 serve.until_restored(&self.folder, count, lazy.is_some())?
             }
         };
-        Ok((restored, (self.config, self.files)))
+        Ok((restored, self.put))
     }
 }
 
@@ -268,24 +287,18 @@ fn hold(root: HostPid, openings: &[Opening], keeper: &Keeper) -> Result<()> {
 /// CRIU waits for our answer.
 struct Waiting {
     restored: Restored,
-    config: Option<Config>,
-    files: Option<Files>,
+    put: Put,
 }
 
 impl Staged for Waiting {
     fn run(self: Box<Self>) -> Step<Running> {
         Box::pin(async move {
             let (tell, told) = oneshot::channel();
-            let Self { restored, config, files } = *self;
-            files.iter().for_each(Files::hand_over);
+            let Self { restored, put } = *self;
+            put.files.iter().for_each(Files::hand_over);
             std::thread::spawn(move || tell.send(restored.run()));
             let root = HostPid(told.await.expect("it always tells")?);
-            if let Some(config) = config {
-                config.keep();
-            }
-            if let Some(files) = files {
-                files.keep();
-            }
+            put.keep();
             Ok(Running { root, child: root })
         })
     }
