@@ -1,8 +1,9 @@
 //! When rounds of pre-copy have done what they can: pure functions of what was measured.
 //!
 //! The prediction: what is left after a round is what is left to be sent when the program stands still
-//! (it changes no more while that is sent), at the best rate a round has shown, and the standstill
-//! costs a little beside pages. If that fits the goal, now is the moment. If not, another round
+//! (it changes no more while that is sent), at the rate that rounds have shown, and the standstill
+//! costs a little beside pages. If that fits the goal, now is the moment, unless another round makes it
+//! a good deal shorter (`gain`). If it does not fit, another round
 //! shrinks it as long as rounds send faster than the program writes; when they do not, no number of
 //! rounds will. Then it may be held back, step by step, where that was asked for; and then what is left
 //! may follow after the hand-over, where that was asked for; else the program stays, and is told why
@@ -12,6 +13,9 @@ use std::fmt;
 use std::time::Duration;
 
 use pages::{ByteCount, PageCount};
+
+use crate::gain;
+use crate::pace::Pace;
 
 /// One round, as it was measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +41,8 @@ pub struct Limits {
     pub deadline: Option<Duration>,
     /// How long a standstill takes beside its pages.
     pub overhead: Duration,
+    /// A round trip: a round takes no less.
+    pub rtt: Duration,
     /// True if what is left may follow after the hand-over.
     pub may_owe: bool,
     /// How much it is held back now; `None` if it must not be.
@@ -108,7 +114,10 @@ pub fn decide(rounds: &[Round], spent: Duration, limits: &Limits) -> Decision {
     let Some(last) = rounds.last() else { return Decision::Again(most) };
     let predicted = predict(rounds, limits);
     if predicted <= limits.max_downtime {
-        return Decision::Freeze(predicted);
+        return match gain::pays(rounds, spent, limits) {
+            true => Decision::Again(most),
+            false => Decision::Freeze(predicted),
+        };
     }
     // What a round leaves is what the next one sends; less than a tenth off is no progress.
     let stuck = |round: &&Round| round.dirty.0.saturating_mul(10) > round.pages.0.saturating_mul(9);
@@ -126,12 +135,13 @@ pub fn decide(rounds: &[Round], spent: Duration, limits: &Limits) -> Decision {
     } else {
         return Decision::Again(most);
     };
+    let pace = Pace::of(rounds, limits.rtt);
     let hopeless = Hopeless {
         end,
         rounds: rounds.len(),
         left: last.left.bytes(),
-        dirty_rate: per_second(last.dirty, last.took),
-        rate: best_rate(rounds),
+        dirty_rate: bytes_per_second(pace.dirty_rate),
+        rate: bytes_per_second(pace.rate),
         predicted,
         goal: limits.max_downtime,
     };
@@ -140,32 +150,23 @@ pub fn decide(rounds: &[Round], spent: Duration, limits: &Limits) -> Decision {
 
 /// How long the program would stand still if it were stopped after these rounds.
 pub fn predict(rounds: &[Round], limits: &Limits) -> Duration {
-    let left = rounds.last().map_or(0, |last| last.left.bytes().0);
-    let seconds = left as f64 / (best_rate(rounds).max(1)) as f64;
-    // Beyond a day all is the same.
-    limits.overhead + Duration::from_secs_f64(seconds.min(86_400.0))
+    let left = rounds.last().map_or(PageCount(0), |last| last.left);
+    limits.overhead + Pace::of(rounds, limits.rtt).sending(left)
 }
 
 /// Pages of the next round: all there are, unless it would go on beyond the deadline.
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // saturates
 fn most(rounds: &[Round], spent: Duration, limits: &Limits) -> PageCount {
     let Some(deadline) = limits.deadline else { return PageCount(u64::MAX) };
     if rounds.is_empty() {
         return PROBE;
     }
-    let time = deadline.saturating_sub(spent).as_secs_f64();
-    let pages = best_rate(rounds) as f64 * time / pages::PAGE_SIZE as f64;
-    PageCount((pages as u64).max(1))
+    let time = deadline.saturating_sub(spent);
+    Pace::of(rounds, limits.rtt).sent_in(time).max(PageCount(1))
 }
 
-/// Short rounds are mostly latency, so the best tells what the way can carry.
-fn best_rate(rounds: &[Round]) -> u64 {
-    rounds.iter().map(|round| per_second(round.pages, round.took)).max().unwrap_or(0)
-}
-
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // saturates
-fn per_second(pages: PageCount, took: Duration) -> u64 {
-    (pages.bytes().0 as f64 / took.as_secs_f64().max(1e-6)) as u64
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates")]
+fn bytes_per_second(rate: f64) -> u64 {
+    rate as u64
 }
 
 impl fmt::Display for Hopeless {
@@ -202,6 +203,7 @@ mod tests {
         max_rounds: 8,
         deadline: None,
         overhead: Duration::from_millis(20),
+        rtt: Duration::ZERO,
         may_owe: false,
         throttle: None,
     };
@@ -231,16 +233,21 @@ mod tests {
     #[test]
     fn decisions_follow_from_the_numbers() {
         let whole = round(256_000, 10_000, 12_800); // 1 GiB at 100 MiB/s, 50 MiB changed
-        let table: [(&str, &[Round], [&str; 2]); 10] = [
+        let table: [(&str, &[Round], [&str; 2]); 11] = [
             ("nothing was sent yet", &[], ["again"; 2]),
             ("500 ms of pages are left", &[whole], ["again"; 2]),
             ("an idle program", &[round(256_000, 10_000, 0)], ["freeze"; 2]),
-            ("100 ms are left", &[whole, round(12_800, 500, 2560)], ["freeze"; 2]),
+            ("100 ms would do, less is better", &[whole, round(12_800, 500, 2560)], ["again"; 2]),
+            (
+                "1 ms is left",
+                &[whole, round(12_800, 500, 2560), round(2560, 100, 25)],
+                ["freeze"; 2],
+            ),
             ("280 ms would do, 281 not", &[round(25_600, 1000, 7169)], ["again"; 2]),
-            ("280 ms", &[round(25_600, 1000, 7168)], ["freeze"; 2]),
+            ("280 ms, and no less", &[round(7_200, 281, 7168)], ["freeze"; 2]),
             (
                 "a short round is slow only by its latency",
-                &[whole, round(10, 40, 100)],
+                &[whole, round(10, 40, 20)],
                 ["freeze"; 2],
             ),
             (

@@ -13,7 +13,7 @@ use transport::event::{Event, Watch};
 use transport::session::{Outcome, Report};
 use transport::wire::Features;
 
-use crate::collect::SpacePages;
+use crate::collect::{MemoryLook, SpacePages};
 use crate::doomed::{Standing, Ties};
 use crate::downtime::Downtime;
 use crate::engine::{Hold as _, stop_and_read};
@@ -92,7 +92,8 @@ fn write(
     downtime: &mut Downtime,
     watch: &mut dyn Watch,
 ) -> Result<(Held, Ties, PageCount), Cause> {
-    let (held, collected) = stop_and_read(job.root, plan, &job.survey, None, downtime)?;
+    let look = (None, MemoryLook::Content);
+    let (held, collected) = stop_and_read(job.root, plan, &job.survey, look, downtime)?;
     let total: PageCount = collected.spaces.iter().map(|space| space.pages.count()).sum();
     watch.event(Event::Frozen { pages: total.0 });
     let mut done = 0;

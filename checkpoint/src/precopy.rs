@@ -19,7 +19,7 @@ use transport::wire::{Abort, AbortCode, Features};
 
 use crate::asks::{Ask, Asks, Made};
 use crate::cargo::{Images, send_blob};
-use crate::collect::{Moment, SpacePages};
+use crate::collect::{MemoryLook, Moment, SpacePages};
 use crate::converge::{self, Decision, Limits, Percent, Round};
 use crate::downtime::Downtime;
 use crate::engine::stop_and_read;
@@ -87,6 +87,8 @@ async fn run(
     };
     let mut begun = Instant::now();
     watch.event(Event::Watched { stood });
+    // All of it: this takes time, which the clocks below must not miss.
+    rounds.look().map_err(Cause::Watch)?;
     // Its clocks go on: as late as possible, so that they are not behind over there.
     let mut early = rounds.early().clone();
     early.clocks = Moment::now().inside(job.root);
@@ -95,18 +97,19 @@ async fn run(
     images.send(link).await?;
     chaos::point("source:outlined")?;
 
+    let rtt = link.stats().min_rtt;
     let mut limits = Limits {
         max_downtime: job.max_downtime,
         max_rounds: job.max_rounds,
         deadline: job.deadline,
-        overhead: stood + REMOTE,
+        overhead: Duration::ZERO,
+        rtt,
         may_owe: features.contains(Features::POST_COPY),
         throttle: job.auto_converge.then_some(Percent(0)),
     };
     let mut throttle: Option<Throttle> = None;
     let mut measured: Vec<Round> = Vec::new();
     let mut sent = PageCount(0);
-    rounds.look().map_err(Cause::Watch)?;
     // From here on rounds are made one after the other, until they have done what they can.
     let mut judged = job.asks.is_none().then_some(0);
     let mut asked = None;
@@ -159,7 +162,11 @@ async fn run(
         let squeezer = Squeezer::new(job.compress, features);
         send(precopy, link, (spaces, squeezer), sent, stop).await?;
         let took = began.elapsed();
+        let looking = Instant::now();
         let Look { dirty, left } = rounds.look().map_err(Cause::Watch)?;
+        // It is looked at once more at the end. Its images go there and a word comes back; the right
+        // to run goes there and a word comes back.
+        limits.overhead = stood + looking.elapsed() + REMOTE + 2 * rtt;
         let round = Round { pages, took, dirty, left };
         measured.push(round);
         let (number, predicted) = (measured.len(), converge::predict(&measured, &limits));
@@ -177,7 +184,8 @@ fn begin(job: &Job, plan: &Plan) -> Result<(Rounds, Duration), Cause> {
     tracee::dirty::offered().map_err(Cause::Watch)?;
     let _urgency = Urgency::raise();
     let mut moment = Downtime::starts();
-    let (mut held, collected) = stop_and_read(job.root, plan, &job.survey, None, &mut moment)?;
+    let look = (None, MemoryLook::Nothing);
+    let (mut held, collected) = stop_and_read(job.root, plan, &job.survey, look, &mut moment)?;
     let rounds = Rounds::begin(&mut held, collected).map_err(Cause::Watch)?;
     held.resume().map_err(Cause::Freeze)?;
     Ok((rounds, moment.so_far()))

@@ -133,12 +133,16 @@ impl Rounds {
         (outline, pages)
     }
 
+    fn tracks(&self, pid: HostPid) -> bool {
+        self.tracker.space(pid).is_some()
+    }
+
     /// The tree stands still for good: takes out of `collected` the pages that the destination has
     /// already, and puts in those that it has and must not have any more. If it is not the tree it
     /// was, the destination begins anew, and everything is sent.
-    pub(crate) fn finish(&self, collected: &mut Collected) -> tracee::Result<()> {
+    pub(crate) fn finish(&self, collected: &mut Collected) {
         if !collected.checkpoint.same_tree(&self.early) {
-            return Ok(());
+            return;
         }
         // Opened since: a device may have written to a page after it was sent, which nobody tells.
         let unseen = collected.checkpoint.files.iter().any(|file| match file.kind {
@@ -152,12 +156,11 @@ impl Rounds {
                 collected.spaces.iter_mut().find(|left| left.space == SpaceId::Process(space.task));
             let (Some(living), Some(left)) = (living, left) else { continue };
             let there = kept(&space.made, &living.mm).intersect(&space.sent);
-            let changed = match self.tracker.space(space.pid).filter(|_| !unseen) {
-                Some(tracked) => {
+            let written = collected.written.get(&space.task);
+            let changed = match written.filter(|_| !unseen && self.tracks(space.pid)) {
+                Some(written) => {
                     let mut changed = space.changed.clone();
-                    for range in joined(living.mm.vmas.iter().filter_map(Room::of)) {
-                        changed.add_all(&tracked.written(range, Wanted::AnonContent)?);
-                    }
+                    changed.add_all(written);
                     changed
                 }
                 // Anything may have changed; or another program, or an end and a new beginning under the same number.
@@ -165,7 +168,6 @@ impl Rounds {
             };
             left.pages = remaining(&left.pages, &there, &changed);
         }
-        Ok(())
     }
 }
 

@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use checkpoint::collect::{
-    Clockwork, CollectOptions, Collected, Moment, PageSource, SpacePages, collect,
+    Clockwork, CollectOptions, Collected, MemoryLook, Moment, PageSource, SpacePages, collect,
 };
 use checkpoint::survey::{SurveyOptions, TcpPolicy, survey};
 use harness::{OPTIONS, Subject, can_run};
@@ -39,6 +39,7 @@ fn collected_with(pid: HostPid, allowed: &SurveyOptions) -> (Collected, Moment, 
         ghost_limit: allowed.ghost_limit,
         clockwork: &clockwork,
         frozen,
+        memory: MemoryLook::Content,
     };
     let begun = Instant::now();
     let collected = collect(&mut held, &plan, &options);

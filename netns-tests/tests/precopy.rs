@@ -228,7 +228,9 @@ fn a_rate_is_kept() -> Outcome {
     let args = ["--compress", "none", "--limit-rate", "100Mbit"];
     let migration = args.iter().fold(precopy(&lab)?, |migration, arg| migration.dump_arg(arg));
     let moved = moves_by(&lab, &subject, migration)?;
-    let round = moved.event(Side::Source, "round").expect("a round");
+    // The first: a short one may be all burst.
+    let mut rounds = moved.events(Side::Source).into_iter().filter(|it| it.name() == "round");
+    let round = rounds.next().expect("a round");
     let rate = round.field("rate").as_u64().expect("a number");
     // 12.5 MB/s; at most 10 ms of it, and one run, go for nothing.
     assert!(rate < 13_000_000, "{rate} B/s\n{}", moved.logs());
@@ -351,7 +353,8 @@ fn rounds_are_made_when_they_are_asked_for() -> Outcome {
     assert_eq!(ask(&[])?, Some(0), "{}", moving.logs());
     let moved = moving.finish()?;
     moved.succeeded()?;
-    assert_eq!(pages(&moved, "round").len(), 3, "{}", moved.logs());
+    // The last dump may make more of its own.
+    assert!(pages(&moved, "round").len() >= 3, "{}", moved.logs());
     let verdict = moved.ask(&lab, &started)?;
     assert!(verdict.passed(), "{verdict}\n{}", moved.logs());
     Ok(())

@@ -51,7 +51,7 @@ pub use error::{Error, Result};
 pub use group::{Held, HeldProcess};
 pub use keeper::Keeper;
 pub use memory::Memory;
-pub use pagemap::{Pagemap, Wanted};
+pub use pagemap::{Pagemap, Wanted, Written};
 pub use regs::{Interrupted, Regs, WoundBack, XState, XsaveLayout, wound_back};
 pub use remote::{Borrowed, Call, find_gate, gate_call};
 pub use runner::Runner;

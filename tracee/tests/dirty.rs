@@ -107,10 +107,15 @@ fn copied_exactly(kind: &[&str], wanted: Wanted) {
         subject.line();
     }
     let held = Held::freeze(pid, PATIENCE).expect("frozen");
+    let pagemap = Pagemap::open(pid).expect("readable");
+    let at_once = pagemap.scan_written(range, &mut PageSet::new()).expect("readable");
     let written = tracker.space(pid).expect("tracked").written(range, wanted).expect("told");
     told.push(written.count().0);
     mirror.copy(&memory, &written);
-    let content = Pagemap::open(pid).expect("readable").scan(range, wanted).expect("readable");
+    let content = pagemap.scan(range, wanted).expect("readable");
+    if wanted == Wanted::AnonContent {
+        assert_eq!((at_once.content, at_once.written), (content.clone(), written), "{kind:?}");
+    }
     println!("{kind:?}: told {told:?} of {:?}", content.count());
     assert!(content.count().0 > 100);
     assert_eq!(mirror.wrong(&memory, &content), Vec::<u64>::new(), "{kind:?}");

@@ -111,8 +111,9 @@ impl Layout {
         stat: &Stat,
         exe: FileId,
         told: (VirtAddr, u32, bool),
-    ) -> Result<(Mm, PageSet), CollectError> {
-        let (pages, guards) = contents(pid, &self.vmas)?;
+        memory: MemoryLook,
+    ) -> Result<(Mm, Contents), CollectError> {
+        let mut contents = contents(pid, &self.vmas, memory)?;
         let (brk, dumpable, thp_disabled) = told;
         let mm = Mm {
             start_code: VirtAddr(stat.start_code),
@@ -129,11 +130,11 @@ impl Layout {
             auxv: auxv(pid)?,
             exe,
             vmas: self.vmas,
-            guards: guards.ranges().to_vec(),
+            guards: std::mem::take(&mut contents.guards).ranges().to_vec(),
             dumpable,
             thp_disabled,
         };
-        Ok((mm, pages))
+        Ok((mm, contents))
     }
 }
 
@@ -146,11 +147,37 @@ fn auxv(pid: HostPid) -> Result<Vec<u64>, CollectError> {
     Ok(pairs.take_while(|[kind, _]| *kind != 0).flatten().collect())
 }
 
+/// What of a process's memory is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemoryLook {
+    /// Which pages hold something.
+    Content,
+    /// That, and which of them were written to since they were last told: it is watched
+    /// ([`tracee::dirty`]).
+    Written,
+    /// Nothing: it will be asked while the tree runs.
+    Nothing,
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(super) struct Contents {
+    /// Pages that must travel.
+    pub(super) pages: PageSet,
+    guards: PageSet,
+    /// Of private anonymous memory, if that was asked.
+    pub(super) written: PageSet,
+}
+
 /// Which pages of a process must travel: what private memory holds of its own, and the vdso, which
 /// is not ours but which CRIU compares with the destination's. And which are guard pages.
-fn contents(pid: HostPid, vmas: &[Vma]) -> Result<(PageSet, PageSet), CollectError> {
+fn contents(pid: HostPid, vmas: &[Vma], memory: MemoryLook) -> Result<Contents, CollectError> {
+    let mut found = Contents::default();
+    if memory == MemoryLook::Nothing {
+        return Ok(found);
+    }
+    let watched = memory == MemoryLook::Written;
     let pagemap = Pagemap::open(pid)?;
-    let (mut pages, mut guards) = (PageSet::new(), PageSet::new());
     let mut pending: Option<(PageRange, Wanted)> = None;
     for vma in vmas {
         let wanted = match vma.kind {
@@ -159,7 +186,7 @@ fn contents(pid: HostPid, vmas: &[Vma]) -> Result<(PageSet, PageSet), CollectErr
                 Wanted::CowedFileContent
             }
             VmaKind::Vdso => {
-                pages.insert(vma.range);
+                found.pages.insert(vma.range);
                 continue;
             }
             _ => continue,
@@ -170,26 +197,31 @@ fn contents(pid: HostPid, vmas: &[Vma]) -> Result<(PageSet, PageSet), CollectErr
                 PageRange::between(range.start(), vma.range.end()).map(|range| (range, wanted))
             }
             earlier => {
-                scan(&pagemap, earlier, &mut pages, &mut guards)?;
+                scan(&pagemap, earlier, watched, &mut found)?;
                 Some((vma.range, wanted))
             }
         };
     }
-    scan(&pagemap, pending, &mut pages, &mut guards)?;
-    Ok((pages, guards))
+    scan(&pagemap, pending, watched, &mut found)?;
+    Ok(found)
 }
 
 fn scan(
     pagemap: &Pagemap,
     question: Option<(PageRange, Wanted)>,
-    pages: &mut PageSet,
-    guards: &mut PageSet,
+    watched: bool,
+    found: &mut Contents,
 ) -> Result<(), CollectError> {
-    if let Some((range, wanted)) = question {
-        for run in pagemap.scan_beside(range, wanted, guards)?.ranges() {
-            pages.insert(*run);
+    let content = match question {
+        None => return Ok(()),
+        Some((range, Wanted::AnonContent)) if watched => {
+            let looked = pagemap.scan_written(range, &mut found.guards)?;
+            looked.written.ranges().iter().for_each(|run| found.written.insert(*run));
+            looked.content
         }
-    }
+        Some((range, wanted)) => pagemap.scan_beside(range, wanted, &mut found.guards)?,
+    };
+    content.ranges().iter().for_each(|run| found.pages.insert(*run));
     Ok(())
 }
 

@@ -48,6 +48,7 @@ use tracee::proc::stat::Stat;
 use tracee::{Held, HostPid};
 
 pub use interrupted::Waits;
+pub use mm::MemoryLook;
 pub use timers::Moment;
 pub(crate) use timers::timer_clock;
 pub(crate) use tree::comm;
@@ -72,6 +73,8 @@ pub struct Collected {
     pub checkpoint: Checkpoint,
     /// The pages, space by space: processes first, parents before children.
     pub spaces: Vec<SpacePages>,
+    /// Of watched memory, what was written to since it was last told.
+    pub(crate) written: HashMap<TaskId, PageSet>,
     /// What it parts with here.
     pub(crate) ties: Ties,
 }
@@ -112,6 +115,8 @@ pub struct CollectOptions<'a> {
     pub clockwork: &'a Clockwork,
     /// When the freeze was complete.
     pub frozen: Moment,
+    /// What of its memory is asked.
+    pub memory: MemoryLook,
 }
 
 /// What cannot be carried after all.
@@ -152,7 +157,7 @@ pub fn collect(
         queues: Vec::new(),
         locks: Vec::new(),
     };
-    let mut spaces = Vec::new();
+    let (mut spaces, mut written) = (Vec::new(), HashMap::new());
     let mut tables: Vec<(HostPid, FdTableId)> = Vec::new();
     let mut ids: HashMap<HostPid, TaskId> = HashMap::new();
     for member in &family.members {
@@ -178,12 +183,13 @@ pub fn collect(
         let rules = judge.rules;
         let process = tree::Living { member, whose: &whose, table, rules };
         let held = &mut held.processes()[at];
-        if let Some((task, pages)) = process.read(held, &mut files, &mut refusals, options)? {
+        if let Some((task, found)) = process.read(held, &mut files, &mut refusals, options)? {
             spaces.push(SpacePages {
                 space: SpaceId::Process(task.id),
-                pages,
+                pages: found.pages,
                 source: PageSource::Process(pid),
             });
+            written.insert(task.id, found.written);
             ids.insert(pid, task.id);
             checkpoint.tasks.push(task);
         }
@@ -221,7 +227,7 @@ pub fn collect(
         connections,
         ..Ties::default()
     };
-    Ok(Collected { checkpoint, spaces, ties })
+    Ok(Collected { checkpoint, spaces, written, ties })
 }
 
 /// The table of a process that shares it with one already read (CLONE_FILES).

@@ -3,7 +3,7 @@
 use std::fs;
 
 use image::state::{Body, FdTableId, Fs, Task};
-use pages::{PageRange, PageSet, TaskId, VirtAddr};
+use pages::{PageRange, TaskId, VirtAddr};
 use tracee::proc::stat::Stat;
 use tracee::{HeldProcess, HostPid, Memory, StopKind, find_gate};
 
@@ -32,7 +32,7 @@ impl Living<'_> {
         files: &mut Files,
         refusals: &mut Refusals,
         options: &CollectOptions,
-    ) -> Result<Option<(Task, PageSet)>, CollectError> {
+    ) -> Result<Option<(Task, mm::Contents)>, CollectError> {
         let Self { member: Member { pid, stat, parent, .. }, whose, table, .. } = *self;
         let pid = *pid;
         let before = refusals.len();
@@ -78,7 +78,7 @@ impl Living<'_> {
             StopKind::Interrupted => None,
         };
         let told = (asked.brk, asked.dumpable, asked.thp_disabled);
-        let (mm, pages) = layout.finish(pid, stat, exe, told)?;
+        let (mm, contents) = layout.finish(pid, stat, exe, told, options.memory)?;
         let outside = settings::from_outside(pid, stat.session == pid.0);
         let living = image::state::Living {
             threads,
@@ -99,7 +99,7 @@ impl Living<'_> {
             flags: stat.flags,
         };
         let body = Body::Living(Box::new(living));
-        Ok(Some((task(pid, parent.map(id), stat, body), pages)))
+        Ok(Some((task(pid, parent.map(id), stat, body), contents)))
     }
 
     /// Reads every thread before anything runs in one.

@@ -7,7 +7,9 @@ use tracee::net::HostAddress;
 use tracee::{Held, HostPid, chaos};
 
 use super::{Engine, Freezing, Still, Taken};
-use crate::collect::{self, Clockwork, CollectOptions, Collected, Doors, Moment, Waits};
+use crate::collect::{
+    self, Clockwork, CollectOptions, Collected, Doors, MemoryLook, Moment, Waits,
+};
 use crate::doomed::{Standing, Ties};
 use crate::downtime::Downtime;
 use crate::error::{CollectError, SurveyError};
@@ -48,13 +50,16 @@ impl Engine for Native {
     ) -> Freezing<'a> {
         Box::pin(async move {
             let _urgency = Urgency::raise();
-            let waits = rounds.map(Rounds::waits);
-            let (held, mut collected) = stop_and_read(root, plan, options, waits, downtime)?;
+            let look = match rounds {
+                Some(rounds) => (Some(rounds.waits()), MemoryLook::Written),
+                None => (None, MemoryLook::Content),
+            };
+            let (held, mut collected) = stop_and_read(root, plan, options, look, downtime)?;
             if let Some(rounds) = rounds {
-                rounds.finish(&mut collected).map_err(Cause::Watch)?;
+                rounds.finish(&mut collected);
                 downtime.lap("last look");
             }
-            let Collected { checkpoint, spaces, ties } = collected;
+            let Collected { checkpoint, spaces, ties, .. } = collected;
             let images = checkpoint.to_images(&NamespaceIds::default());
             let ties = Ties { addresses: self.release.clone(), ..ties };
             let still: Still = Box::new(Standing { held, ties });
@@ -69,7 +74,7 @@ pub(crate) fn stop_and_read(
     root: HostPid,
     plan: &Plan,
     survey: &SurveyOptions,
-    before: Option<&Waits>,
+    (before, memory): (Option<&Waits>, MemoryLook),
     downtime: &mut Downtime,
 ) -> Result<(Held, Collected), Cause> {
     let doors = Doors::shut(plan, survey.tcp).map_err(CollectError::from)?;
@@ -88,6 +93,7 @@ pub(crate) fn stop_and_read(
         ghost_limit: survey.ghost_limit,
         clockwork: &clockwork,
         frozen,
+        memory,
     };
     let mut collected = collect::collect(&mut held, plan, &options)?;
     collected.ties.doors = doors;

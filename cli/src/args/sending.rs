@@ -19,7 +19,8 @@ pub(crate) struct Sending {
     #[arg(long, value_enum, default_value_t = Mode::Auto)]
     pub(crate) mode: Mode,
 
-    /// How long the tree may stand still, for the modes that have a choice.
+    /// How long the tree may stand still, for the modes that have a choice. Rounds (see --mode) make
+    /// it shorter than that as long as each gains more than it costs.
     #[arg(long, value_name = "TIME", default_value = "300ms", value_parser = crate::options::parse_duration)]
     pub(crate) max_downtime: Duration,
 
