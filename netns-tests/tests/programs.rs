@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use netns_tests::programs::{Nginx, Pipeline, Postgres, Redis, Tmux, Transaction, counted};
+use netns_tests::programs::{Etcd, Nginx, Pipeline, Postgres, Redis, Tmux, Transaction, counted};
 use netns_tests::{
     Lab, Migration, Moved, Side, Subject, in_session, qmig_binary, requirements, rounds,
 };
@@ -184,6 +184,45 @@ fn nginx_with_workers() -> Outcome {
         dst.signal(nginx.pid(), Signal::SIGQUIT)?;
         ended_well(&moved)
     })
+}
+
+/// A program in Go, with its connections to itself.
+#[test]
+fn etcd_with_its_threads() -> Outcome {
+    if missing(&["etcd", "bash"]) {
+        return Ok(());
+    }
+    ["stop", "pre-copy", "post-copy"]
+        .into_iter()
+        .try_for_each(|mode| rounds(|lab| moves_etcd(lab, mode)))
+}
+
+fn moves_etcd(lab: &Lab, mode: &str) -> Outcome {
+    const LEASE: (u32, u32) = (7, 1000);
+    let (src, dst) = (lab.src(), lab.dst());
+    let etcd = Etcd::start(lab, src, PID)?;
+    let before = etcd.put(dst, src, "YmVmb3Jl")?.ok_or("no revision")?;
+    etcd.grant(src, src, LEASE.0, LEASE.1)?;
+
+    let migration = Migration::new(lab)?.dump_arg("--tcp-established");
+    let migration = migration.dump_arg(format!("--mode={mode}")).dump_arg("--max-downtime=10s");
+    let moved = migration.run(etcd.pid())?;
+    moved.succeeded()?;
+    etcd.running().wait(SOON)?;
+
+    assert_eq!(etcd.get(src, dst)?.as_deref(), Some("YmVmb3Jl"), "{}", moved.logs());
+    let left = etcd.left(dst, dst, LEASE.0)?.ok_or("no lease")?;
+    assert!((1..=u64::from(LEASE.1)).contains(&left), "{left} s");
+    assert_eq!(etcd.put(dst, dst, "YWZ0ZXI=")?, Some(before + 1), "{}", moved.logs());
+    assert_eq!(etcd.get(src, dst)?.as_deref(), Some("YWZ0ZXI="));
+    dst.signal(etcd.pid(), Signal::SIGTERM)?;
+    // It puts its things away, and then ends as one that does not.
+    let status = moved.restore().wait(SOON)?;
+    if status.code() == Some(143) {
+        Ok(())
+    } else {
+        Err(format!("{status}\n{}", moved.logs()).into())
+    }
 }
 
 /// With its ordinary locks, which keep other writers out before, on the way, and after.

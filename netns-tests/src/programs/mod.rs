@@ -1,5 +1,6 @@
 //! What people really run, started so that it can move, and asked as its users would ask it.
 
+mod etcd;
 mod nginx;
 mod pipeline;
 mod postgres;
@@ -7,6 +8,7 @@ mod redis;
 mod sqlite;
 mod tmux;
 
+pub use etcd::Etcd;
 pub use nginx::Nginx;
 pub use pipeline::{Pipeline, counted};
 pub use postgres::Postgres;
@@ -15,9 +17,11 @@ pub use sqlite::Transaction;
 pub use tmux::Tmux;
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::host::Host;
 use crate::running::{GLANCE, Running};
 use crate::{Lab, LabError, Result};
 
@@ -35,6 +39,14 @@ fn folder(lab: &Lab, name: &str) -> Result<PathBuf> {
 
 fn write(path: &Path, text: &str) -> Result<()> {
     std::fs::write(path, text).map_err(LabError::file("write", path))
+}
+
+/// What the server on `server` answers to an HTTP request that closes the connection, head and all.
+fn http(from: &Host, server: &Host, port: u16, request: &str) -> Result<String> {
+    let mut ask = Command::new("bash");
+    let connect = format!("exec 3<>/dev/tcp/{}/{port}", server.addr());
+    ask.arg("-c").arg(format!("{connect} && printf %s \"$0\" >&3 && exec cat <&3")).arg(request);
+    Ok(String::from_utf8_lossy(&from.run(ask)?.stdout).into_owned())
 }
 
 /// Look again and again until `look` finds something. For what gives no event.

@@ -1,9 +1,8 @@
 //! nginx: a master, two workers of another user, a listening socket that all of them hold.
 
 use std::path::PathBuf;
-use std::process::Command;
 
-use super::{folder, until, write};
+use super::{folder, http, until, write};
 use crate::host::{Host, in_session};
 use crate::running::Running;
 use crate::{Lab, Result};
@@ -45,13 +44,7 @@ impl Nginx {
 
     /// The page, as `from` gets it from the nginx on `server`.
     pub fn page(&self, from: &Host, server: &Host) -> Result<String> {
-        let mut get = Command::new("bash");
-        get.arg("-c").arg(format!(
-            "exec 3<>/dev/tcp/{}/{PORT} && printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3 && exec cat <&3",
-            server.addr()
-        ));
-        let answer = from.run(get)?.stdout;
-        let answer = String::from_utf8_lossy(&answer);
+        let answer = http(from, server, PORT, "GET / HTTP/1.0\r\n\r\n")?;
         Ok(answer.split_once("\r\n\r\n").map_or("", |(_, page)| page).trim().to_owned())
     }
 
