@@ -18,6 +18,7 @@ mod ghosts;
 mod groups;
 mod interrupted;
 mod ipc;
+mod lags;
 mod locks;
 mod mm;
 mod options;

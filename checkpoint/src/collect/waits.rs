@@ -10,17 +10,15 @@
 //! - `se.exec_start` of /proc/TID/sched tells when the thread went to sleep, on a clock of its CPU
 //!   that lags behind CLOCK_MONOTONIC by the time the hypervisor took from that CPU.
 //!
+//! By how much that clock lags is measured when all threads have been seen: the guess is late, never early.
 //! A timer whose end minus the thread's timeout falls where the thread went to sleep is its timer,
 //! and the end is then exact to the nanosecond. Where the kernel itself wrote the rest into the
 //! program's memory (nanosleep with a second argument) no guess is made.
 
 use std::collections::HashMap;
-use std::fs;
 use std::time::Duration;
 
 use nix::libc;
-use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
-use nix::unistd::Pid;
 use pages::VirtAddr;
 use tracee::host::{hrtimers, sys_clock};
 use tracee::proc::stat::Stat;
@@ -29,6 +27,7 @@ use tracee::{HostPid, Memory};
 
 use super::advised::Advised;
 use super::interrupted::Waits;
+use super::lags::{self, Lags};
 use crate::survey::tree;
 
 /// What was seen before a freeze that cannot be seen, or only slowly, after it: sleeping threads,
@@ -74,16 +73,18 @@ impl Clockwork {
         let processes = tree::processes(root);
         // First: it takes longest, and sleeps want to be seen last.
         let advised = Advised::sample(&processes);
-        let mut lags = Lags::default();
-        let mut sleepers = HashMap::new();
-        for tid in tree::threads(&processes) {
-            if let Some(sleeper) = Sleeper::look(tid, &mut lags) {
-                sleepers.insert(tid.0, sleeper);
-            }
-        }
-        if sleepers.is_empty() {
+        let threads = tree::threads(&processes).into_iter();
+        let seen: Vec<_> = threads.filter_map(|tid| Some((tid, Asleep::look(tid)?))).collect();
+        if seen.is_empty() {
             return Self { advised, ..Self::default() };
         }
+        // After the sleepers: what is stolen from a CPU before one of them falls asleep must count.
+        let mut lags = Lags::default();
+        let sleepers = seen.into_iter().filter_map(|(tid, seen)| {
+            let lag = lags.of(seen.cpu)?;
+            Some((tid.0, Sleeper::of(&seen, lag)))
+        });
+        let sleepers = sleepers.collect();
         // After the sleepers: a timer must be seen for each of them that sleeps on.
         let timers = hrtimers().unwrap_or_default();
         let mut ends: Vec<u64> = timers
@@ -143,7 +144,7 @@ impl Clockwork {
                     _ => seen.began,
                 };
                 let again = seen.call == RESTART_SYSCALL;
-                Some(rest(&self.ends, whole, began, again, frozen))
+                rest(&self.ends, whole, began, again, (self.taken, frozen))
             }
             (Rest::Of(_), None) => None,
         }
@@ -228,18 +229,21 @@ fn loaded_number(code: [u8; 7]) -> Option<u64> {
 /// earliest and the likely beginning; of several the nearest to the likely one. Without any, the
 /// likely beginning must do. Of a wait that goes on after an interruption (`again`) only the latest
 /// possible beginning is known, so the last timer of the window is taken: late perhaps, never early.
+///
+/// The timers were read at `taken`, and the wait was interrupted after that: it cannot have ended before,
+/// whatever fits. `None` if nothing else fits.
 pub(crate) fn rest(
     ends: &[u64],
     whole: Duration,
     began: Began,
     again: bool,
-    frozen: Duration,
-) -> Duration {
-    let (whole, frozen) = (nanos(whole), nanos(frozen));
+    (taken, frozen): (Duration, Duration),
+) -> Option<Duration> {
+    let (whole, taken, frozen) = (nanos(whole), nanos(taken), nanos(frozen));
     let likely = began.likely.saturating_add(whole);
     let first = began.earliest.saturating_add(whole).saturating_sub(SLACK_NS);
     let last = likely.saturating_add(SLACK_NS);
-    let from = ends.partition_point(|end| *end < first.max(if again { frozen } else { 0 }));
+    let from = ends.partition_point(|end| *end < first.max(if again { frozen } else { taken }));
     let to = ends.partition_point(|end| *end <= last).max(from);
     let fitting = &ends[from..to];
     let end = if again {
@@ -247,7 +251,8 @@ pub(crate) fn rest(
     } else {
         fitting.iter().copied().min_by_key(|end| end.abs_diff(likely))
     };
-    Duration::from_nanos(end.unwrap_or(likely).saturating_sub(frozen).min(whole))
+    let end = end.unwrap_or(likely);
+    (end >= taken).then(|| Duration::from_nanos(end.saturating_sub(frozen).min(whole)))
 }
 
 /// Clock bases of /proc/timer_list that count CLOCK_MONOTONIC.
@@ -274,71 +279,38 @@ const TIMER_ABSTIME: u64 = 1;
 const FUTEX_COMMAND: u64 = 0x7f;
 const FUTEX_WAIT: u64 = 0;
 
-impl Sleeper {
-    fn look(tid: HostPid, lags: &mut Lags) -> Option<Self> {
+/// What is told of a sleeping thread.
+struct Asleep {
+    call: u64,
+    args: [u64; 6],
+    /// When it went to sleep, on the clock of its CPU.
+    start: u64,
+    switches: u64,
+    cpu: usize,
+}
+
+impl Asleep {
+    fn look(tid: HostPid) -> Option<Self> {
         let Doing::Call { nr, args, .. } = syscall::read(tid, tid).ok()? else { return None };
         let call = nr.cast_unsigned();
         if ![NANOSLEEP, CLOCK_NANOSLEEP, POLL, FUTEX, RESTART_SYSCALL].contains(&call) {
             return None;
         }
-        let sched = fs::read_to_string(format!("/proc/{}/sched", tid.0)).ok()?;
-        let (start, switches) = parse_sched(&sched)?;
-        let lag = lags.of(usize::try_from(Stat::read(tid).ok()?.processor).ok()?)?;
-        let likely = start.saturating_add(lag);
-        let began = Began { likely, earliest: start.min(likely) };
-        Some(Self { call, args, switches, began })
+        let (start, switches) = lags::of_thread(tid)?;
+        let cpu = usize::try_from(Stat::read(tid).ok()?.processor).ok()?;
+        Some(Self { call, args, start, switches, cpu })
     }
 }
 
-/// By how much the scheduler's clock of each CPU lags behind CLOCK_MONOTONIC, in nanoseconds.
-///
-/// Measured on this very thread: it moves to the CPU, and its own `se.exec_start` is then the
-/// clock's reading of just now.
-#[derive(Default)]
-struct Lags {
-    known: HashMap<usize, Option<u64>>,
-}
-
-impl Lags {
-    fn of(&mut self, cpu: usize) -> Option<u64> {
-        *self.known.entry(cpu).or_insert_with(|| measure(cpu))
+impl Sleeper {
+    fn of(seen: &Asleep, lag: u64) -> Self {
+        let likely = seen.start.saturating_add(lag);
+        let began = Began { likely, earliest: seen.start.min(likely) };
+        Self { call: seen.call, args: seen.args, switches: seen.switches, began }
     }
 }
 
-fn measure(cpu: usize) -> Option<u64> {
-    let own = Pid::from_raw(0);
-    let before = sched_getaffinity(own).ok()?;
-    let mut only = CpuSet::new();
-    only.set(cpu).ok()?;
-    sched_setaffinity(own, &only).ok()?;
-    let lag = exec_start_of_this_thread();
-    // Cannot fail: it was this thread's set a moment ago.
-    let _ = sched_setaffinity(own, &before);
-    lag
-}
-
-fn exec_start_of_this_thread() -> Option<u64> {
-    // To yield brings the reading up to date: it is taken when a thread gets its CPU.
-    std::thread::yield_now();
-    let sched = fs::read_to_string("/proc/thread-self/sched").ok()?;
-    let now = nanos(sys_clock(libc::CLOCK_MONOTONIC).ok()?);
-    let (start, _) = parse_sched(&sched)?;
-    Some(now.saturating_sub(start))
-}
-
-/// /proc/TID/sched: (se.exec_start in nanoseconds, nr_voluntary_switches).
-fn parse_sched(text: &str) -> Option<(u64, u64)> {
-    let value = |name: &str| {
-        let line = text.lines().find(|line| line.starts_with(name))?;
-        line.split_once(':').map(|(_, value)| value.trim())
-    };
-    let (whole, part) = value("se.exec_start")?.split_once('.')?;
-    let (whole, part): (u64, u64) = (whole.parse().ok()?, part.parse().ok()?);
-    let start = whole.checked_mul(1_000_000)?.checked_add(part)?;
-    Some((start, value("nr_voluntary_switches")?.parse().ok()?))
-}
-
-fn nanos(duration: Duration) -> u64 {
+pub(super) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
@@ -357,7 +329,7 @@ mod tests {
             likely: u64,
             earliest: u64,
             again: bool,
-            left_ms: u64,
+            left_ms: Option<u64>,
         }
         let cases = [
             Case {
@@ -366,7 +338,7 @@ mod tests {
                 likely: 10_001 * MS,
                 earliest: 10_001 * MS,
                 again: false,
-                left_ms: 250,
+                left_ms: Some(250),
             },
             Case {
                 name: "clock lagged 60 ms since, still the only timer in the window",
@@ -374,7 +346,7 @@ mod tests {
                 likely: 10_060 * MS,
                 earliest: 9_950 * MS,
                 again: false,
-                left_ms: 250,
+                left_ms: Some(250),
             },
             Case {
                 name: "several fit: the nearest to the guess",
@@ -382,7 +354,7 @@ mod tests {
                 likely: 10_000 * MS + MS / 10,
                 earliest: 9_980 * MS,
                 again: false,
-                left_ms: 250,
+                left_ms: Some(250),
             },
             Case {
                 name: "none fits: the guess itself",
@@ -390,7 +362,7 @@ mod tests {
                 likely: 10_000 * MS,
                 earliest: 10_000 * MS,
                 again: false,
-                left_ms: 250,
+                left_ms: Some(250),
             },
             Case {
                 name: "no timers at all",
@@ -398,7 +370,7 @@ mod tests {
                 likely: 10_040 * MS,
                 earliest: 10_000 * MS,
                 again: false,
-                left_ms: 290,
+                left_ms: Some(290),
             },
             Case {
                 name: "goes on after an interruption: the last that can be, not the nearest",
@@ -406,7 +378,7 @@ mod tests {
                 likely: 10_100 * MS,
                 earliest: 0,
                 again: true,
-                left_ms: 250,
+                left_ms: Some(250),
             },
             Case {
                 name: "never more than the whole",
@@ -414,22 +386,39 @@ mod tests {
                 likely: 11_000 * MS,
                 earliest: 10_000 * MS,
                 again: false,
-                left_ms: 400,
+                left_ms: Some(400),
             },
             Case {
                 name: "over: nothing left",
+                ends: &[10_145 * MS],
+                likely: 9_750 * MS,
+                earliest: 9_740 * MS,
+                again: false,
+                left_ms: Some(0),
+            },
+            Case {
+                name: "what was over before the timers were read is another's",
+                ends: &[10_130 * MS, 10_143 * MS],
+                likely: 9_735 * MS,
+                earliest: 9_700 * MS,
+                again: false,
+                left_ms: None,
+            },
+            Case {
+                name: "the guess is another's too",
                 ends: &[],
                 likely: 9_000 * MS,
                 earliest: 9_000 * MS,
                 again: false,
-                left_ms: 0,
+                left_ms: None,
             },
         ];
         for case in cases {
             let began = Began { likely: case.likely, earliest: case.earliest };
             let whole = Duration::from_millis(400);
-            let left = rest(case.ends, whole, began, case.again, Duration::from_millis(10_150));
-            assert_eq!(left, Duration::from_millis(case.left_ms), "{}", case.name);
+            let times = (Duration::from_millis(10_140), Duration::from_millis(10_150));
+            let left = rest(case.ends, whole, began, case.again, times);
+            assert_eq!(left, case.left_ms.map(Duration::from_millis), "{}", case.name);
         }
     }
 
@@ -463,14 +452,6 @@ mod tests {
         assert_eq!(left(&[10_093 * MS, 10_098 * MS]), ms(88), "either: the later");
         assert_eq!(left(&[10_050 * MS, 10_200 * MS]), ms(90), "none fits");
         assert_eq!(left(&[]), ms(90));
-    }
-
-    #[test]
-    fn the_scheduler_s_text_is_read() {
-        let sched = "cat (1, #threads: 1)\n---\nse.exec_start      :      1340086.575764\n\
-                     nr_switches : 9\nnr_voluntary_switches      :      4\n";
-        assert_eq!(parse_sched(sched), Some((1_340_086_575_764, 4)));
-        assert_eq!(parse_sched("se.exec_start : 12\n"), None);
     }
 
     #[test]
