@@ -1,8 +1,10 @@
 //! Post-copy: which pages may follow after the hand-over, and which must be there before.
 //!
 //! Lazy are pages of private anonymous memory. What userfaultfd(2) cannot make a task wait for goes
-//! ahead: private copies of pages of files, memory that is locked, shared objects (which are also
-//! read and written through descriptors). And what the destination's kernel itself touches before
+//! ahead: private copies of pages of files, memory that is locked, shared objects. Those are also read
+//! and written through descriptors and by mappings to come, of which userfaultfd sees nothing; and its
+//! event does not tell MADV_DONTNEED, which keeps what is shared, from MADV_REMOVE, which does not
+//! (userfaultfd(2), UFFD_EVENT_REMOVE). And what the destination's kernel itself touches before
 //! the tree runs, or in its first moment: around every stack pointer, rseq areas, robust lists, the
 //! words a thread waits on. Whoever touched such a page while the tree is being built would wait for
 //! a page that cannot be asked for yet.

@@ -1,6 +1,8 @@
-/* What a program may do to memory that has not come yet: asked while most of it is missing. */
+/* What a program may do to memory that has not come yet: asked while most of it is missing.
+ * `core 1` lets it leave a core file in the shared directory. */
 #include "subject.h"
 #include <spawn.h>
+#include <sys/resource.h>
 
 #define PAGE 4096ul
 #define MIB (1ul << 20)
@@ -108,6 +110,10 @@ static void call_the_kernel(void) {
 
 int main(int argc, char **argv) {
     begin(argc, argv);
+    if (option_number("core", 0)) {
+        struct rlimit all = {RLIM_INFINITY, RLIM_INFINITY};
+        MUST(!setrlimit(RLIMIT_CORE, &all) && !chdir(shared_dir));
+    }
     /* Guards between them, so that they stay apart. */
     for (int area = 0; area < AREAS; area++) {
         char *at = mmap(NULL, AREA + 2 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

@@ -96,6 +96,29 @@ fn a_program_may_end_before_its_memory_has_come() -> Outcome {
     })
 }
 
+/// The kernel asks nobody for pages while it dumps core (fs/userfaultfd.c, PF_DUMPCORE): those that
+/// were missing are holes in the file. It ends all the same, and so does the migration.
+#[test]
+fn a_program_may_dump_core_before_its_memory_has_come() -> Outcome {
+    slow(|lab| {
+        let (started, moving) = begin(lab, &Subject::new("lazy").arg("core").arg(1))?;
+        lab.dst().signal(started.pid(), Signal::SIGABRT)?;
+        let status = moving.qmig(Side::Destination).wait(SOON)?;
+        assert_eq!(status.code(), Some(134), "{}", moving.logs());
+        moving.finish()?.succeeded()?;
+        started.running().wait(SOON)?;
+        assert_eq!(lab.wait_empty(SOON), []);
+        // Where the machine has files of core at all, and under their plain name.
+        if std::fs::read_to_string("/proc/sys/kernel/core_pattern")?.trim() == "core" {
+            let folders = std::fs::read_dir(lab.shared())?.filter_map(Result::ok);
+            let core = folders.map(|folder| folder.path().join("core")).find(|core| core.exists());
+            let core = std::fs::read(core.ok_or("find the core file")?)?;
+            assert_eq!(core.get(..4), Some(&b"\x7fELF"[..]));
+        }
+        Ok(())
+    })
+}
+
 #[test]
 fn a_link_that_is_cut_for_a_moment_costs_time_only() -> Outcome {
     slow(|lab| {
