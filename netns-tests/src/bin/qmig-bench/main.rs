@@ -7,6 +7,7 @@
 
 mod cost;
 mod engine;
+mod handover;
 mod machine;
 mod memory;
 mod post_copy;
@@ -32,11 +33,12 @@ const FILE: &str = "BENCHMARKS.md";
 const RECORDS: &str = "QMIG_BENCH_RECORDS";
 
 /// Every table, in the order of the report, and what it shows.
-const TABLES: [(&str, &str); 14] = [
+const TABLES: [(&str, &str); 15] = [
     ("whole", "a whole migration beside CRIU"),
     ("whole-jumbo", "the same with jumbo frames"),
     ("cost", "what a small process costs"),
     ("memory", "memory of qmig itself"),
+    ("hand-over", "standstill in post-copy, by size"),
     ("post-copy", "waits for missing pages without emulated delay, beside CRIU"),
     ("post-copy-100m", "the same over 100 Mbit/s, by round trip and queue"),
     ("post-copy-1g", "the same over 1 Gbit/s"),
@@ -119,6 +121,7 @@ fn one(table: &str, quick: bool) -> Outcome<String> {
         "whole-jumbo" => whole::table(whole::JUMBO, quick),
         "cost" => Ok(report::cost(&cost::measure()?)),
         "memory" => Ok(report::memory(&memory::measure()?)),
+        "hand-over" => handover::measure(quick),
         "post-copy" => post_copy::near(quick),
         "post-copy-100m" => post_copy::far("100Mbit", quick),
         "post-copy-1g" => post_copy::far("1Gbit", quick),
