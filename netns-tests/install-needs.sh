@@ -8,11 +8,14 @@ needs=(
 	ip:iproute2 cc:gcc redis-server:redis-server redis-cli:redis-tools nginx:nginx-light
 	sqlite3:sqlite3 python3:python3 java:default-jdk-headless script:bsdutils tmux:tmux
 	openssl:openssl setpriv:util-linux psql:postgresql node:nodejs runc:runc busybox:busybox-static etcd:etcd-server podman:podman conmon:conmon
+	sshd:openssh-server ssh:openssh-client
 )
 missing=()
 for need in "${needs[@]}"; do
 	PATH="$PATH:/usr/sbin:/sbin" command -v "${need%%:*}" >/dev/null || missing+=("${need##*:}")
 done
+# A browser with windows does as well.
+command -v chromium >/dev/null || command -v chromium-headless-shell >/dev/null || missing+=(chromium-headless-shell)
 here=$(dirname "$0")
 if [ ${#missing[@]} -eq 0 ]; then exec "$here/install-criu.sh" /opt/qmig-criu; fi
 

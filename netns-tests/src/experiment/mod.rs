@@ -13,7 +13,7 @@ mod trial;
 mod way;
 
 pub use flow::{give_flow, take_flow};
-pub use record::{LinkUse, Machine, Process, Record, Waits};
+pub use record::{LaneUse, LinkUse, Machine, Process, Record, Waits};
 pub use trial::{Load, Trial};
 pub use way::{WAYS, Way};
 

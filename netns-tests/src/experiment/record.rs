@@ -58,6 +58,9 @@ pub struct Record {
     pub up: LinkUse,
     /// Back.
     pub down: LinkUse,
+    /// What each lane of qmig's last link carried, by its name.
+    #[serde(default)]
+    pub lanes: BTreeMap<String, LaneUse>,
     /// The tool's process on the source.
     pub source: Process,
     /// The one on the destination.
@@ -115,6 +118,18 @@ impl From<&Tally> for LinkUse {
             lateness_us: tally.lateness.p99_us,
         }
     }
+}
+
+/// Bytes of the streams of one lane, without QUIC's own and without what was sent again: packets
+/// hold what several lanes had to say, so there is no count of them for one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaneUse {
+    /// To the destination.
+    #[serde(rename = "sent_bytes")]
+    pub sent: u64,
+    /// Back.
+    #[serde(rename = "received_bytes")]
+    pub received: u64,
 }
 
 /// What a process of the tool used.

@@ -235,6 +235,8 @@ impl Trial {
             .flatten()
             .map(|(name, value)| (name.clone(), value.as_u64().unwrap_or(0)))
             .collect();
+        let lanes = field(&report, "link")["lanes"].take();
+        record.lanes = serde_json::from_value(lanes).unwrap_or_default();
         record.faults = field(&moved.event(Side::Destination, "report"), "faults");
         if record.faults.is_null() {
             record.faults = field(&report, "faults");

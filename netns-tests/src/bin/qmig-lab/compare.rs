@@ -39,36 +39,56 @@ impl Spread {
         Some(Self { median, min, max, count: numbers.len() })
     }
 
-    /// Not one number of the one is within the other: with fewer than two each, nobody can say.
-    fn apart(self, other: Self) -> bool {
-        self.count > 1 && other.count > 1 && (self.max < other.min || other.max < self.min)
+    /// The largest as a multiple of the smallest: how far repetitions of the same are from each other.
+    fn width(self) -> Option<f64> {
+        (self.count > 1 && self.min > 0.0).then(|| self.max / self.min)
     }
+
+    /// Not one number of the one is within the other, and the hole between them is wider than
+    /// `ordinary`: with fewer than two each, nobody can say.
+    fn apart(self, other: Self, ordinary: f64) -> bool {
+        let (low, high) = if self.max < other.min { (self, other) } else { (other, self) };
+        self.count > 1 && other.count > 1 && high.min > low.max * ordinary
+    }
+}
+
+/// How wide the spread of a measure is in nine of ten places: two or three repetitions may be close to
+/// each other by chance, and then their own spread says nothing.
+fn ordinary(spreads: impl Iterator<Item = Spread>) -> f64 {
+    let mut widths: Vec<f64> = spreads.filter_map(Spread::width).collect();
+    widths.sort_unstable_by(f64::total_cmp);
+    let at = (widths.len() * 9).div_ceil(10).saturating_sub(1);
+    widths.get(at).copied().unwrap_or(1.0)
 }
 
 /// A line for each way, load, link and measure that both have; the larger differences are marked.
 pub(crate) fn compare(one: &[Record], other: &[Record]) -> String {
     let (one, other) = (grouped(one), grouped(other));
-    let (mut text, mut apart) = (String::new(), 0);
-    for (key, records) in &one {
-        let Some(others) = other.get(key) else { continue };
-        for (name, measure, unit) in MEASURES {
-            let spread = |records: &[&Record]| {
-                Spread::of(records.iter().filter_map(|record| measure(record)).collect())
-            };
-            let (Some(a), Some(b)) = (spread(records), spread(others)) else { continue };
-            let mark = if a.apart(b) { "DIFFERS" } else { "" };
-            apart += usize::from(a.apart(b));
+    let (mut text, mut apart, mut compared) = (String::new(), 0, 0);
+    for (name, measure, unit) in MEASURES {
+        let spread = |records: &Vec<&Record>| {
+            Spread::of(records.iter().filter_map(|record| measure(record)).collect())
+        };
+        let ordinary = ordinary(one.values().chain(other.values()).filter_map(spread));
+        let _ = writeln!(text, "{name}: nine of ten spread by no more than × {ordinary:.2}");
+        for (key, records) in &one {
+            let others = other.get(key).and_then(spread);
+            let (Some(a), Some(b)) = (spread(records), others) else { continue };
+            let mark = if a.apart(b, ordinary) { "DIFFERS" } else { "" };
+            apart += usize::from(a.apart(b, ordinary));
+            compared += 1;
             let show = |s: Spread| {
                 let [median, min, max] = [s.median, s.min, s.max].map(|x| x / unit);
                 format!("{median:.2} ({min:.2}–{max:.2}, n={})", s.count)
             };
             let ratio = if a.median > 0.0 { b.median / a.median } else { 1.0 };
-            let _ = writeln!(text, "{key}: {name}: {} → {}, × {ratio:.2} {mark}", show(a), show(b));
+            let _ = writeln!(text, "  {key}: {} → {}, × {ratio:.2} {mark}", show(a), show(b));
         }
     }
     let _ = writeln!(
         text,
-        "{apart} differences are larger than the spread (no value of the one is within the other)"
+        "{apart} of {compared} differences are larger than the spread: no value of the one is within the \
+         other, and the hole between them is wider than nine of ten spreads"
     );
     text
 }
@@ -101,6 +121,8 @@ mod tests {
         let told =
             |a: &[u64], b: &[u64]| compare(&records(a), &records(b)).matches("DIFFERS").count();
         assert_eq!(told(&[1000, 1100, 1200], &[2000, 2100]), 1);
+        // What is close to each other by chance is no narrower than all the rest.
+        assert_eq!(told(&[1000, 1001], &[1100, 1300]), 0);
         assert_eq!(told(&[1000, 1100, 2050], &[2000, 2100]), 0);
         assert_eq!(told(&[1000], &[9000]), 0);
         assert!(

@@ -2,9 +2,9 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const good = data.runs.filter(run => !run.error);
 const told = word => (data.ways.find(way => way.word === word) || { told: word }).told.replaceAll("`", "");
-const color = word => `var(--c${Math.max(0, data.ways.findIndex(way => way.word === word)) % 9})`;
 const unique = list => [...new Set(list)];
 const ways = data.ways.map(way => way.word).filter(word => good.some(run => run.way === word));
+const color = word => `var(--c${Math.max(0, ways.indexOf(word)) % 12})`;
 const links = unique(good.map(run => run.link_name));
 const sorted = list => [...list].sort((a, b) => a - b);
 const median = list => {
@@ -18,8 +18,9 @@ const of = (way, link) => good.filter(run => run.way === way && run.link_name ==
 const number = (x, digits = 3) => !isFinite(x) ? "–" : x === 0 ? "0" : Math.abs(x) >= 1000 ? Math.round(x).toString() : String(+x.toPrecision(digits));
 const time = us => us >= 1e6 ? number(us / 1e6) + " s" : us >= 1e3 ? number(us / 1e3) + " ms" : number(us) + " µs";
 const rate = bps => bps >= 1e9 ? number(bps / 1e9) + " Gbit/s" : number(bps / 1e6) + " Mbit/s";
+/* For a cell: the median, and below it the spread and how many. */
 const spread = (list, show) => list.length === 0 ? "–" : list.length === 1 ? show(list[0])
-  : `${show(median(list))} (${show(Math.min(...list))} – ${show(Math.max(...list))}, n=${list.length})`;
+  : [show(median(list)), `${show(Math.min(...list))} – ${show(Math.max(...list))}, n=${list.length}`];
 
 function make(tag, attributes = {}, ...children) {
   const svg = "svg g path line rect circle text title".split(" ").includes(tag);
@@ -33,7 +34,8 @@ const legend = words => make("div", { class: "legend" }, ...words.map(([name, fi
   make("span", {}, make("i", { style: `background:${fill}` }), name)));
 
 function table(head, rows) {
-  const cells = (tag, list) => list.map(text => make(tag, {}, String(text)));
+  const cells = (tag, list) => list.map(text => Array.isArray(text)
+    ? make(tag, {}, text[0], make("small", {}, text[1])) : make(tag, {}, String(text)));
   return make("div", { class: "wide" }, make("table", {},
     make("thead", {}, make("tr", {}, ...cells("th", head))),
     make("tbody", {}, ...rows.map(row => make("tr", {}, ...cells("td", row))))));
@@ -51,11 +53,18 @@ function figure(title, note, choices, draw) {
   }
   holder.append(picture);
   redraw();
-  document.getElementById("figures").append(make("h2", {}, title), make("p", {}, note), holder);
+  redraws.push(redraw);
+  figures.append(make("h2", {}, title), make("p", {}, note), holder);
 }
 const below = node => make("details", { open: "" }, make("summary", {}, "The numbers"), node);
 
-const W = 720, H = 330, L = 74, R = 14, T = 12, B = 44;
+/* Plots are drawn as wide as there is room, so that letters keep their size on a phone. */
+let W = 720;
+const NARROW = 520, H = 330, L = 74, R = 26, T = 12, B = 44;
+const figures = document.getElementById("figures"), redraws = [];
+const fit = () => { W = Math.max(280, Math.min(940, figures.clientWidth - 30)); };
+fit();
+addEventListener("resize", () => { const before = W; fit(); if (W !== before) redraws.forEach(redraw => redraw()); });
 const scale = (from, to, log) => {
   const f = log ? Math.log10 : x => x, [a, b] = [f(from), f(to)];
   return (x, low, high) => low + (f(x) - a) / ((b - a) || 1) * (high - low);
@@ -74,9 +83,10 @@ function ticks(from, to, log) {
 function axes(x, y, labels) {
   const svg = make("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": labels.join(" by ") });
   const X = v => scale(...x.range, x.log)(v, L, W - R), Y = v => scale(...y.range, y.log)(v, H - B, T);
-  for (const v of ticks(...x.range, x.log)) svg.append(
+  const across = ticks(...x.range, x.log), every = Math.ceil(across.length * 58 / (W - L - R));
+  across.forEach((v, i) => svg.append(
     make("line", { class: "grid", x1: X(v), x2: X(v), y1: T, y2: H - B }),
-    make("text", { x: X(v), y: H - B + 16, "text-anchor": "middle" }, x.show(v)));
+    ...i % every ? [] : [make("text", { x: X(v), y: H - B + 16, "text-anchor": "middle" }, x.show(v))]));
   for (const v of ticks(...y.range, y.log)) svg.append(
     make("line", { class: "grid", x1: L, x2: W - R, y1: Y(v), y2: Y(v) }),
     make("text", { x: L - 6, y: Y(v) + 4, "text-anchor": "end" }, y.show(v)));
@@ -87,13 +97,13 @@ function axes(x, y, labels) {
 
 /* Horizontal bars of parts: rows of [label, [[part, value, fill]…], mark?]. */
 function bars(rows, show, title) {
-  const height = 26 * rows.length + 34, left = 250, svg = make("svg", { viewBox: `0 0 ${W} ${height}`, role: "img", "aria-label": title });
+  const narrow = W < NARROW, step = narrow ? 42 : 26, longest = Math.max(...rows.map(row => row[0].length)), left = narrow ? 2 : Math.min(W / 2, 24 + 6.6 * longest), height = step * rows.length + 10, svg = make("svg", { viewBox: `0 0 ${W} ${height}`, role: "img", "aria-label": title });
   const sum = row => row[1].reduce((total, part) => total + part[1], 0);
   const most = Math.max(...rows.map(row => Math.max(sum(row), row[2] || 0)), 1e-9);
   const X = v => left + v / most * (W - left - 90);
   rows.forEach((row, i) => {
-    const y = 8 + 26 * i;
-    svg.append(make("text", { x: left - 8, y: y + 14, "text-anchor": "end", class: "value" }, row[0]));
+    const y = 8 + step * i + (narrow ? 16 : 0);
+    svg.append(make("text", { x: narrow ? left : left - 8, y: narrow ? y - 4 : y + 14, "text-anchor": narrow ? "start" : "end", class: "value" }, row[0]));
     let at = 0;
     for (const [name, value, fill] of row[1]) {
       svg.append(make("rect", { x: X(at) + (at ? 1 : 0), y, width: Math.max(X(at + value) - X(at) - (at ? 1 : 0), .5), height: 18, rx: 2, fill }, hover(`${row[0]}: ${name} ${show(value)}`)));
@@ -189,7 +199,7 @@ function heat() {
     const across = sorted(unique(runs.map(run => run.rtt_ms))), down = sorted(unique(runs.map(run => run.loss)));
     const value = (rtt, loss) => median(runs.filter(run => run.rtt_ms === rtt && run.loss === loss).map(get).filter(isFinite));
     const all = across.flatMap(rtt => down.map(loss => value(rtt, loss))).filter(isFinite), most = Math.max(...all), least = Math.min(...all);
-    const left = 80, w = (W - left - R) / across.length, h = 46, svg = make("svg", { viewBox: `0 0 ${W} ${h * down.length + 50}`, role: "img", "aria-label": choice });
+    const left = W < NARROW ? 48 : 80, w = (W - left - R) / across.length, h = 46, svg = make("svg", { viewBox: `0 0 ${W} ${h * down.length + 50}`, role: "img", "aria-label": choice });
     down.forEach((loss, j) => {
       svg.append(make("text", { x: left - 8, y: 10 + h * j + h / 2 + 4, "text-anchor": "end" }, `${number(loss * 100)} %`));
       across.forEach((rtt, i) => {

@@ -37,6 +37,8 @@ struct Written {
 struct NamedLink {
     name: Option<String>,
     words: String,
+    /// Only these ways over it.
+    ways: Option<Vec<String>>,
 }
 
 /// Every combination of these.
@@ -89,10 +91,10 @@ impl Plan {
         let (mut trials, mut left_out) = (Vec::new(), Vec::new());
         let links = links(&written)?;
         for repetition in 0..written.repetitions {
-            for (name, link) in &links {
+            for Over { name, link, ways } in &links {
                 for load in &written.loads {
                     let load = load_of(load)?;
-                    for way in &written.ways {
+                    for way in ways {
                         let way: Way = way.parse()?;
                         let is_criu = !matches!(way, Way::Qmig { .. });
                         if is_criu && Criu::installed().is_none() {
@@ -126,19 +128,29 @@ pub(crate) fn is_of(record: &Record, trial: &Trial) -> bool {
         && record.repetition == trial.repetition
 }
 
-fn links(written: &Written) -> Outcome<Vec<(String, Option<Link>)>> {
+/// A link, and what goes over it.
+struct Over {
+    name: String,
+    link: Option<Link>,
+    ways: Vec<String>,
+}
+
+fn links(written: &Written) -> Outcome<Vec<Over>> {
     let mut links = Vec::new();
     for link in &written.links {
         let name = link.name.clone().unwrap_or_else(|| link.words.clone());
         let parsed = (link.words != "veth").then(|| link.words.parse::<Link>()).transpose()?;
-        links.push((name, parsed));
+        let ways = link.ways.as_ref().unwrap_or(&written.ways).clone();
+        links.push(Over { name, link: parsed, ways });
     }
     if let Some(matrix) = &written.matrix {
         for rate in &matrix.rate {
             for rtt in &matrix.rtt {
                 for loss in &matrix.loss {
                     let words = format!("rate={rate} rtt={rtt} loss={loss} {}", matrix.words);
-                    links.push((format!("{rate}, RTT {rtt}, loss {loss}"), Some(words.parse()?)));
+                    let name = format!("{rate}, RTT {rtt}, loss {loss}");
+                    let (link, ways) = (Some(words.parse()?), written.ways.clone());
+                    links.push(Over { name, link, ways });
                 }
             }
         }

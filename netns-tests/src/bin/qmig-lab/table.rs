@@ -7,7 +7,7 @@ use netns_tests::experiment::Record;
 /// A column: its name, and how a record fills it.
 type Column = (&'static str, fn(&Record) -> String);
 
-const COLUMNS: [Column; 26] = [
+const COLUMNS: [Column; 32] = [
     ("way", |r| r.way.clone()),
     ("link_name", |r| r.link_name.clone()),
     ("link", |r| r.link.clone()),
@@ -27,14 +27,25 @@ const COLUMNS: [Column; 26] = [
     ("fill_bps", |r| format!("{:.0}", r.fill_bps)),
     ("fill_share", |r| r.fill_share.map_or_else(String::new, |share| format!("{share:.4}"))),
     ("up_bytes", |r| r.up.bytes.to_string()),
+    ("up_packets", |r| r.up.packets.to_string()),
     ("up_lost", |r| r.up.lost.to_string()),
     ("up_overflowed", |r| r.up.overflowed.to_string()),
     ("down_bytes", |r| r.down.bytes.to_string()),
+    ("down_packets", |r| r.down.packets.to_string()),
+    ("bulk_bytes", |r| lane(r, "bulk")),
+    ("faults_bytes", |r| lane(r, "faults")),
+    ("blob_bytes", |r| lane(r, "blob")),
     ("source_cpu_us", |r| r.source.cpu_us.to_string()),
+    ("source_peak_kib", |r| r.source.peak_kib.to_string()),
     ("destination_cpu_us", |r| r.destination.cpu_us.to_string()),
     ("destination_peak_kib", |r| r.destination.peak_kib.to_string()),
     ("kernel", |r| r.machine.kernel.clone()),
 ];
+
+/// What a lane has carried to the destination.
+fn lane(record: &Record, name: &str) -> String {
+    record.lanes.get(name).map_or_else(String::new, |lane| lane.sent.to_string())
+}
 
 /// As RFC 4180 has it.
 pub(crate) fn csv(records: &[Record]) -> String {
