@@ -11,6 +11,9 @@ use nix::sys::signal::Signal;
 
 type Outcome = Result<(), Box<dyn Error>>;
 
+/// Where the proxy takes pages, and how its CRIU is told.
+const PAGES: &str = "127.0.0.1:9977";
+const TO_PAGES: [&str; 5] = ["--page-server", "--address", "127.0.0.1", "--port", "9977"];
 const SOON: Duration = Duration::from_secs(60);
 /// What a qmig says that has left everything as it was.
 const ABORTED: Option<i32> = Some(122);
@@ -46,7 +49,7 @@ impl Bridge {
         let cache = lab.dst().spawn(cache)?;
         said(&cache, "listening")?;
         let mut proxy = qmig(&lab, lab.src(), "proxy")?;
-        proxy.args(["--to", "10.77.0.2:4433", "--mode", mode]);
+        proxy.args(["--to", "10.77.0.2:4433", "--mode", mode, "--page-server", PAGES]);
         let proxy = lab.src().spawn(proxy)?;
         said(&proxy, "waiting")?;
         Ok(Self { lab, criu, started, cache, proxy })
@@ -54,22 +57,38 @@ impl Bridge {
 
     /// `criu dump --stream`, as somebody types it who adds these words.
     fn dump(&self, words: &[&str]) -> Result<Running, Box<dyn Error>> {
+        let mut criu = self.asking(self.lab.src(), "dump");
+        criu.arg("--stream").arg("--tree").arg(self.started.pid().to_string()).args(words);
+        Ok(self.lab.src().spawn(criu)?)
+    }
+
+    /// The same without `--stream`: images are in the directory for a moment. With `number`, CRIU gets
+    /// a connection for its pages under it.
+    fn dump_files(&self, number: Option<&str>, words: &[&str]) -> Result<Running, Box<dyn Error>> {
         let src = self.lab.src();
-        let mut criu = self.streaming(src, "dump");
+        let mut criu = self.asking(src, "dump");
         criu.arg("--tree").arg(self.started.pid().to_string()).args(words);
-        Ok(src.spawn(criu)?)
+        let Some(number) = number else { return Ok(src.spawn(criu)?) };
+        let mut connected = Command::new("python3");
+        connected.args(["-c", CONNECT, number]).arg(folder(src).join("page-server.sock"));
+        connected.arg(criu.get_program()).args(criu.get_args());
+        Ok(src.spawn(connected)?)
     }
 
     fn restore(&self, words: &[&str]) -> Result<Running, Box<dyn Error>> {
         let dst = self.lab.dst();
-        let mut criu = self.streaming(dst, "restore");
-        criu.arg("--work-dir").arg(folder(dst)).arg("--restore-detached").args(words);
+        let mut criu = self.asking(dst, "restore");
+        criu.arg("--stream")
+            .arg("--work-dir")
+            .arg(folder(dst))
+            .arg("--restore-detached")
+            .args(words);
         Ok(dst.spawn(criu)?)
     }
 
-    fn streaming(&self, host: &Host, verb: &str) -> Command {
+    fn asking(&self, host: &Host, verb: &str) -> Command {
         let mut criu = Command::new(self.criu.program());
-        criu.arg(verb).arg("--stream").arg("--images-dir").arg(folder(host));
+        criu.arg(verb).arg("--images-dir").arg(folder(host));
         criu.arg("--action-script").arg(folder(host).join("qmig-hook"));
         criu.args(["-v2", "--log-file", "log"]);
         criu
@@ -79,6 +98,18 @@ impl Bridge {
         let log = |host: &Host| std::fs::read_to_string(host.path(folder(host)).join("log"));
         let logs = [self.lab.src(), self.lab.dst()].map(|host| log(host).unwrap_or_default());
         format!("{}{}{logs:?}", self.proxy.logs(), self.cache.logs())
+    }
+
+    fn has_moved(&self, dump: &Running, restore: &Running) -> Outcome {
+        let proxied = self.proxy.wait(SOON)?;
+        assert!(proxied.success(), "{}", self.logs());
+        assert!(self.cache.wait(SOON)?.success(), "{}", self.logs());
+        assert!(dump.wait(SOON)?.success(), "{}", self.logs());
+        assert!(restore.wait(SOON)?.success(), "{}", self.logs());
+        self.started.running().wait(SOON)?;
+        let verdict = self.started.ask_orphan(self.lab.dst(), self.started.pid())?;
+        assert!(verdict.passed(), "{verdict}\n{}", self.logs());
+        self.leaves_nothing()
     }
 
     /// No image is, or was left, in the directories.
@@ -93,6 +124,17 @@ impl Bridge {
         Ok(())
     }
 }
+
+/// Connects to a socket, gives the connection a number, and becomes another program.
+const CONNECT: &str = r#"
+import os, socket, sys
+number, path = int(sys.argv[1]), sys.argv[2]
+pages = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+pages.connect(path)
+os.dup2(pages.fileno(), number)
+os.set_inheritable(number, True)
+os.execv(sys.argv[3], sys.argv[3:])
+"#;
 
 /// Where a host's CRIU and qmig meet.
 fn folder(host: &Host) -> PathBuf {
@@ -119,15 +161,7 @@ fn moves(subject: &Subject, mode: &str, dump: &[&str], words: &[&str], first: bo
     let early = if first { Some(bridge.restore(words)?) } else { None };
     let dump = bridge.dump(dump)?;
     let restore = early.map_or_else(|| bridge.restore(words), Ok)?;
-    let proxied = bridge.proxy.wait(SOON)?;
-    assert!(proxied.success(), "{}", bridge.logs());
-    assert!(bridge.cache.wait(SOON)?.success(), "{}", bridge.logs());
-    assert!(dump.wait(SOON)?.success(), "{}", bridge.logs());
-    assert!(restore.wait(SOON)?.success(), "{}", bridge.logs());
-    bridge.started.running().wait(SOON)?;
-    let verdict = bridge.started.ask_orphan(bridge.lab.dst(), bridge.started.pid())?;
-    assert!(verdict.passed(), "{verdict}\n{}", bridge.logs());
-    bridge.leaves_nothing()
+    bridge.has_moved(&dump, &restore)
 }
 
 #[test]
@@ -149,6 +183,55 @@ fn a_restore_that_was_there_first() -> Outcome {
 #[test]
 fn post_copy() -> Outcome {
     moves(&Subject::new("filler"), "post-copy", &[], &["--lazy-pages"], false)
+}
+
+/// Images by the streamer, pages by the page server.
+#[test]
+fn a_dump_with_a_page_server_too() -> Outcome {
+    moves(&Subject::new("memory").arg("criu"), "stop", &TO_PAGES, &[], false)
+}
+
+#[test]
+fn post_copy_with_a_page_server_too() -> Outcome {
+    moves(&Subject::new("filler"), "post-copy", &TO_PAGES, &["--lazy-pages"], false)
+}
+
+/// As `criu dump --page-server` always was: nothing but pages is sent.
+fn moves_files(number: Option<&str>, words: &[&str]) -> Outcome {
+    let Some(criu) = Criu::to_test_with(&["python3"]) else { return Ok(()) };
+    let bridge = Bridge::make(criu, &Subject::new("memory").arg("criu"), "stop")?;
+    let dump = bridge.dump_files(number, words)?;
+    let restore = bridge.restore(&[])?;
+    bridge.has_moved(&dump, &restore)
+}
+
+#[test]
+fn a_page_server_of_the_network() -> Outcome {
+    moves_files(None, &TO_PAGES)
+}
+
+#[test]
+fn a_page_server_on_an_inherited_socket() -> Outcome {
+    moves_files(Some("9"), &["--page-server", "--ps-socket", "9"])
+}
+
+/// Whoever else comes to the port is not heard.
+#[test]
+fn a_stranger_sends_no_pages() -> Outcome {
+    let Some(criu) = Criu::to_test_with(&["python3"]) else { return Ok(()) };
+    let bridge = Bridge::make(criu, &Subject::new("memory").arg("criu"), "stop")?;
+    let mut stranger = Command::new("python3");
+    let line = "import socket, struct, time
+pages = socket.create_connection(('127.0.0.1', 9977))
+pages.sendall(struct.pack('<IIQQQ', 4, 0, 0, 0, 1 << 8 | 1))
+print('sent', flush=True)
+time.sleep(1000)";
+    stranger.args(["-c", line]);
+    let stranger = bridge.lab.src().spawn(stranger)?;
+    stranger.wait_line("it sends", SOON, |line| line.contains("sent").then_some(()))?;
+    let dump = bridge.dump(&TO_PAGES)?;
+    let restore = bridge.restore(&[])?;
+    bridge.has_moved(&dump, &restore)
 }
 
 /// A restore that fails, is never started, or cannot take what comes: the dumped tree runs on.

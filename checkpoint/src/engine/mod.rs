@@ -9,6 +9,7 @@ mod captured;
 mod native;
 mod papers;
 mod shared;
+mod standing;
 mod stock;
 
 use std::pin::Pin;

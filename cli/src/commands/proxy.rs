@@ -15,11 +15,14 @@ use crate::progress::{Failure, Progress};
 
 pub(crate) fn run(args: &Proxy, progress: &mut Progress) -> Result<Exit, Failure> {
     options::need_root()?;
-    let capture = Capture::listen(&args.images_dir).map_err(not_here)?;
+    let capture = Capture::listen(&args.images_dir, args.page_server).map_err(not_here)?;
     let folder = args.images_dir.display();
     let hook = capture.hook();
+    let pages = args.page_server.map_or_else(String::new, |address| {
+        format!(" --page-server --address {} --port {}", address.ip(), address.port())
+    });
     let command = format!(
-        "criu dump --tree PID --images-dir {folder} --stream --action-script {}",
+        "criu dump --tree PID --images-dir {folder} --stream{pages} --action-script {}",
         hook.display()
     );
     progress.say(&format!("waiting for a CRIU; type here:\n\n    {command}\n"));
@@ -53,7 +56,7 @@ async fn begun(mut capture: Capture, stop: &mut Stop) -> Result<(Capture, i32), 
     };
     begun.map_err(|error| Failure::here(error.to_string()))?.map_err(|error| {
         let hint =
-            "start it as qmig says, and without --lazy-pages, --page-server, --leave-running";
+            "start it as qmig says, and without --lazy-pages, --leave-running, --leave-stopped";
         Failure::here(format!("wait for a CRIU: {error}")).hint(hint)
     })
 }

@@ -1,20 +1,26 @@
-//! `criu dump --stream`, started by somebody else.
+//! `criu dump`, started by somebody else: with `--stream`, with `--page-server`, or with both.
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use super::{Asked, CAPTURE, Cancel, Conversation, Next, unasked, wire};
+use super::pages::{PageDoors, is_of, is_plain};
+use super::{Asked, CAPTURE, Cancel, Conversation, Images, Next, unasked, wire};
 use crate::dump::Dumped;
 use crate::error::{Error, Result};
+use crate::page_server::{self, PageMaps};
 use crate::rpc::Hook;
 use crate::scratch::Scratch;
 
 /// Pages are read from the tree itself while it stands still: what CRIU sends of them is let go.
 const PAGES: &str = "pages-";
+/// How the names of images end.
+const IMAGE: &str = ".img";
 
 /// A dump that is awaited, or under way. Dropped, CRIU is told no, and its tree runs on.
 #[derive(Debug)]
@@ -22,14 +28,23 @@ pub struct Capture {
     conversation: Conversation,
     /// CRIU waits to begin.
     begun: Option<Asked>,
+    /// Without `--stream`, images are here.
+    folder: PathBuf,
     images: Vec<JoinHandle<io::Result<()>>>,
+    /// A connection for pages that CRIU was started with.
+    connected: Option<UnixStream>,
+    pages: Option<JoinHandle<Result<PageMaps>>>,
 }
 
 impl Capture {
-    /// Waits in `folder`, which is made if it is not there.
-    pub fn listen(folder: &Path) -> Result<Self> {
-        let conversation = Conversation::listen(folder, CAPTURE)?;
-        Ok(Self { conversation, begun: None, images: Vec::new() })
+    /// Waits in `folder`, which is made if it is not there, and if told so at an address for pages too.
+    pub fn listen(folder: &Path, pages: Option<SocketAddr>) -> Result<Self> {
+        let mut conversation = Conversation::listen(folder, CAPTURE)?;
+        let doors = PageDoors::listen(folder, pages);
+        conversation.pages = Some(doors.map_err(Error::os("listen for pages"))?);
+        let folder = folder.to_owned();
+        let (images, connected, pages) = (Vec::new(), None, None);
+        Ok(Self { conversation, begun: None, folder, images, connected, pages })
     }
 
     /// To end the wait.
@@ -55,6 +70,9 @@ impl Capture {
                 Next::Asks(asked) if asked.hook == Hook::PreStream => asked.answer(true),
                 Next::Asks(asked) => return Err(unasked(&asked.hook)),
                 Next::Image => return Err(unasked(&Hook::NetworkLock)),
+                // Made for it by whoever starts it, if it is no socket of the network.
+                Next::Pages(stream) if is_plain(&stream) => self.connected = Some(stream),
+                Next::Pages(_) => tracing::warn!("a stranger has connected to send pages"),
                 // It failed by itself before it had begun; another may come.
                 Next::Ended => self.conversation.forget(),
             }
@@ -62,14 +80,19 @@ impl Capture {
     }
 
     /// Lets it begin, and waits until the tree stands still and everything about it is in `images`,
-    /// but for its pages.
-    pub fn until_images(mut self, images: Scratch) -> Result<Dumped> {
+    /// but for its pages. Of those that were sent, which they are is told.
+    pub fn until_images(mut self, images: Scratch) -> Result<(Dumped, Option<PageMaps>)> {
         let begun = self.begun.take().ok_or_else(|| unasked(&Hook::PreDump))?;
+        let criu = begun.criu;
+        if let Some(stream) = self.connected.take() {
+            self.take_pages(stream, criu)?;
+        }
         let since = Instant::now();
         begun.answer(true);
         let asked = loop {
             match self.conversation.next()? {
                 Next::Image => self.take(&images)?,
+                Next::Pages(stream) => self.take_pages(stream, criu)?,
                 Next::Asks(asked) if asked.hook == Hook::PostDump => break asked,
                 Next::Asks(asked) if asked.hook == Hook::StatusReady => {
                     return Err(unasked(&asked.hook));
@@ -82,7 +105,27 @@ impl Capture {
             let read = image.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             read.map_err(Error::os("take an image of CRIU's"))?;
         }
-        Ok(Dumped::asked(self.conversation, asked, images, since))
+        let act = "take an image of CRIU's";
+        if matches!(self.conversation.images, Images::Awaited) {
+            fetch(&self.folder, &images.path()).map_err(Error::os(act))?;
+        }
+        let pages = self.pages.take().map(JoinHandle::join);
+        let pages = pages.map(|end| end.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        Ok((Dumped::asked(self.conversation, asked, images, since), pages.transpose()?))
+    }
+
+    /// Hears which pages there are, on a thread of its own, if it is CRIU that tells.
+    fn take_pages(&mut self, stream: UnixStream, criu: Option<i32>) -> Result<()> {
+        if self.pages.is_some() || !is_of(&stream, criu).map_err(Error::os("hear CRIU"))? {
+            tracing::warn!("somebody else than CRIU has connected to send pages");
+            return Ok(());
+        }
+        self.pages = Some(std::thread::spawn(move || {
+            let mut maps = PageMaps::default();
+            page_server::serve(stream, &mut maps).map_err(Error::Pages)?;
+            Ok(maps)
+        }));
+        Ok(())
     }
 
     /// One image more, read on a thread of its own until CRIU has written all of it.
@@ -102,21 +145,37 @@ impl Capture {
 }
 
 /// What must not be among the words of whoever started CRIU: a tree that is to live on here, or whose
-/// pages go elsewhere.
-const UNSUITED: [&str; 4] = ["--lazy-pages", "--page-server", "--leave-running", "--leave-stopped"];
+/// pages stay with CRIU.
+const UNSUITED: [&str; 3] = ["--lazy-pages", "--leave-running", "--leave-stopped"];
+/// One of these must be, or its pages would be written to a disk.
+const NEEDED: [&str; 2] = ["--stream", "--page-server"];
 
 fn suits(criu: Option<i32>) -> Result<()> {
     let line = criu.map(|pid| std::fs::read(format!("/proc/{pid}/cmdline")));
     let line = line.transpose().map_err(Error::os("look at CRIU's command line"))?;
     let line = line.unwrap_or_default();
-    let mut words = line.split(|byte| *byte == 0);
-    match words.find_map(|word| UNSUITED.into_iter().find(|bad| bad.as_bytes() == word)) {
-        Some(word) => {
-            let said = format!("{word} on its command line");
-            Err(Error::OutOfTurn { said, due: "a dump that ends the tree" })
+    let words: Vec<_> = line.split(|byte| *byte == 0).collect();
+    let has = |word: &&str| words.contains(&word.as_bytes());
+    let said = match UNSUITED.iter().find(|word| has(word)) {
+        Some(word) => format!("{word} on its command line"),
+        None if NEEDED.iter().any(has) => return Ok(()),
+        None => "neither --stream nor --page-server".to_owned(),
+    };
+    Err(Error::OutOfTurn { said, due: "a dump that ends the tree and sends its pages here" })
+}
+
+/// Takes the images that CRIU has written into a directory out of it.
+fn fetch(folder: &Path, into: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if entry.file_type()?.is_file() && name.to_string_lossy().ends_with(IMAGE) {
+            let (from, into) = (File::open(entry.path())?, File::create_new(into.join(name))?);
+            copy(from.into(), into)?;
+            std::fs::remove_file(entry.path())?;
         }
-        None => Ok(()),
     }
+    Ok(())
 }
 
 fn copy(from: OwnedFd, mut into: File) -> io::Result<()> {

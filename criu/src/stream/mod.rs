@@ -7,6 +7,7 @@
 
 mod capture;
 mod hooks;
+mod pages;
 mod serve;
 mod wire;
 
@@ -28,6 +29,7 @@ use crate::error::{Error, Result};
 use crate::rpc::Hook;
 pub(crate) use hooks::Asked;
 use hooks::Hooks;
+use pages::PageDoors;
 
 /// Where CRIU connects to when it dumps, and when it restores.
 const CAPTURE: &str = "streamer-capture.sock";
@@ -38,6 +40,7 @@ const SERVE: &str = "streamer-serve.sock";
 pub(crate) struct Conversation {
     hooks: Hooks,
     door: Door,
+    pages: Option<PageDoors>,
     images: Images,
     /// CRIU's process, since it first asked.
     criu: Option<OwnedFd>,
@@ -78,6 +81,8 @@ enum Next {
     Asks(Asked),
     /// It wants something about an image.
     Image,
+    /// It, or somebody else, has connected to send pages.
+    Pages(UnixStream),
     /// It has ended.
     Ended,
 }
@@ -90,7 +95,7 @@ impl Conversation {
         let hooks = Hooks::listen(&folder).map_err(Error::os(act))?;
         let door = Door::open(folder.join(socket)).map_err(Error::os(act))?;
         let cancel = UnixStream::pair().map_err(Error::os(act))?;
-        Ok(Self { hooks, door, images: Images::Awaited, criu: None, cancel })
+        Ok(Self { hooks, door, pages: None, images: Images::Awaited, criu: None, cancel })
     }
 
     /// Its connection for images, if it is there.
@@ -120,7 +125,9 @@ impl Conversation {
                 Images::Over => None,
             };
             let criu = self.criu.as_ref().map(AsFd::as_fd);
-            let wants = [Some(self.cancel.0.as_fd()), images, Some(self.hooks.as_fd()), criu];
+            let [plain, network] = self.pages.as_ref().map_or([None; 2], PageDoors::as_fds);
+            let stop = Some(self.cancel.0.as_fd());
+            let wants = [stop, images, plain, network, Some(self.hooks.as_fd()), criu];
             let wanted = wants.iter().flatten();
             let mut fds: Vec<_> = wanted.map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
             match poll(&mut fds, PollTimeout::NONE) {
@@ -128,10 +135,14 @@ impl Conversation {
                 other => other.map_err(Error::errno("wait for CRIU"))?,
             };
             let mut ready = fds.iter().map(|fd| fd.revents().is_some_and(|bits| !bits.is_empty()));
-            let [cancelled, images, hooks, ended] =
+            let [cancelled, images, plain, network, hooks, ended] =
                 wants.map(|fd| fd.is_some() && ready.next() == Some(true));
             if cancelled {
                 return Err(Error::Cancelled);
+            }
+            if let (Some(doors), true) = (&self.pages, plain || network) {
+                let accepted = doors.accept(network).map_err(Error::os("hear CRIU"))?;
+                return Ok(Next::Pages(accepted));
             }
             match &self.images {
                 Images::Awaited if images => {
@@ -181,6 +192,7 @@ impl Conversation {
                 }
                 Next::Ended => return Ok(false),
                 // None is due any more.
+                Next::Pages(_) => {}
                 Next::Image => return Err(unasked(&Hook::Other("an image".to_owned()))),
             }
         }

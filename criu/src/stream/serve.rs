@@ -51,6 +51,7 @@ impl Serve {
             match self.conversation.next()? {
                 Next::Image if begun => self.give(images)?,
                 Next::Image => return Err(unasked(&Hook::PreRestore)),
+                Next::Pages(_) => {}
                 Next::Asks(asked) if asked.hook == Hook::PostRestore => break asked,
                 Next::Asks(asked) => {
                     begun = true;
