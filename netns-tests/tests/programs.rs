@@ -88,6 +88,37 @@ fn redis_with_a_busy_client() -> Outcome {
     })
 }
 
+/// redis-benchmark rewrites one data base without pause while the other crosses in rounds, whose keys
+/// have a checksum.
+#[test]
+fn redis_in_rounds_under_load() -> Outcome {
+    if missing(&["redis-server", "redis-cli", "redis-benchmark"]) {
+        return Ok(());
+    }
+    for (mode, goal) in [("pre-copy", "5s"), ("hybrid", "1ms")] {
+        let lab = Lab::two_hosts()?;
+        let (src, dst) = (lab.src(), lab.dst());
+        let redis = Redis::start(&lab, src, PID)?;
+        redis.fill(src, 100_000)?;
+        let digest = redis.ask(src, src, &["DEBUG", "DIGEST"])?;
+        let load = redis.benchmark(src)?;
+        let migration = Migration::new(&lab)?.dump_arg("--tcp-close");
+        let args = ["--mode", mode, "--max-downtime", goal];
+        let migration = args.iter().fold(migration, |migration, arg| migration.dump_arg(arg));
+        let moved = migration.run(redis.pid())?;
+        moved.succeeded().map_err(|error| format!("{mode}: {error}"))?;
+        assert!(moved.event(Side::Source, "round").is_some(), "{mode}: {}", moved.logs());
+        load.kill()?;
+        redis.running().wait(SOON)?;
+        redis.forget_hits(dst, dst)?;
+        assert_eq!(redis.ask(src, dst, &["DBSIZE"])?, "100000", "{mode}");
+        assert_eq!(redis.ask(src, dst, &["DEBUG", "DIGEST"])?, digest, "{mode}");
+        redis.ask(src, dst, &["SHUTDOWN", "NOSAVE"]).or_else(tolerate_goodbye)?;
+        ended_well(&moved).map_err(|error| format!("{mode}: {error}"))?;
+    }
+    Ok(())
+}
+
 /// redis-cli may call it an error that the server is gone.
 fn tolerate_goodbye(error: netns_tests::LabError) -> Result<String, netns_tests::LabError> {
     match error {

@@ -64,6 +64,8 @@ impl Load {
     }
 }
 
+/// How long what moves goes on by itself before, unless its work is to be compared with that after.
+const BRIEFLY: Duration = Duration::from_millis(300);
 /// The size of Ethernet frames.
 const ETHERNET: u32 = 1500;
 
@@ -90,6 +92,8 @@ pub struct Trial {
     pub repetition: u32,
     /// How long it may take.
     pub deadline: Duration,
+    /// How long what moves goes on by itself, before and after.
+    pub linger: Duration,
 }
 
 impl Trial {
@@ -106,6 +110,8 @@ impl Trial {
             dump_args: Vec::new(),
             repetition: 0,
             deadline: Duration::from_secs(120),
+            // It shall be as it always is, not as it was when it began.
+            linger: BRIEFLY,
         }
     }
 
@@ -160,8 +166,7 @@ impl Trial {
         };
         let lab = plan.build()?;
         let subject = self.load.subject().start(&lab, lab.src())?;
-        // It shall be as it always is, not as it was when it began.
-        std::thread::sleep(Duration::from_millis(300));
+        std::thread::sleep(self.linger);
         let flow = self.rival.as_ref().map(|control| Flow::start(&lab, control)).transpose()?;
         lab.emulator().map_or(Ok(()), |link| link.reset())?;
         let mut clock = Clock::start(&lab, flow.as_ref());
@@ -243,6 +248,9 @@ impl Trial {
         }
         let rounds = moved.events(Side::Source).into_iter().filter(|event| event.name() == "round");
         record.rounds = rounds.map(QmigEvent::into_value).collect();
+        if self.linger > BRIEFLY {
+            std::thread::sleep(self.linger);
+        }
         let verdict = moved.ask(lab, subject)?;
         Ok(verdict)
     }

@@ -65,6 +65,8 @@ impl Way {
     pub const POST_COPY: Self = qmig("post-copy");
     /// Pre-copy as it is meant.
     pub const PRE_COPY: Self = qmig("pre-copy");
+    /// Rounds, and what they cannot bring follows.
+    pub const HYBRID: Self = qmig("hybrid");
     /// Stop and copy.
     pub const STOP: Self = qmig("stop");
 

@@ -100,6 +100,20 @@ impl Redis {
         Ok(Busy(client))
     }
 
+    /// A redis-benchmark on `host` that writes to the data base of clients until its server is gone;
+    /// returns once it has.
+    pub fn benchmark(&self, host: &Host) -> Result<Running> {
+        let mut command = Command::new("redis-benchmark");
+        command.args(["-h", "127.0.0.1", "-p", PORT, "--dbnum", BUSY, "-t", "set", "-d", "512"]);
+        command.args(["-c", "8", "-r", "20000", "-n", "1000000000", "-q"]);
+        let load = host.spawn_quiet(command)?;
+        until("redis-benchmark write", &load, || {
+            let keys = self.info(host, host, &format!("db{BUSY}")).ok()?;
+            keys.starts_with("keys=").then_some(())
+        })?;
+        Ok(load)
+    }
+
     /// How far clients have counted.
     pub fn hits(&self, from: &Host, server: &Host) -> Result<u64> {
         let mut command = cli(server, BUSY);

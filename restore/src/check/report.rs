@@ -113,7 +113,8 @@ fn wanted() -> Vec<Item> {
             "userfaultfd WP_ASYNC",
             userfaultfd.contains(Features::TRACK),
             "written pages can be told while the program runs",
-            "use Linux 6.7 or newer",
+            "use Linux 6.7 or newer; until then, soft-dirty or not, --mode pre-copy and hybrid are \
+             refused, and post-copy moves it",
         ),
         want(
             "PAGEMAP_SCAN",
