@@ -88,7 +88,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("aio", "mapping", "io_setup"),
     ("guard", "mapping", "guard pages in shared memory"),
     ("mseal", "mapping", "sealed"),
-    ("netlink", "fd 4 of", "netlink"),
+    ("netlink", "fd 4 of", "generic netlink"),
     ("packet", "fd 4 of", "packet socket"),
     ("raw", "fd 4 of", "protocol 1"),
     ("unaccepted", "fd 4 of", "wait to be accepted"),

@@ -52,7 +52,7 @@ enum Language {
 
 impl Subject {
     /// Every subject in C: the file names in `subjects/`.
-    pub const ALL: [&str; 33] = [
+    pub const ALL: [&str; 34] = [
         "churn",
         "creds",
         "datagrams",
@@ -65,6 +65,7 @@ impl Subject {
         "ipc",
         "locks",
         "memory",
+        "netlink",
         "pipes",
         "places",
         "posix",

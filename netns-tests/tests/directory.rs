@@ -68,7 +68,7 @@ macro_rules! round_trips {
 }
 
 round_trips! {
-    creds datagrams events fifos files filler forks heartbeat ipc memory pipes places posix ptys registers rseq rules settings signals
+    creds datagrams events fifos files filler forks heartbeat ipc memory netlink pipes places posix ptys registers rseq rules settings signals
     sockets sysv threads timers watches zombie
 }
 
@@ -176,9 +176,9 @@ fn half_a_checkpoint() -> Outcome {
 #[test]
 fn criu_reads_ours() -> Outcome {
     let Some(criu) = criu() else { return Ok(()) };
-    for name in ["heartbeat", "filler", "threads", "forks", "pipes", "fifos", "rules"] {
+    for name in ["heartbeat", "filler", "threads", "forks", "pipes", "fifos", "rules", "netlink"] {
         let lab = Lab::two_hosts()?;
-        let started = Subject::new(name).start(&lab, lab.src())?;
+        let started = common(name).start(&lab, lab.src())?;
         let images = Images::new(&lab, "images")?;
         succeeded(&images.dump(lab.src(), started.pid(), &[])?)?;
         started.running().wait(SOON)?;
@@ -194,9 +194,9 @@ fn criu_reads_ours() -> Outcome {
 #[test]
 fn we_read_criu_s() -> Outcome {
     let Some(criu) = criu() else { return Ok(()) };
-    for name in ["heartbeat", "memory", "threads", "forks", "pipes", "fifos", "rules"] {
+    for name in ["heartbeat", "memory", "threads", "forks", "pipes", "fifos", "rules", "netlink"] {
         let lab = Lab::two_hosts()?;
-        let started = Subject::new(name).start(&lab, lab.src())?;
+        let started = common(name).start(&lab, lab.src())?;
         let images = Images::new(&lab, "images")?;
         criu.dump(lab.src(), started.pid(), images.folder(), None)?;
         started.running().wait(SOON)?;
@@ -205,6 +205,12 @@ fn we_read_criu_s() -> Outcome {
         assert_eq!(lab.wait_empty(SOON), []);
     }
     Ok(())
+}
+
+/// A subject that a stock CRIU carries too.
+fn common(name: &str) -> Subject {
+    let subject = Subject::new(name);
+    if name == "netlink" { subject.arg("all").arg(0) } else { subject }
 }
 
 /// A stock CRIU is no requirement of this project: where none is installed there is nothing to

@@ -407,6 +407,7 @@ impl<'o> Files<'o> {
                 self.queues.push((file, copy, found.whose.fd(found.number)));
                 Ok(FileKind::Unix(socket))
             }
+            Ok(Socket::Netlink(socket)) => Ok(FileKind::Netlink(socket)),
             Err(trouble) => Err(trouble),
         })
     }

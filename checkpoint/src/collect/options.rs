@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 
 use image::state::SocketOption;
-use image::state::options::{CARRIED, IP, IPV6, SOCKET, TCP, UDP};
+use image::state::options::{CARRIED, IP, IPV6, NETLINK, SOCKET, TCP, UDP};
 use nix::libc;
 
 use crate::survey::refusals::Trouble;
@@ -80,6 +80,7 @@ fn has([family, kind, protocol]: Kind, level: u32) -> bool {
         IP => family == inet || family == inet6 && kind != libc::SOCK_RAW.cast_unsigned(),
         IPV6 => family == inet6,
         TCP | UDP => (family == inet || family == inet6) && protocol == level,
+        NETLINK => family == libc::AF_NETLINK.cast_unsigned(),
         _ => false,
     }
 }

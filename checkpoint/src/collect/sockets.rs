@@ -5,22 +5,20 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use image::state::{InetSocket, SocketOptions, SocketState, UnixSocket};
+use image::state::{InetSocket, NetlinkSocket, SocketOptions, SocketState, UnixSocket};
 use nix::libc;
-use nix::sys::socket::{SockaddrStorage, getpeername, getsockname};
 use tracee::HostPid;
 
 use super::groups::Groups;
-use super::streams;
+use super::{inet, netlink};
 use crate::survey::TcpPolicy;
 use crate::survey::diag::{self, UnixInfo};
-use crate::survey::refusals::{BY_CRIU, KEEP_OR_CLOSE, TCP_CLOSE, Trouble};
+use crate::survey::refusals::{BY_CRIU, Trouble};
 
 /// What sock_diag(7) said about all sockets of this network namespace, asked once.
 #[derive(Debug, Default)]
@@ -53,6 +51,7 @@ pub(crate) struct Tcp {
 pub(crate) enum Socket {
     Unix(UnixSocket),
     Inet(InetSocket),
+    Netlink(NetlinkSocket),
 }
 
 /// Reads a socket that is open in `holder`, without its queue.
@@ -83,16 +82,19 @@ pub(crate) fn socket(
             unix(fd, inode, holder, info).map(Socket::Unix)
         }
         libc::AF_INET | libc::AF_INET6 => {
-            let mut socket = inet(fd, inode, family, kind, protocol, asked)?;
+            let mut socket = inet::read(fd, inode, family, kind, protocol, asked)?;
             if protocol.cast_signed() == libc::IPPROTO_UDP {
                 socket.shutdown = tables.udp_shutdown.get(&inode).copied().unwrap_or(0);
                 socket.groups = tables.groups.of(fd, family)?;
             }
             Ok(Socket::Inet(socket))
         }
+        libc::AF_NETLINK => {
+            let options = |shown: &str| options(fd, shown);
+            netlink::read(fd, inode, (kind, protocol), options, asked.frozen).map(Socket::Netlink)
+        }
         other => {
             let name = match other {
-                libc::AF_NETLINK => "a netlink socket",
                 libc::AF_PACKET => "a packet socket",
                 libc::AF_VSOCK => "a vsock socket",
                 libc::AF_ALG => "a socket of the kernel's cryptography",
@@ -100,8 +102,7 @@ pub(crate) fn socket(
                 _ => "a socket of another family than unix, IPv4, IPv6",
             };
             let trouble = Trouble::new(format!("{shown} family {other}"), name);
-            let known_to_criu = matches!(other, libc::AF_NETLINK | libc::AF_PACKET);
-            Err(if known_to_criu { trouble.but(BY_CRIU) } else { trouble })
+            Err(if other == libc::AF_PACKET { trouble.but(BY_CRIU) } else { trouble })
         }
     }
 }
@@ -110,11 +111,8 @@ pub(crate) fn socket(
 const SHUT_BOTH: u32 = 3;
 const SO_BUF_LOCK: i32 = 72; // asm-generic/socket.h, Linux 5.14
 const SO_PASSPIDFD: i32 = 76; // asm-generic/socket.h, Linux 6.5
-const UDP_CORK: i32 = 1; // linux/udp.h
-const UDP_ENCAP: i32 = 100; // linux/udp.h
-const IPV6_FREEBIND: i32 = 78; // linux/in6.h
 
-fn unread(shown: &str, error: &io::Error) -> Trouble {
+pub(super) fn unread(shown: &str, error: &io::Error) -> Trouble {
     Trouble::new(shown, format!("the socket cannot be read: {error}"))
 }
 
@@ -200,165 +198,7 @@ fn find_node(
     Ok(())
 }
 
-fn inet(
-    fd: BorrowedFd,
-    inode: u32,
-    family: u32,
-    kind: u32,
-    protocol: u32,
-    asked: Tcp,
-) -> Result<InetSocket, Trouble> {
-    let unbound = match family.cast_signed() {
-        libc::AF_INET => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
-        _ => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
-    };
-    let source = address(getsockname(fd.as_raw_fd())).unwrap_or(unbound);
-    let destination = address(getpeername(fd.as_raw_fd()));
-    let proto = match protocol.cast_signed() {
-        libc::IPPROTO_TCP => "tcp",
-        libc::IPPROTO_UDP => "udp",
-        _ => "socket",
-    };
-    let shown = match destination {
-        Some(destination) => format!("{proto}:{source}->{destination}"),
-        None => format!("{proto}:{source}"),
-    };
-    let mut socket = InetSocket {
-        inode,
-        family,
-        kind,
-        protocol,
-        state: SocketState::Closed,
-        source,
-        destination,
-        backlog: 0,
-        v6_only: flag(fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY),
-        free_bind: flag(fd, libc::IPPROTO_IP, libc::IP_FREEBIND)
-            || flag(fd, libc::IPPROTO_IPV6, IPV6_FREEBIND),
-        no_delay: false,
-        cork: false,
-        shutdown: 0,
-        options: options(fd, &shown)?,
-        stream: None,
-        groups: Vec::new(),
-        queue: Vec::new(),
-    };
-    match protocol.cast_signed() {
-        libc::IPPROTO_TCP => tcp(fd, &mut socket, &shown, unbound, asked)?,
-        libc::IPPROTO_UDP => {
-            if flag(fd, libc::IPPROTO_UDP, UDP_CORK) {
-                return Err(Trouble::new(shown, "a corked UDP socket (UDP_CORK)"));
-            }
-            if flag(fd, libc::IPPROTO_UDP, UDP_ENCAP) {
-                return Err(Trouble::new(shown, "a UDP socket that carries a tunnel (UDP_ENCAP)"));
-            }
-        }
-        libc::IPPROTO_MPTCP => return Err(Trouble::new(shown, "a multipath TCP socket")),
-        other => {
-            return Err(Trouble::new(shown, format!("a socket of the protocol {other}")));
-        }
-    }
-    Ok(socket)
-}
-
-/// tcp(7): listening and closed sockets are carried; a connection as it is or as a closed socket,
-/// whichever was asked for. What is in its queues is read later, by [`streams`].
-fn tcp(
-    fd: BorrowedFd,
-    socket: &mut InetSocket,
-    shown: &str,
-    unbound: SocketAddr,
-    Tcp { policy, frozen }: Tcp,
-) -> Result<(), Trouble> {
-    let info = tracee::host::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, 256)
-        .map_err(|error| unread(shown, &error))?;
-    let state = info.first().copied().unwrap_or(0);
-    let ulp =
-        tracee::host::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_ULP, 16).unwrap_or_default();
-    if ulp.iter().any(|byte| *byte != 0) {
-        return Err(Trouble::new(shown, "the kernel speaks TLS on it (TCP_ULP)"));
-    }
-    socket.no_delay = flag(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY);
-    socket.cork = flag(fd, libc::IPPROTO_TCP, libc::TCP_CORK);
-    let keep = [libc::TCP_KEEPCNT, libc::TCP_KEEPIDLE, libc::TCP_KEEPINTVL]
-        .map(|option| word(fd, libc::IPPROTO_TCP, option).ok());
-    if let [Some(count), Some(idle), Some(interval)] = keep {
-        socket.options.tcp_keep = Some([count, idle, interval]);
-    }
-    match state {
-        LISTEN => {
-            // For a listener these two fields are the queue and its limit (Linux 2.6.14).
-            let waiting = info_word(&info, TCPI_UNACKED);
-            // With connections kept, the tree is given time to accept them before it is stopped.
-            let refused = match policy {
-                TcpPolicy::Refuse => true,
-                TcpPolicy::Keep => frozen,
-                TcpPolicy::Close => false,
-            };
-            if waiting > 0 && refused {
-                let reason = format!("{waiting} connections wait to be accepted");
-                return Err(Trouble::new(shown, reason)
-                    .but("use `--tcp-close` to drop them, or try again when they are accepted"));
-            }
-            socket.state = SocketState::Listening;
-            socket.backlog = info_word(&info, TCPI_SACKED);
-        }
-        CLOSE if policy != TcpPolicy::Close && tracee::host::bytes_waiting(fd).unwrap_or(0) > 0 => {
-            let reason = "unread data of a TCP connection that has ended";
-            return Err(Trouble::new(shown, reason).but("try again when the program has read it"));
-        }
-        CLOSE => {}
-        _ if policy == TcpPolicy::Close => {
-            socket.source = unbound;
-            socket.destination = None;
-        }
-        other => match streams::connected(other) {
-            None => {
-                let trouble = Trouble::new(shown, "a TCP connection being made");
-                return Err(trouble.but("try again when it is made, or use `--tcp-close`"));
-            }
-            Some(_) if policy == TcpPolicy::Refuse => {
-                let name = match other {
-                    1 => "an established TCP connection",
-                    _ => "a TCP connection being closed",
-                };
-                return Err(Trouble::new(shown, name).but(KEEP_OR_CLOSE));
-            }
-            Some(state) => {
-                let link_local = |address: SocketAddr| match address {
-                    SocketAddr::V6(address) => address.ip().is_unicast_link_local(),
-                    SocketAddr::V4(_) => false,
-                };
-                if link_local(socket.source) {
-                    let reason = "a connection between addresses of one link (fe80::/10)";
-                    return Err(Trouble::new(shown, reason).but(TCP_CLOSE));
-                }
-                socket.state = state;
-            }
-        },
-    }
-    Ok(())
-}
-
-const CLOSE: u8 = 7;
-const LISTEN: u8 = 10;
-/// Offsets in `struct tcp_info`, linux/tcp.h.
-const TCPI_UNACKED: usize = 24;
-const TCPI_SACKED: usize = 28;
-
-fn info_word(info: &[u8], at: usize) -> u32 {
-    info.get(at..at + 4).map_or(0, |word| u32::from_ne_bytes(word.try_into().expect("4 bytes")))
-}
-
-fn address(got: nix::Result<SockaddrStorage>) -> Option<SocketAddr> {
-    let got = got.ok()?;
-    if let Some(v4) = got.as_sockaddr_in() {
-        return Some(SocketAddrV4::from(*v4).into());
-    }
-    got.as_sockaddr_in6().map(|v6| SocketAddrV6::from(*v6).into())
-}
-
-fn options(fd: BorrowedFd, shown: &str) -> Result<SocketOptions, Trouble> {
+pub(super) fn options(fd: BorrowedFd, shown: &str) -> Result<SocketOptions, Trouble> {
     let get = |option| word(fd, libc::SOL_SOCKET, option).map_err(|error| unread(shown, &error));
     let on = |option| flag(fd, libc::SOL_SOCKET, option);
     let kind =
@@ -392,6 +232,11 @@ fn options(fd: BorrowedFd, shown: &str) -> Result<SocketOptions, Trouble> {
     })
 }
 
+/// The number at byte `at`, zero if there is none.
+pub(super) fn info_word(info: &[u8], at: usize) -> u32 {
+    info.get(at..at + 4).map_or(0, |word| u32::from_ne_bytes(word.try_into().expect("4 bytes")))
+}
+
 /// `struct timeval` of SO_SNDTIMEO and SO_RCVTIMEO.
 fn timeout(fd: BorrowedFd, option: i32) -> (u64, u64) {
     let bytes = tracee::host::getsockopt(fd, libc::SOL_SOCKET, option, 16).unwrap_or_default();
@@ -413,17 +258,18 @@ pub(super) fn word(fd: BorrowedFd, level: i32, option: i32) -> io::Result<u32> {
     }
 }
 
-fn flag(fd: BorrowedFd, level: i32, option: i32) -> bool {
+pub(super) fn flag(fd: BorrowedFd, level: i32, option: i32) -> bool {
     word(fd, level, option).is_ok_and(|value| value != 0)
 }
 
 #[cfg(test)]
 mod tests {
     use std::net::{TcpListener, TcpStream, UdpSocket};
-    use std::os::fd::AsFd;
+    use std::os::fd::{AsFd, AsRawFd};
     use std::os::unix::net::UnixListener;
 
     use super::*;
+    use crate::survey::refusals::KEEP_OR_CLOSE;
 
     fn read(fd: &impl AsFd, policy: TcpPolicy) -> Result<Socket, Trouble> {
         let link = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
@@ -436,14 +282,14 @@ mod tests {
     fn unix_of(fd: &impl AsFd) -> UnixSocket {
         match read(fd, TcpPolicy::Refuse).expect("carried") {
             Socket::Unix(socket) => socket,
-            Socket::Inet(other) => panic!("a unix socket: {other:?}"),
+            other => panic!("a unix socket: {other:?}"),
         }
     }
 
     fn inet_of(fd: &impl AsFd, policy: TcpPolicy) -> InetSocket {
         match read(fd, policy).expect("carried") {
             Socket::Inet(socket) => socket,
-            Socket::Unix(other) => panic!("an inet socket: {other:?}"),
+            other => panic!("an inet socket: {other:?}"),
         }
     }
 

@@ -154,6 +154,7 @@ impl Look<'_> {
                 }
                 Ok(())
             }
+            Ok(Socket::Netlink(_)) => Ok(()),
             Err(trouble) => Err(trouble),
         })
     }

@@ -139,7 +139,7 @@ static void make(const char *what) {
         struct { unsigned short len; void *f; } prog = {1, allow};
         must(!syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &prog), what);
     } else if (!strcmp(what, "netlink")) {
-        must(socket(AF_NETLINK, SOCK_RAW, 0) >= 0, what);
+        must(socket(AF_NETLINK, SOCK_RAW, 16 /* generic */) >= 0, what);
     } else if (!strcmp(what, "packet")) {
         must(socket(AF_PACKET, SOCK_RAW, 0) >= 0, what);
     } else if (!strcmp(what, "raw")) {

@@ -336,6 +336,9 @@ pub struct NetlinkSkEntry {
     pub opts: SkOptsEntry,
     #[prost(uint32, optional, tag = "13")]
     pub ns_id: Option<u32>,
+    /// SOCK_*; qmig's own, SOCK_RAW if it is not there.
+    #[prost(uint32, optional, tag = "10000")]
+    pub kind: Option<u32>,
 }
 
 /// packet(7).

@@ -11,6 +11,7 @@ pub mod creds;
 pub mod files;
 pub mod ipc;
 pub mod mm;
+pub mod netlink;
 pub mod options;
 pub mod seccomp;
 pub mod settings;
@@ -28,6 +29,7 @@ pub use files::{
 };
 pub use ipc::{IpcObject, Message, MessageQueue, SemaphoreSet};
 pub use mm::{Advice, Mm, SharedMemory, SysV, Vma, VmaFlags, VmaKind};
+pub use netlink::NetlinkSocket;
 pub use options::SocketOption;
 pub use seccomp::{Filter, Seccomp};
 pub use settings::{Setting, SettingKind};

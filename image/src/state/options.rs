@@ -31,6 +31,8 @@ pub const IPV6: u32 = 41;
 pub const TCP: u32 = 6;
 /// IPPROTO_UDP.
 pub const UDP: u32 = 17;
+/// SOL_NETLINK.
+pub const NETLINK: u32 = 270;
 /// IP_TOS, ip(7).
 pub const IP_TOS: u32 = 1;
 /// IP_TTL, ip(7).
@@ -39,7 +41,7 @@ pub const IP_TTL: u32 = 2;
 pub const IP_PKTINFO: u32 = 8;
 
 /// By level; those of which a new socket has another value are carried. Numbers of asm-generic/socket.h,
-/// linux/in.h, linux/in6.h, linux/tcp.h and linux/udp.h.
+/// linux/in.h, linux/in6.h, linux/tcp.h, linux/udp.h and linux/netlink.h.
 pub const CARRIED: &[(u32, &[u32])] = &[
     // TIMESTAMP, TIMESTAMPNS, TIMESTAMPING, RXQ_OVFL, PEEK_OFF, BUSY_POLL, MAX_PACING_RATE, ZEROCOPY.
     (SOCKET, &[29, 35, 37, 40, 42, 46, 47, 60]),
@@ -56,4 +58,6 @@ pub const CARRIED: &[(u32, &[u32])] = &[
     (TCP, &[7, 8, 9, 13, 16, 18, 23, 25, 27, 30, 34, 36]),
     // NO_CHECK6_TX, NO_CHECK6_RX, SEGMENT, GRO.
     (UDP, &[101, 102, 103, 104]),
+    // PKTINFO, BROADCAST_ERROR, NO_ENOBUFS, CAP_ACK, EXT_ACK, GET_STRICT_CHK.
+    (NETLINK, &[3, 4, 5, 10, 11, 12]),
 ];

@@ -165,12 +165,14 @@ fn check_files(checkpoint: &Checkpoint) -> Result<(), BadImage> {
         let lie = BadField::unresolved("remap_id", "a file that is ghost", id.0);
         return Err(lie.at(ImageKind::GhostFile.name(id.0), 1));
     }
-    let (mut unix, mut inet, mut ends) = (HashSet::new(), HashSet::new(), HashSet::new());
+    let (mut unix, mut inet, mut netlink) = (HashSet::new(), HashSet::new(), HashSet::new());
+    let mut ends = HashSet::new();
     for (number, file) in checkpoint.files.iter().enumerate() {
         let at = at(ImageKind::Files, number);
         let fresh = match &file.kind {
             FileKind::Unix(socket) => unix.insert(socket.inode) && socket.inode != 0,
             FileKind::Inet(socket) => inet.insert(socket.inode),
+            FileKind::Netlink(socket) => netlink.insert(socket.inode),
             FileKind::Pipe { pipe } => {
                 ends.insert(*pipe);
                 true

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use pages::{SharedId, TaskId};
 
 use super::nodes::FreeIds;
-use super::{Reader, Writer, descriptors, inotify, sockets, streams, tty};
+use super::{Reader, Writer, descriptors, inotify, netlink, sockets, streams, tty};
 use crate::error::{BadField, BadImage};
 use crate::frame::FrameWriter;
 use crate::kind::ImageKind;
@@ -85,6 +85,7 @@ pub(super) fn type_of(kind: &FileKind) -> FdType {
         FileKind::Memfd { .. } => FdType::Memfd,
         FileKind::Unix(_) => FdType::Unixsk,
         FileKind::Inet(_) => FdType::Inetsk,
+        FileKind::Netlink(_) => FdType::Netlinksk,
         FileKind::Tty(_) => FdType::Tty,
     }
 }
@@ -147,6 +148,9 @@ fn to_entry(file: &File, node: Option<u32>, net: u32) -> FileEntry {
         }
         FileKind::Inet(socket) => {
             entry.isk = Some(Box::new(sockets::inet_entry(socket, id, flags, fown, net)));
+        }
+        FileKind::Netlink(socket) => {
+            entry.nlsk = Some(Box::new(netlink::entry(socket, id, flags, fown, net)));
         }
         FileKind::Tty(tty) => {
             let tty_info_id = tty.info_id();
@@ -346,6 +350,11 @@ fn from_entry(
             let socket = sockets::inet_from(isk, reader.root_ids.net_ns_id)?;
             (isk.id, isk.flags, &isk.fown, FileKind::Inet(socket))
         }
+        FdType::Netlinksk => {
+            let nlsk = entry.nlsk.as_deref().ok_or_else(|| BadField::missing("nlsk"))?;
+            let socket = netlink::from(nlsk, reader.root_ids.net_ns_id)?;
+            (nlsk.id, nlsk.flags, &nlsk.fown, FileKind::Netlink(socket))
+        }
         FdType::Tty => {
             let tty = entry.tty.as_deref().ok_or_else(|| BadField::missing("tty"))?;
             let info = terminals.get(&tty.tty_info_id).cloned().ok_or_else(|| {
@@ -365,7 +374,6 @@ fn unsupported(kind: FdType) -> &'static str {
     match kind {
         FdType::Fanotify => "a fanotify group",
         FdType::Packetsk => "a packet socket",
-        FdType::Netlinksk => "a netlink socket",
         FdType::Ns => "a namespace held open",
         FdType::Tunf => "a tun device",
         FdType::Ext => "a file of a plugin of CRIU",

@@ -14,6 +14,7 @@ mod ipc;
 mod locks;
 mod mm;
 mod namespaces;
+mod netlink;
 mod nodes;
 mod pipes;
 mod registers;

@@ -61,7 +61,7 @@ impl SocketState {
     }
 }
 
-fn to_options(options: &SocketOptions) -> SkOptsEntry {
+pub(super) fn to_options(options: &SocketOptions) -> SkOptsEntry {
     SkOptsEntry {
         so_sndbuf: options.send_buffer,
         so_rcvbuf: options.receive_buffer,
@@ -117,7 +117,7 @@ fn more_from(entries: &[SkOptEntry]) -> Result<Vec<SocketOption>, BadField> {
 }
 
 /// Options common to all sockets; CRIU before 4 kept those of TCP's keep-alive here too.
-fn from_options(
+pub(super) fn from_options(
     entry: &SkOptsEntry,
     tcp: Option<&TcpOptsEntry>,
 ) -> Result<SocketOptions, BadField> {
@@ -180,7 +180,11 @@ fn shutdown(field: &'static str, number: Option<i32>) -> Result<u32, BadField> {
     }
 }
 
-fn same_namespace(field: &'static str, id: Option<u32>, root: Option<u32>) -> Result<(), BadField> {
+pub(super) fn same_namespace(
+    field: &'static str,
+    id: Option<u32>,
+    root: Option<u32>,
+) -> Result<(), BadField> {
     match id {
         Some(_) if id != root => {
             Err(BadField::unsupported(field, "a socket of another network namespace"))

@@ -428,6 +428,18 @@ fn files() -> Vec<File> {
             }),
         ),
         (
+            99,
+            FileKind::Netlink(NetlinkSocket {
+                inode: 45_377,
+                kind: 2,
+                protocol: 15,
+                port: 4711,
+                groups: vec![1, 2, 64],
+                destination: Some((0, 2)),
+                options: SocketOptions { tcp_keep: None, ..options() },
+            }),
+        ),
+        (
             13,
             FileKind::Inet(InetSocket {
                 inode: 45_376,

@@ -222,9 +222,11 @@ impl<'a> Files<'a> {
                 let host = hosts.get(task).ok_or(BadCheckpoint::File(file.id))?;
                 pid_fd(*host, flags)
             }
-            FileKind::Pipe { .. } | FileKind::Fifo(_) | FileKind::Unix(_) | FileKind::Inet(_) => {
-                Err(BadCheckpoint::File(file.id).into())
-            }
+            FileKind::Pipe { .. }
+            | FileKind::Fifo(_)
+            | FileKind::Unix(_)
+            | FileKind::Inet(_)
+            | FileKind::Netlink(_) => Err(BadCheckpoint::File(file.id).into()),
         }
     }
 

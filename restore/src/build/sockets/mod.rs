@@ -3,6 +3,7 @@
 mod datagrams;
 mod forged;
 mod inet;
+mod netlink;
 pub(crate) mod options;
 mod streams;
 mod unix;
@@ -11,7 +12,7 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use image::state::{File, FileId, FileKind, InetSocket, UnixSocket};
+use image::state::{File, FileId, FileKind, InetSocket, NetlinkSocket, UnixSocket};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{Shutdown, shutdown};
 use nix::sys::stat::lstat;
@@ -70,10 +71,15 @@ impl Sockets {
         let waiting = inet.iter().filter(|(_, socket)| !socket.queue.is_empty());
         made.datagrams = waiting.map(|(_, socket)| (*socket).clone()).collect();
         made.streams = Streams::make_all(&inet, open)?;
+        let netlink = files.iter().filter_map(|file| match &file.kind {
+            FileKind::Netlink(socket) => Some((*file, socket)),
+            _ => None,
+        });
+        netlink::make_all(&netlink.collect::<Vec<Named<'_, NetlinkSocket>>>(), open)?;
         for file in files {
-            if let (FileKind::Unix(_) | FileKind::Inet(_), Some(socket)) =
-                (&file.kind, open.get(&file.id))
-            {
+            let is_socket =
+                matches!(file.kind, FileKind::Unix(_) | FileKind::Inet(_) | FileKind::Netlink(_));
+            if let Some(socket) = open.get(&file.id).filter(|_| is_socket) {
                 let keep = OFlag::O_NONBLOCK | OFlag::O_ASYNC;
                 let flags = FcntlArg::F_SETFL(status_flags(file.flags) & keep);
                 let failed = |errno| Error::Object { file: file.id, act: "set flags", errno };
