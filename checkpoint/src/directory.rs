@@ -80,6 +80,7 @@ pub fn dump_to(job: &Checkpointing, watch: &mut dyn Watch) -> Result<Report, Fai
         downtime: downtime.parts,
         goal: None,
         faults: None,
+        arrival: None,
         pages,
         wire_bytes: ByteCount(0),
         link: None,

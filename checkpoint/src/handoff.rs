@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use pages::{ByteCount, PageCount};
 use tokio::time::{sleep, timeout};
 use tracee::chaos;
-use transport::LinkStats;
 use transport::event::{Event, Watch};
 use transport::quic::credit::Waiting;
 use transport::quic::{self, CloseCode, LinkError, SourceLink};
 use transport::session::source::{AfterHandoff, AfterServing, Committed, Serving};
 use transport::wire::{Control, FaultTotals, Running};
+use transport::{Arrival, LinkStats};
 
 use crate::engine::Doomed;
 use crate::failure::{Cause, Failure};
@@ -43,7 +43,10 @@ pub(crate) struct Moved {
     running: Running,
     asker: Asker,
     left: Left,
+    since: Instant,
     faults: Option<FaultTotals>,
+    /// How long the destination was without all of its pages, once it has them.
+    took: Option<Duration>,
 }
 
 /// How much the destination still needs the stopped copy.
@@ -56,6 +59,10 @@ enum State {
 }
 
 impl Moved {
+    fn new(state: State, running: Running, asker: Asker, left: Left) -> Self {
+        Self { state, running, asker, left, since: Instant::now(), faults: None, took: None }
+    }
+
     /// The root of the tree, as it knows itself.
     pub(crate) fn task(&self) -> i32 {
         i32::try_from(self.running.task.0).unwrap_or_default()
@@ -80,6 +87,12 @@ impl Moved {
     /// How long the tree waited for pages, if there were any to wait for.
     pub(crate) fn faults(&self) -> Option<FaultTotals> {
         self.faults.clone().filter(|_| self.left.owed.0 > 0)
+    }
+
+    /// How fast pages came that left after the hand-over, if there were any.
+    pub(crate) fn arrival(&self) -> Option<Arrival> {
+        let (faults, time) = (self.faults()?.count, self.took?);
+        Some(Arrival { faults, pages: self.served(), time })
     }
 
     /// Serves pages until the destination has them all. A link that is lost is looked for as long as
@@ -126,7 +139,7 @@ impl Moved {
     ) -> State {
         match serving.receive(message) {
             AfterServing::Finished(finished, faults) => {
-                self.faults = faults;
+                (self.faults, self.took) = (faults, Some(self.since.elapsed()));
                 State::Stale(finished.into_stale())
             }
             AfterServing::Progress(serving, progress) => {
@@ -197,11 +210,11 @@ pub(crate) async fn follow(
         committed = match committed.receive(message) {
             AfterHandoff::Running(serving, running) => {
                 let state = State::Serving(serving);
-                return Ok(Moved { state, running, asker, left, faults: None });
+                return Ok(Moved::new(state, running, asker, left));
             }
             AfterHandoff::Finished(finished, running) => {
                 let state = State::Stale(finished.into_stale());
-                return Ok(Moved { state, running, asker, left, faults: None });
+                return Ok(Moved::new(state, running, asker, left));
             }
             AfterHandoff::TakenBack(doomed) => {
                 drop(doomed.reprieve()); // everybody runs on

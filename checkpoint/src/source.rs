@@ -169,6 +169,7 @@ pub async fn migrate_out(
         downtime: downtime.parts,
         goal: (job.mode != Mode::Stop).then_some(job.max_downtime),
         faults: moved.faults(),
+        arrival: moved.arrival(),
         pages: rounds.as_ref().map_or(PageCount(0), Rounds::sent) + cargo.sent() + moved.served(),
         wire_bytes: moved.wire_bytes(),
         link: moved.link_stats().map(Box::new),

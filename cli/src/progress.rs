@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pages::ByteCount;
 use serde_json::{Value, json};
-use transport::LinkStats;
 use transport::event::{Event, Watch};
 use transport::session::{Report, RunsOn};
 use transport::wire::FaultTotals;
+use transport::{Arrival, LinkStats};
 
 use crate::exit::Exit;
 
@@ -249,16 +249,16 @@ impl Watch for Progress {
                 self.say(&format!("the link is lost; looking for it {how_long}"));
                 self.emit("link_lost", json!({ "grace_us": grace.map(micros) }));
             }
-            Event::Faults(faults) => {
+            Event::Faults(faults, lately) => {
                 if let Some(bar) = &self.bar {
-                    bar.set_message(in_words(&faults));
+                    bar.set_message(format!("{}; {lately}", in_words(&faults)));
                 }
-                self.emit("faults", faults_json(&faults));
+                self.emit("faults", faults_json(&faults, Some(lately)));
             }
-            Event::Drained(faults) => {
+            Event::Drained(faults, all) => {
                 self.finish();
-                self.say(&format!("every page is here; {}", in_words(&faults)));
-                self.emit("drained", json!({ "faults": faults_json(&faults) }));
+                self.say(&format!("every page is here; {}; {all}", in_words(&faults)));
+                self.emit("drained", json!({ "faults": faults_json(&faults, Some(all)) }));
             }
             Event::Warning { text } => {
                 self.say(&format!("warning: {text}"));
@@ -303,13 +303,15 @@ fn in_words(faults: &FaultTotals) -> String {
     format!("{} faults, p50 {p50:.1} ms, p99 {p99:.1} ms", faults.count)
 }
 
-fn faults_json(faults: &FaultTotals) -> Value {
+fn faults_json(faults: &FaultTotals, arrival: Option<Arrival>) -> Value {
     json!({
         "count": faults.count,
         "p50_us": micros(faults.p50),
         "p99_us": micros(faults.p99),
         "longest_us": micros(faults.longest),
         "buckets": faults.buckets,
+        "per_second": arrival.map(|arrival| arrival.faults_per_second()),
+        "bytes_per_second": arrival.map(|arrival| arrival.bytes_per_second().0),
     })
 }
 
@@ -349,6 +351,6 @@ fn report_json(report: &Report) -> Value {
         "pages": report.pages.0,
         "wire_bytes": report.wire_bytes.0,
         "link": report.link.as_deref().map(link_json),
-        "faults": report.faults.as_ref().map(faults_json),
+        "faults": report.faults.as_ref().map(|faults| faults_json(faults, report.arrival)),
     })
 }

@@ -78,7 +78,14 @@ fn slow(test: impl Fn(&Lab) -> Outcome) -> Outcome {
 fn a_program_may_do_anything_to_what_is_missing() -> Outcome {
     slow(|lab| {
         let (started, moving) = begin(lab, &Subject::new("lazy"))?;
-        end(lab, &started, moving)
+        let said = end_with(lab, &started, moving)?;
+        // How fast pages came, to programs and to people.
+        let drained = said.lines().find(|line| line.contains("\"event\":\"drained\""));
+        let drained = drained.ok_or("hear that every page came")?;
+        assert!(drained.contains("\"bytes_per_second\":"), "{drained}");
+        assert!(!drained.contains("\"bytes_per_second\":0"), "{drained}");
+        assert!(said.contains(" faults/s, "), "{said}");
+        Ok(())
     })
 }
 

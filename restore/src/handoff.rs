@@ -18,6 +18,7 @@ use crate::destination::Host;
 use crate::engine::Ready;
 use crate::failure::{Cause, Failure};
 use crate::inflow::Inflow;
+use crate::meter::Meter;
 use crate::offspring::Offspring;
 
 /// How much longer than the grace time a destination that destroyed its tree stays to say so, as
@@ -28,6 +29,7 @@ const STAY_FACTOR: u32 = 3;
 pub struct Farewell {
     session: Session,
     link: Option<DestinationLink>,
+    meter: Meter,
 }
 
 /// What the tree that runs here still needs.
@@ -148,7 +150,8 @@ async fn launch(
     if chaos::point("destination:running").is_ok() {
         say(link.as_ref(), &message).await;
     }
-    let farewell = Farewell { session: Session::Running(session, inflow), link };
+    let meter = Meter::new(Instant::now(), inflow.state().arrived);
+    let farewell = Farewell { session: Session::Running(session, inflow), link, meter };
     Ok((Offspring::from(running), farewell))
 }
 
@@ -164,7 +167,7 @@ impl Farewell {
     pub async fn see_off(&mut self, listener: &Listener, patience: Duration, tell: &dyn Fn(Event)) {
         let mut lost_at = None;
         let mut never = Stop::never();
-        let (mut faults, mut failures) = (0, 0);
+        let mut failures = 0;
         loop {
             let deadline = lost_at.map(|at: Instant| at + patience).filter(|_| !self.is_lazy());
             let news = async {
@@ -175,9 +178,9 @@ impl Farewell {
             };
             let heard = tokio::select! {
                 state = news => {
-                    if state.faults.count != faults {
-                        faults = state.faults.count;
-                        tell(Event::Faults(state.faults.clone()));
+                    let (now, faults) = (Instant::now(), state.faults.count);
+                    if let Some(lately) = self.meter.news(now, faults, state.arrived) {
+                        tell(Event::Faults(state.faults.clone(), lately));
                     }
                     if state.failures != failures {
                         failures = state.failures;
@@ -251,7 +254,8 @@ impl Farewell {
             std::mem::replace(&mut self.session, Session::Moving)
         {
             drop(inflow);
-            tell(Event::Drained(state.faults.clone()));
+            let all = self.meter.all(Instant::now(), state.faults.count, state.arrived);
+            tell(Event::Drained(state.faults.clone(), all));
             let (draining, drained) = running.drained(state.faults);
             self.session = Session::Draining(draining);
             say(self.link.as_ref(), &drained).await;

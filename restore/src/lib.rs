@@ -18,6 +18,7 @@ mod gather;
 mod handoff;
 mod inflow;
 mod ledger;
+mod meter;
 mod offspring;
 mod rate;
 mod rounds;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::Arrival;
 use crate::session::Report;
 use crate::wire::FaultTotals;
 
@@ -105,10 +106,10 @@ pub enum Event {
         /// Until this has passed; `None`: until somebody ends it.
         grace: Option<Duration>,
     },
-    /// How long the tree has waited for pages so far (destination, post-copy).
-    Faults(FaultTotals),
-    /// Every page has come; the source is not needed any more (destination, post-copy).
-    Drained(FaultTotals),
+    /// How long the tree has waited for pages so far, and what came lately (destination, post-copy).
+    Faults(FaultTotals, Arrival),
+    /// Every page has come, and how fast; the source is not needed any more (destination, post-copy).
+    Drained(FaultTotals, Arrival),
     /// Something is not carried exactly; the migration goes on.
     Warning {
         /// What, and why.

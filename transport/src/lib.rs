@@ -11,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 
+mod arrival;
 pub mod encode;
 mod error;
 pub mod event;
@@ -22,5 +23,6 @@ mod stats;
 pub mod stop;
 pub mod wire;
 
+pub use arrival::Arrival;
 pub use error::{Kinds, PeerMisbehaved};
 pub use stats::{LaneStats, LinkStats};

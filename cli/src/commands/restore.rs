@@ -265,7 +265,7 @@ async fn outlive(
     let progress = RefCell::new(progress);
     let lazy = Cell::new(farewell.as_ref().is_some_and(|(farewell, _)| farewell.is_lazy()));
     let tell = |event| {
-        if let Event::Drained(_) = event {
+        if let Event::Drained(..) = event {
             lazy.set(false);
         }
         progress.borrow_mut().event(event);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use pages::{ByteCount, PageCount, TaskId};
 
-use crate::LinkStats;
+use crate::{Arrival, LinkStats};
 
 use crate::wire::FaultTotals;
 
@@ -148,6 +148,8 @@ pub struct Report {
     pub goal: Option<Duration>,
     /// How long the program waited for pages that came after it (post-copy).
     pub faults: Option<FaultTotals>,
+    /// How fast those came.
+    pub arrival: Option<Arrival>,
     /// Pages that travelled, a page sent twice counted twice.
     pub pages: PageCount,
     /// Bytes that left on the wire, all headers included.
@@ -189,6 +191,9 @@ impl fmt::Display for Report {
             let [p50, p99] = [faults.p50, faults.p99].map(|time| time.as_secs_f64() * 1e3);
             write!(f, "; {} faults, p50 {p50:.1} ms, p99 {p99:.1} ms", faults.count)?;
         }
+        if let Some(arrival) = self.arrival {
+            write!(f, "; {arrival}")?;
+        }
         Ok(())
     }
 }
@@ -227,6 +232,7 @@ mod tests {
             downtime,
             goal: None,
             faults: None,
+            arrival: None,
             pages: PageCount(262_144),
             wire_bytes: ByteCount(1 << 30),
             link: None,
@@ -258,6 +264,9 @@ mod tests {
             ..FaultTotals::default()
         });
         assert!(moved.to_string().ends_with("commit 2; 12 faults, p50 0.2 ms, p99 25.0 ms"));
+        let time = Duration::from_secs(4);
+        moved.arrival = Some(Arrival { faults: 12, pages: PageCount(2048), time });
+        assert!(moved.to_string().ends_with("p99 25.0 ms; 3 faults/s, 2.0 MiB/s"));
         let aborted = report(Outcome::Aborted, &[]);
         assert_eq!(aborted.to_string(), "aborted; 1234 (redis-server) runs on the source");
     }
