@@ -248,7 +248,10 @@ fn what_we_cannot_carry_is_refused_by_name() {
         ("process that is gone", |i| {
             i.file(19, |file| file.pidfd.as_mut().expect("it").nspid = -1);
         }),
-        ("netlink", |i| type_of(i, FdType::Netlinksk)),
+        ("packet socket", |i| type_of(i, FdType::Packetsk)),
+        ("netlink", |i| {
+            i.file(99, |file| file.nlsk.as_mut().expect("a socket").protocol = 12);
+        }),
         ("being made", |i| {
             i.file(12, |file| file.isk.as_mut().expect("a socket").state = 2);
         }),
