@@ -7,6 +7,8 @@ use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::{TimeVal, TimeValLike as _};
 use pages::ByteCount;
 use serde_json::{Value, json};
 use transport::event::{Event, Watch};
@@ -352,5 +354,14 @@ fn report_json(report: &Report) -> Value {
         "wire_bytes": report.wire_bytes.0,
         "link": report.link.as_deref().map(link_json),
         "faults": report.faults.as_ref().map(|faults| faults_json(faults, report.arrival)),
+        "used": used(),
     })
+}
+
+/// What this process has used until now.
+pub(crate) fn used() -> Value {
+    let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) else { return Value::Null };
+    let cpu_us =
+        [usage.user_time(), usage.system_time()].iter().map(TimeVal::num_microseconds).sum::<i64>();
+    json!({ "cpu_us": cpu_us, "peak_kib": usage.max_rss() })
 }

@@ -240,7 +240,7 @@ impl Started {
     /// Ask it on `host` to judge itself, where nobody of ours will learn its exit status: it was
     /// left to the host's process 1, or has another pid there.
     pub fn ask_orphan(&self, host: &Host, pid: i32) -> Result<Verdict> {
-        Ok(Verdict { line: self.word(host, pid)?, exit: None })
+        Ok(Verdict::said(&self.word(host, pid)?))
     }
 
     fn word(&self, host: &Host, pid: i32) -> Result<String> {
@@ -316,6 +316,11 @@ pub struct Verdict {
 }
 
 impl Verdict {
+    /// By its line alone: nobody near could learn the exit code.
+    pub(crate) fn said(line: &str) -> Self {
+        Self { line: line.to_owned(), exit: None }
+    }
+
     /// All is as it was.
     pub fn passed(&self) -> bool {
         self.said_pass() && self.exit.is_none_or(|code| code == 0)

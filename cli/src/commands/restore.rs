@@ -11,6 +11,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use restore::engine::{Auto, Bundle, Native, Stock};
 use restore::{BuildOptions, Failure as Ended, Farewell, Host, Offspring};
+use serde_json::json;
 use tokio::signal::unix::SignalKind;
 use transport::event::{Event, Watch as _};
 use transport::quic::{AuthorizedPeers, DestinationTrust, Identity, Listener};
@@ -21,7 +22,7 @@ use super::{chain, runtime, wishes};
 use crate::args::{Engine, Restore, RestoreContainer, Waiting};
 use crate::exit::Exit;
 use crate::options;
-use crate::progress::{Failure, Progress};
+use crate::progress::{Failure, Progress, used};
 
 /// How long a source whose link was lost may come back after the tree has been left to init.
 const SEE_OFF: Duration = Duration::from_secs(30);
@@ -297,7 +298,7 @@ async fn outlive(
         // If it ended early, others of the tree may still need pages that only this qmig can bring,
         // and the source waits to be told that it is not needed any more.
         if let Some((status, _)) = status.filter(|(_, early)| !early || !asking) {
-            progress.borrow().emit("exited", serde_json::json!({ "status": status }));
+            progress.borrow().emit("exited", json!({ "status": status, "used": used() }));
             return Ok(Exit::Tree(status));
         }
     }

@@ -7,12 +7,15 @@
 mod criu;
 mod flow;
 mod meter;
+mod pair;
 mod record;
+mod remote;
 mod samples;
 mod trial;
 mod way;
 
 pub use flow::{give_flow, take_flow};
+pub use pair::{Pair, PairWords};
 pub use record::{LaneUse, LinkUse, Machine, Process, Record, Waits};
 pub use trial::{Load, Trial};
 pub use way::{WAYS, Way};

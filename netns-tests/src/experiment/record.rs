@@ -65,8 +65,14 @@ pub struct Record {
     pub source: Process,
     /// The one on the destination.
     pub destination: Process,
-    /// What it ran on.
+    /// What `qmig probe` said of the path just before, between two real hosts.
+    #[serde(default)]
+    pub probe: Value,
+    /// What it ran on; between two real hosts, the source.
     pub machine: Machine,
+    /// The destination, if it is another machine.
+    #[serde(default)]
+    pub destination_machine: Option<Machine>,
 }
 
 /// How long the process waited for pages that were not there.

@@ -8,6 +8,8 @@ use super::record::{LinkUse, Machine, Record};
 use super::samples::Samples;
 use super::way::Way;
 use super::{criu, monotonic_us};
+use serde_json::Value;
+
 use crate::criu::Criu;
 use crate::lab::{Lab, Side};
 use crate::link::{Link, Tally};
@@ -59,13 +61,19 @@ impl Load {
     }
 
     fn subject(&self) -> Subject {
-        let subject = Subject::new(&self.subject).arg("mib").arg(self.mib);
-        self.args.iter().fold(subject, |subject, (name, value)| subject.arg(name).arg(value))
+        self.arguments().iter().fold(Subject::new(&self.subject), Subject::arg)
+    }
+
+    /// What the subject is started with.
+    pub(super) fn arguments(&self) -> Vec<String> {
+        let args = self.args.iter().flat_map(|(name, value)| [name.clone(), value.to_string()]);
+        ["mib".to_owned(), self.mib.to_string()].into_iter().chain(args).collect()
     }
 }
 
 /// How long what moves goes on by itself before, unless its work is to be compared with that after.
 const BRIEFLY: Duration = Duration::from_millis(300);
+const VETH: &str = "veth";
 /// The size of Ethernet frames.
 const ETHERNET: u32 = 1500;
 
@@ -76,6 +84,8 @@ pub struct Trial {
     pub way: Way,
     /// Over what; a veth pair without one.
     pub link: Option<Link>,
+    /// What carries it without one: `veth`, or `pair` for what is between two real hosts.
+    pub path: &'static str,
     /// The size of frames on a veth pair.
     pub mtu: u32,
     /// The name of that in tables.
@@ -102,8 +112,9 @@ impl Trial {
         Self {
             way,
             link: None,
+            path: VETH,
             mtu: ETHERNET,
-            link_name: "veth".to_owned(),
+            link_name: VETH.to_owned(),
             load,
             rival: None,
             changes: Vec::new(),
@@ -140,23 +151,39 @@ impl Trial {
         self
     }
 
+    /// Between two real hosts, whatever link was named.
+    #[must_use]
+    pub fn between(mut self, name: &str) -> Self {
+        (self.link, self.path, self.link_name) = (None, "pair", name.to_owned());
+        self
+    }
+
+    /// The words of what carries it.
+    pub fn link_words(&self) -> String {
+        self.link.as_ref().map_or_else(|| self.path.to_owned(), Link::to_string)
+    }
+
     /// Do it. Whatever goes wrong is in the record.
     pub fn run(&self) -> Record {
-        let mut record = Record {
+        let mut record = Record { machine: Machine::here(self.mtu), ..self.record() };
+        if let Err(error) = self.measure(&mut record) {
+            record.error = Some(error.to_string());
+        }
+        record
+    }
+
+    /// What is known before it begins.
+    pub(super) fn record(&self) -> Record {
+        Record {
             way: self.way.word().to_owned(),
-            link: self.link.as_ref().map_or_else(|| "veth".to_owned(), Link::to_string),
+            link: self.link_words(),
             link_name: self.link_name.clone(),
             seed: self.link.as_ref().map_or(0, |link| link.seed),
             load: self.load.words(),
             mib: self.load.mib,
             repetition: self.repetition,
-            machine: Machine::here(self.mtu),
             ..Record::default()
-        };
-        if let Err(error) = self.measure(&mut record) {
-            record.error = Some(error.to_string());
         }
-        record
     }
 
     fn measure(&self, record: &mut Record) -> Result<()> {
@@ -228,24 +255,8 @@ impl Trial {
         clock.complete()?;
         moved.succeeded()?;
         (record.source, record.destination) = (source.read(), destination.read());
-        let report = moved.event(Side::Source, "report");
-        let field = |event: &Option<QmigEvent>, name: &str| {
-            event.as_ref().map(|event| event.field(name).clone()).unwrap_or_default()
-        };
-        record.downtime_us = field(&report, "downtime_us").as_u64().unwrap_or(0);
-        let parts = field(&report, "parts");
-        record.parts = parts
-            .as_object()
-            .into_iter()
-            .flatten()
-            .map(|(name, value)| (name.clone(), value.as_u64().unwrap_or(0)))
-            .collect();
-        let lanes = field(&report, "link")["lanes"].take();
-        record.lanes = serde_json::from_value(lanes).unwrap_or_default();
-        record.faults = field(&moved.event(Side::Destination, "report"), "faults");
-        if record.faults.is_null() {
-            record.faults = field(&report, "faults");
-        }
+        let report = moved.event(Side::Source, "report").map(QmigEvent::into_value);
+        reported(record, &report.unwrap_or_default());
         let rounds = moved.events(Side::Source).into_iter().filter(|event| event.name() == "round");
         record.rounds = rounds.map(QmigEvent::into_value).collect();
         if self.linger > BRIEFLY {
@@ -254,6 +265,14 @@ impl Trial {
         let verdict = moved.ask(lab, subject)?;
         Ok(verdict)
     }
+}
+
+/// What a qmig on the source said at the end.
+pub(super) fn reported(record: &mut Record, report: &Value) {
+    record.downtime_us = report["downtime_us"].as_u64().unwrap_or(0);
+    record.parts = serde_json::from_value(report["parts"].clone()).unwrap_or_default();
+    record.lanes = serde_json::from_value(report["link"]["lanes"].clone()).unwrap_or_default();
+    record.faults = report["faults"].clone();
 }
 
 impl Trial {

@@ -12,6 +12,7 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use netns_tests::experiment::PairWords;
 use plan::{Plan, QUICK};
 use run::Results;
 
@@ -26,13 +27,20 @@ of the experiment, again and again, and writes into DIR: records.ndjson (each tr
 that is needed to repeat it), records.csv, and index.html, one page that needs no network. A run that
 was interrupted goes on where it stopped. ONLY keeps the trials that hold this text in their way, load
 or link. `example` prints the experiment that quick runs.
+
+Between two real hosts, over the network that is there:
+  --source ssh:USER@HOST --destination ssh:USER@HOST   root there, or somebody who may `sudo -n`
+  --to HOST       the destination as the source knows it, if not by the same name
+  --ssh WORDS     what to log in with, such as 'ssh -F FILE' (default: ssh)
+  --qmig PATH     the qmig that is there; else this one is copied, and removed when all is done
+  --folder DIR    where a folder of ours may be on both while this runs (default: /tmp)
 ";
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
 /// What was asked for.
 enum Command {
-    Run { experiment: Option<PathBuf>, out: PathBuf, only: Vec<String> },
+    Run { experiment: Option<PathBuf>, out: PathBuf, only: Vec<String>, pair: Option<PairWords> },
     Page(PathBuf),
     Compare(PathBuf, PathBuf),
     Example,
@@ -41,19 +49,36 @@ enum Command {
 impl Command {
     fn parse(args: impl IntoIterator<Item = String>) -> Option<Self> {
         let mut words: Vec<String> = args.into_iter().collect();
-        let out = words.iter().position(|word| word == "--out").map(|at| {
-            let out = words.get(at + 1).map(PathBuf::from);
+        let mut option = |name: &str| {
+            let at = words.iter().position(|word| word == name)?;
+            let value = words.get(at + 1).cloned();
             words.drain(at..words.len().min(at + 2));
-            out
-        });
-        match (words.first()?.as_str(), out) {
+            Some(value)
+        };
+        let out = option("--out");
+        let pair = [option("--source"), option("--destination")];
+        let [to, ssh, qmig, folder] = ["--to", "--ssh", "--qmig", "--folder"].map(option);
+        let pair = match pair {
+            [Some(Some(source)), Some(Some(destination))] => Some(PairWords {
+                source,
+                destination,
+                to: to.flatten(),
+                ssh: ssh.flatten().unwrap_or_else(|| "ssh".to_owned()),
+                qmig: qmig.flatten(),
+                place: folder.flatten().unwrap_or_else(|| "/tmp".to_owned()),
+            }),
+            [None, None] if [to, ssh, qmig, folder].iter().all(Option::is_none) => None,
+            _ => return None,
+        };
+        match (words.first()?.as_str(), out.map(|out| out.map(PathBuf::from))) {
             ("quick", Some(Some(out))) => {
-                Some(Self::Run { experiment: None, out, only: words.split_off(1) })
+                Some(Self::Run { experiment: None, out, only: words.split_off(1), pair })
             }
             ("run", Some(Some(out))) => {
                 let experiment = Some(words.get(1)?.into());
-                Some(Self::Run { experiment, out, only: words.split_off(2) })
+                Some(Self::Run { experiment, out, only: words.split_off(2), pair })
             }
+            _ if pair.is_some() => None,
             ("page", None) if words.len() == 2 => Some(Self::Page(words.get(1)?.into())),
             ("compare", None) if words.len() == 3 => {
                 Some(Self::Compare(words.get(1)?.into(), words.get(2)?.into()))
@@ -80,8 +105,8 @@ fn main() -> ExitCode {
 
 fn obey(command: Command) -> Outcome<()> {
     match command {
-        Command::Run { experiment, out, only } => {
-            if !nix::unistd::geteuid().is_root() {
+        Command::Run { experiment, out, only, pair } => {
+            if pair.is_none() && !nix::unistd::geteuid().is_root() {
                 return Err("build hosts out of namespaces without root".into());
             }
             netns_tests::qmig_binary()?;
@@ -89,9 +114,12 @@ fn obey(command: Command) -> Outcome<()> {
                 Some(file) => Plan::read(&file)?,
                 None => Plan::parse(QUICK)?,
             };
+            if let Some(words) = &pair {
+                plan.between(&words.name());
+            }
             plan.keep(&only);
             let results = Results::in_folder(&out)?;
-            run::run(&plan, &results)?;
+            run::run(&plan, &results, pair.as_ref())?;
             show(&plan.name, &results)
         }
         Command::Page(folder) => {
@@ -132,8 +160,23 @@ mod tests {
             matches!(run, Some(Command::Run { experiment: Some(_), only, .. }) if only == ["stop", "lan"])
         );
         assert!(matches!(parse("quick --out d"), Some(Command::Run { experiment: None, .. })));
+        let far = parse("quick --out d --source ssh:a@b --destination ssh:c@d --to e stop");
+        assert!(
+            matches!(far, Some(Command::Run { pair: Some(PairWords { to: Some(to), source, .. }), only, .. })
+                if to == "e" && source == "ssh:a@b" && only == ["stop"])
+        );
         assert!(matches!(parse("compare a b"), Some(Command::Compare(..))));
-        for wrong in ["", "quick", "quick --out", "run --out d", "page", "compare a", "dance"] {
+        for wrong in [
+            "",
+            "quick",
+            "quick --out",
+            "run --out d",
+            "page",
+            "compare a",
+            "dance",
+            "quick --out d --to e",
+            "page d --source a --destination b",
+        ] {
             assert!(parse(wrong).is_none(), "{wrong}");
         }
     }

@@ -187,6 +187,8 @@ function heat() {
     const here = has.filter(run => `${run.rate || 0}` === key);
     return unique(here.map(run => run.rtt_ms)).length > 1 || unique(here.map(run => run.loss)).length > 1;
   });
+  const fields = key => unique(has.filter(run => `${run.rate || 0}` === key).map(run => `${run.rtt_ms} ${run.loss}`)).length;
+  keys.sort((a, b) => fields(b) - fields(a));
   if (keys.length === 0) return;
   const measures = [["until complete", run => run.total_us, time], ["wait p99", run => run.waits.count ? run.waits.p99_us : NaN, time], ["fill, of the link", run => run.fill_share === null ? NaN : run.fill_share * 100, v => number(v) + " %"]];
   const choices = [];
@@ -220,10 +222,10 @@ function timeline() {
   if (has.length === 0) return;
   const name = run => `${told(run.way)} over ${run.link_name}, run ${run.repetition + 1} (${run.load})`;
   figure("What the process lives through", "From the first command on: each wait for a missing page (or, for a writer, pages written in each tenth of a second). Shaded: until it runs on the destination, and until every page is there.",
-    unique([...has].sort((a, b) => b.waits.count - a.waits.count).map(name)), choice => {
+    unique([...has].sort((a, b) => ways.indexOf(a.way) - ways.indexOf(b.way) || b.waits.count - a.waits.count).map(name)), choice => {
       const run = has.find(one => name(one) === choice), writer = run.waits.points.length < 2;
       const end = Math.max(run.total_us / 1e3 * 1.05, 1), points = (writer ? run.written : run.waits.points).filter(([ms]) => ms >= -1000 && ms <= end);
-      const values = points.map(p => p[1]).concat(1), low = Math.min(0, ...points.map(p => p[0]));
+      const values = points.length ? points.map(p => p[1]) : [1], low = Math.min(0, ...points.map(p => p[0]));
       const y = writer ? { range: [0, Math.max(...values)], show: number } : { range: [10 ** Math.floor(Math.log10(Math.max(1, Math.min(...values)))), 10 ** Math.ceil(Math.log10(Math.max(...values, 10)))], log: true, show: time };
       const { svg, X, Y } = axes({ range: [low, end], show: ms => time(ms * 1e3) }, y, ["since the first command", writer ? "pages a tenth of a second" : "wait"]);
       const shade = (from, to, opacity, text) => svg.insertBefore(make("rect", { x: X(from), y: T, width: Math.max(0, X(to) - X(from)), height: H - B - T, fill: color(run.way), "fill-opacity": opacity }, hover(text)), svg.firstChild);

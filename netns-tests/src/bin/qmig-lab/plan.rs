@@ -51,6 +51,8 @@ struct Matrix {
     /// More words for each.
     #[serde(default)]
     words: String,
+    /// Only these ways over them.
+    ways: Option<Vec<String>>,
 }
 
 fn three() -> u32 {
@@ -84,6 +86,28 @@ impl Plan {
             format!("{} | {} | {}", trial.way.word(), trial.load.words(), trial.link_name)
         };
         self.trials.retain(|trial| only.iter().all(|word| text(trial).contains(word)));
+    }
+
+    /// Between two real hosts: once over what is there, and by qmig alone.
+    pub(crate) fn between(&mut self, name: &str) {
+        let mut trials: Vec<Trial> = Vec::new();
+        for trial in self.trials.drain(..) {
+            if !matches!(trial.way, Way::Qmig { .. }) {
+                self.left_out.push(format!("{}: not between two hosts", trial.way));
+                continue;
+            }
+            let trial = trial.between(name);
+            let same = |other: &Trial| {
+                (other.way, &other.load, other.repetition)
+                    == (trial.way, &trial.load, trial.repetition)
+            };
+            if !trials.iter().any(same) {
+                trials.push(trial);
+            }
+        }
+        self.left_out.sort();
+        self.left_out.dedup();
+        self.trials = trials;
     }
 
     pub(crate) fn parse(text: &str) -> Outcome<Self> {
@@ -121,10 +145,10 @@ impl Plan {
 
 /// Whether a record is of this trial, however often it was done before.
 pub(crate) fn is_of(record: &Record, trial: &Trial) -> bool {
-    let link = trial.link.as_ref().map_or_else(|| "veth".to_owned(), Link::to_string);
     record.way == trial.way.word()
         && record.load == trial.load.words()
-        && record.link == link
+        && record.link == trial.link_words()
+        && (trial.link.is_some() || record.link_name == trial.link_name)
         && record.repetition == trial.repetition
 }
 
@@ -144,12 +168,13 @@ fn links(written: &Written) -> Outcome<Vec<Over>> {
         links.push(Over { name, link: parsed, ways });
     }
     if let Some(matrix) = &written.matrix {
+        let ways = matrix.ways.as_ref().unwrap_or(&written.ways);
         for rate in &matrix.rate {
             for rtt in &matrix.rtt {
                 for loss in &matrix.loss {
                     let words = format!("rate={rate} rtt={rtt} loss={loss} {}", matrix.words);
                     let name = format!("{rate}, RTT {rtt}, loss {loss}");
-                    let (link, ways) = (Some(words.parse()?), written.ways.clone());
+                    let (link, ways) = (Some(words.parse()?), ways.clone());
                     links.push(Over { name, link, ways });
                 }
             }

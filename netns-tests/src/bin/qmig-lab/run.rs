@@ -5,7 +5,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use netns_tests::experiment::Record;
+use netns_tests::experiment::{Pair, PairWords, Record};
 
 use crate::Outcome;
 use crate::plan::{Plan, is_of};
@@ -43,17 +43,21 @@ impl Results {
     }
 }
 
-/// Do every trial that has no good record yet; how many were done.
-pub(crate) fn run(plan: &Plan, results: &Results) -> Outcome<usize> {
+/// Do every trial that has no good record yet, between two real hosts if there are any; how many were
+/// done.
+pub(crate) fn run(plan: &Plan, results: &Results, pair: Option<&PairWords>) -> Outcome<usize> {
     let before: Vec<Record> =
         results.records()?.into_iter().filter(|record| record.error.is_none()).collect();
     let left: Vec<_> =
         plan.trials.iter().filter(|trial| !before.iter().any(|it| is_of(it, trial))).collect();
     eprintln!("{}: {} trials, {} of them are left", plan.name, plan.trials.len(), left.len());
     plan.left_out.iter().for_each(|why| eprintln!("left out: {why}"));
+    let loads: Vec<_> = left.iter().map(|trial| &trial.load).collect();
+    let pair =
+        pair.filter(|_| !left.is_empty()).map(|words| Pair::meet(words, &loads)).transpose()?;
     let since = Instant::now();
     for (number, trial) in left.iter().enumerate() {
-        let record = trial.run();
+        let record = pair.as_ref().map_or_else(|| trial.run(), |pair| pair.run(trial));
         results.add(&record)?;
         let word = record.error.as_deref().map_or_else(
             || {
