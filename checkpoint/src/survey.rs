@@ -32,7 +32,7 @@ pub(crate) mod watches;
 use std::time::Duration;
 
 use image::plan::{CRIU, Plan, PlannedFile, PlannedTask, Refusal, SYSTEM_V_IPC, TCP_ESTABLISHED};
-use pages::{ByteCount, PAGE_SHIFT, TaskId};
+use pages::{ByteCount, TaskId};
 use tracee::HostPid;
 use tracee::proc::stat::Stat;
 
@@ -140,16 +140,8 @@ fn look_at(root: HostPid, options: &SurveyOptions) -> Result<Looked, SurveyError
         return Err(SurveyError::NoSuchProcess(root));
     }
     let plan = Plan {
-        qmig_version: env!("CARGO_PKG_VERSION").to_owned(),
-        kernel: host.kernel,
-        architecture: host.architecture,
-        page_size: 1 << PAGE_SHIFT,
-        hostname: host.hostname,
-        cpu: host.cpu,
         vdso: look.vdso,
         root: TaskId(root.0.unsigned_abs()),
-        command: look.tasks.first().map_or_else(String::new, |task| task.comm.clone()),
-        tasks: look.tasks,
         files: look.needed.files(),
         listeners: look.listeners,
         unix_names: look.unix_names.into_iter().collect(),
@@ -164,6 +156,7 @@ fn look_at(root: HostPid, options: &SurveyOptions) -> Result<Looked, SurveyError
             .filter(|(_, count)| *count > 0)
             .map(|(need, _)| need.to_owned())
             .collect(),
+        ..host.plan(look.tasks)
     };
     Ok((plan, look.needed.brought(), look.refusals))
 }

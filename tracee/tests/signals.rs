@@ -2,8 +2,8 @@
 
 mod common;
 
-use common::{Subject, can_run, eventually, state, work_in};
-use tracee::{Borrowed, Call, Runner, StopKind, Stopped};
+use common::{Subject, can_run, eventually, lend, state, work_in};
+use tracee::{Borrowed, Call, Runner, StopKind};
 
 #[test]
 fn sigtrap_stays_as_the_program_set_it() {
@@ -22,10 +22,8 @@ fn sigtrap_stays_as_the_program_set_it() {
         "ignore,block,pend",
         "handle,block,pend",
     ] {
-        let mut subject = Subject::ready(&["sigtrap", how]);
-        subject.sleeping_in(libc::SYS_read);
-        let gate = subject.gate();
-        let mut task = Stopped::seize(subject.pid()).expect("seized");
+        let (mut subject, gate) = Subject::asleep(&["sigtrap", how]);
+        let mut task = subject.seized();
         work_in(&mut task, gate).expect("worked");
         task.detach().expect("let go");
         subject.go_on();
@@ -38,19 +36,17 @@ fn signals_that_come_while_we_work_arrive_afterwards() {
     if !can_run() {
         return;
     }
-    let mut subject = Subject::ready(&["signals"]);
-    subject.sleeping_in(libc::SYS_read);
-    let gate = subject.gate();
-    let mut task = Stopped::seize(subject.pid()).expect("seized");
+    let (mut subject, gate) = Subject::asleep(&["signals"]);
+    let mut task = subject.seized();
     let before = task.blocked().expect("a mask");
     assert_eq!(before & !(1 << 39), 0, "only signal 40 is blocked");
     assert_eq!(task.pending(true).expect("readable").len(), 3, "three times signal 40");
+    let pid = subject.pid().0;
     let mut loan = Borrowed::enter(&mut task).expect("borrowed");
     // SIGTRAP is the mark of our own stub: it must be told from the program's.
     subject.signal(libc::SIGUSR1);
     subject.signal(libc::SIGTRAP);
     let mut runner = Runner::install(loan.task(), gate, None, 32 << 10).expect("installed");
-    let pid = subject.pid().0;
     for _ in 0..20 {
         let mut calls = [Call::new(libc::SYS_getppid, &[]); 50];
         runner.batch(loan.task(), &mut calls).expect("worked");
@@ -77,24 +73,20 @@ fn signals_of_the_marks_number_that_come_in_the_middle_of_a_batch_are_not_swallo
     if !can_run() {
         return;
     }
-    let mut subject = Subject::ready(&["signals"]);
-    subject.sleeping_in(libc::SYS_read);
-    let gate = subject.gate();
+    let (mut subject, gate) = Subject::asleep(&["signals"]);
     let pid = subject.pid();
-    let mut task = Stopped::seize(pid).expect("seized");
-    let mut loan = Borrowed::enter(&mut task).expect("borrowed");
-    let mut runner = Runner::install(loan.task(), gate, None, 32 << 10).expect("installed");
+    let mut task = subject.seized();
     // The task sends itself SIGTRAP between other calls: unlike one sent while it stands, this is
     // delivered in the middle of the stub.
-    for _ in 0..3 {
-        let mut calls = [Call::new(libc::SYS_getppid, &[]); 9];
-        let own = u64::from(pid.0.unsigned_abs());
-        calls[4] = Call::new(libc::SYS_kill, &[own, u64::from(libc::SIGTRAP.unsigned_abs())]);
-        runner.batch(loan.task(), &mut calls).expect("worked");
-        assert!(calls.iter().all(|call| call.value().is_ok()), "{calls:?}");
-    }
-    runner.remove(loan.task(), gate).expect("removed");
-    loan.leave().expect("left");
+    lend(&mut task, gate, |task, runner| {
+        for _ in 0..3 {
+            let mut calls = [Call::new(libc::SYS_getppid, &[]); 9];
+            let own = u64::from(pid.0.unsigned_abs());
+            calls[4] = Call::new(libc::SYS_kill, &[own, u64::from(libc::SIGTRAP.unsigned_abs())]);
+            runner.batch(task, &mut calls).expect("worked");
+            assert!(calls.iter().all(|call| call.value().is_ok()), "{calls:?}");
+        }
+    });
     task.detach().expect("let go");
     eventually("the handler", || subject.status().shared_pending & 1 << 4 == 0);
     subject.go_on();
@@ -108,17 +100,13 @@ fn sigstop_during_injection_is_not_lost() {
     if !can_run() {
         return;
     }
-    let mut subject = Subject::ready(&["signals"]);
-    subject.sleeping_in(libc::SYS_read);
-    let gate = subject.gate();
-    let mut task = Stopped::seize(subject.pid()).expect("seized");
-    let mut loan = Borrowed::enter(&mut task).expect("borrowed");
-    subject.signal(libc::SIGSTOP);
-    let mut runner = Runner::install(loan.task(), gate, None, 32 << 10).expect("installed");
-    let mut calls = [Call::new(libc::SYS_getppid, &[]); 10];
-    runner.batch(loan.task(), &mut calls).expect("worked");
-    runner.remove(loan.task(), gate).expect("removed");
-    loan.leave().expect("left");
+    let (mut subject, gate) = Subject::asleep(&["signals"]);
+    let mut task = subject.seized();
+    lend(&mut task, gate, |task, runner| {
+        subject.signal(libc::SIGSTOP);
+        let mut calls = [Call::new(libc::SYS_getppid, &[]); 10];
+        runner.batch(task, &mut calls).expect("worked");
+    });
     task.detach().expect("let go");
     eventually("the program to be stopped", || state(subject.pid()) == 'T');
     subject.signal(libc::SIGCONT);
@@ -131,10 +119,8 @@ fn sigcont_after_a_sigstop_during_injection_cancels_it() {
     if !can_run() {
         return;
     }
-    let mut subject = Subject::ready(&["signals"]);
-    subject.sleeping_in(libc::SYS_read);
-    let gate = subject.gate();
-    let mut task = Stopped::seize(subject.pid()).expect("seized");
+    let (mut subject, gate) = Subject::asleep(&["signals"]);
+    let mut task = subject.seized();
     let mut loan = Borrowed::enter(&mut task).expect("borrowed");
     subject.signal(libc::SIGSTOP);
     let runner = Runner::install(loan.task(), gate, None, 32 << 10).expect("installed");
@@ -152,14 +138,12 @@ fn a_stopped_process_is_worked_in_and_stays_stopped() {
     if !can_run() {
         return;
     }
-    let mut subject = Subject::ready(&["signals"]);
-    subject.sleeping_in(libc::SYS_read);
-    let gate = subject.gate();
+    let (mut subject, gate) = Subject::asleep(&["signals"]);
     for signal in [libc::SIGSTOP, libc::SIGTSTP] {
         subject.signal(signal);
         eventually("the program to be stopped", || state(subject.pid()) == 'T');
         for _ in 0..2 {
-            let mut task = Stopped::seize(subject.pid()).expect("seized");
+            let mut task = subject.seized();
             assert_eq!(task.stop_kind(), StopKind::GroupStop(signal));
             work_in(&mut task, gate).expect("worked");
             task.detach().expect("let go");
@@ -178,7 +162,7 @@ fn detaching_with_sigstop_stops_the_process() {
         return;
     }
     let mut subject = Subject::ready(&["signals"]);
-    let task = Stopped::seize(subject.pid()).expect("seized");
+    let task = subject.seized();
     task.detach_with(libc::SIGSTOP).expect("let go");
     eventually("the program to be stopped", || state(subject.pid()) == 'T');
     subject.signal(libc::SIGCONT);

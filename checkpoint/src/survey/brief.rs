@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use image::plan::{Plan, PlannedTask};
-use pages::{ByteCount, PAGE_SHIFT, TaskId};
+use pages::ByteCount;
 use tracee::HostPid;
 use tracee::proc::children;
 use tracee::proc::status::Status;
@@ -26,28 +26,11 @@ pub(crate) fn survey(root: HostPid, need: &str) -> Result<Plan, SurveyError> {
         let parent = if pid == root { None } else { numbers.get(&status.ppid).copied() };
         tasks.push(planned(own, parent, status.name, &threads));
     }
-    let first = tasks.first().ok_or(SurveyError::NoSuchProcess(root))?;
-    Ok(Plan {
-        qmig_version: env!("CARGO_PKG_VERSION").to_owned(),
-        kernel: host.kernel,
-        architecture: host.architecture,
-        page_size: 1 << PAGE_SHIFT,
-        hostname: host.hostname,
-        cpu: host.cpu,
-        vdso: Vec::new(),
-        root: TaskId(first.id.0),
-        command: first.comm.clone(),
-        tasks,
-        files: Vec::new(),
-        listeners: Vec::new(),
-        unix_names: Vec::new(),
-        hard_limits: [0; 16],
-        highest_fd: 0,
-        resident: ByteCount(resident << 10),
-        ghosts: ByteCount(0),
-        shell_job: false,
-        needs: vec![need.to_owned()],
-    })
+    if tasks.is_empty() {
+        return Err(SurveyError::NoSuchProcess(root));
+    }
+    let (resident, needs) = (ByteCount(resident << 10), vec![need.to_owned()]);
+    Ok(Plan { resident, needs, ..host.plan(tasks) })
 }
 
 /// The number by which a thread knows itself.

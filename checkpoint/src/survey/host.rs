@@ -2,8 +2,9 @@
 
 use std::io;
 
-use image::plan::{Cpu, fingerprint};
+use image::plan::{Cpu, Plan, PlannedTask, fingerprint};
 use nix::sys::utsname::uname;
+use pages::{ByteCount, PAGE_SHIFT, TaskId};
 use tracee::{HostPid, Memory, XsaveLayout};
 
 /// What `uname` and the processor say.
@@ -25,6 +26,31 @@ impl Host {
             hostname: names.nodename().to_string_lossy().into_owned(),
             cpu: Cpu { features: layout.features(), xsave_size: layout.size(), vendor: vendor() },
         })
+    }
+
+    /// A plan of `tasks`, the first of which is the root, that needs nothing but such a host.
+    pub(crate) fn plan(self, tasks: Vec<PlannedTask>) -> Plan {
+        Plan {
+            qmig_version: env!("CARGO_PKG_VERSION").to_owned(),
+            kernel: self.kernel,
+            architecture: self.architecture,
+            page_size: 1 << PAGE_SHIFT,
+            hostname: self.hostname,
+            cpu: self.cpu,
+            vdso: Vec::new(),
+            root: tasks.first().map_or(TaskId(0), |root| root.id),
+            command: tasks.first().map_or_else(String::new, |root| root.comm.clone()),
+            tasks,
+            files: Vec::new(),
+            listeners: Vec::new(),
+            unix_names: Vec::new(),
+            hard_limits: [0; 16],
+            highest_fd: 0,
+            resident: ByteCount(0),
+            ghosts: ByteCount(0),
+            shell_job: false,
+            needs: Vec::new(),
+        }
     }
 }
 

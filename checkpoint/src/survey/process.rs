@@ -172,6 +172,8 @@ impl<'o> Look<'o> {
         }
         let threads = children::threads(pid).ok()?;
         if stat.state == 'Z' || stat.state == 'X' {
+            // Its memory and descriptors are shown under no number of its own any more, and images
+            // have no place for such a thread.
             if threads.len() > 1 {
                 let reason = "its main thread has ended while others go on";
                 self.refuse(Trouble::new("", reason), whose.process());

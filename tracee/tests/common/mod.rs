@@ -103,6 +103,19 @@ impl Subject {
         subject
     }
 
+    /// The same, and waits until it sleeps for its standard input; with a `syscall` instruction of it.
+    pub fn asleep(args: &[&str]) -> (Self, VirtAddr) {
+        let subject = Self::ready(args);
+        subject.sleeping_in(libc::SYS_read);
+        let gate = subject.gate();
+        (subject, gate)
+    }
+
+    /// Seizes it.
+    pub fn seized(&self) -> Stopped {
+        Stopped::seize(self.pid()).expect("seized")
+    }
+
     pub fn pid(&self) -> HostPid {
         HostPid(self.child.id().cast_signed())
     }
@@ -197,6 +210,15 @@ pub fn work_in(task: &mut Stopped, gate: VirtAddr) -> Result<()> {
     }
     runner.remove(loan.task(), gate)?;
     loan.leave()
+}
+
+/// Borrows the thread, has a runner of its own work for `work`, and gives the thread back.
+pub fn lend(task: &mut Stopped, gate: VirtAddr, work: impl FnOnce(&mut Stopped, &mut Runner)) {
+    let mut loan = Borrowed::enter(task).expect("borrowed");
+    let mut runner = Runner::install(loan.task(), gate, None, 32 << 10).expect("installed");
+    work(loan.task(), &mut runner);
+    runner.remove(loan.task(), gate).expect("removed");
+    loan.leave().expect("left");
 }
 
 /// The state letter of a task.
