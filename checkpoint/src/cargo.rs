@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use image::state::{Checkpoint, Task};
 use image::{ImageSet, NamespaceIds, pagemap};
-use pages::{ByteCount, PageCount};
+use pages::{ByteCount, PageCount, PageSet};
 use transport::quic::SourceLink;
 use transport::wire::{BlobName, BlobTotal, Manifest, SpaceTotal};
 
@@ -17,6 +17,8 @@ pub(crate) struct Cargo {
     images: ImageSet,
     /// Pages that leave after the hand-over.
     pub(crate) owed: Vec<Owed>,
+    /// Images that tell which pages come after the others.
+    later: Vec<(String, Vec<u8>)>,
     /// Files that have left already.
     pub(crate) files: Vec<BlobTotal>,
     totals: Vec<SpaceTotal>,
@@ -42,7 +44,25 @@ impl Cargo {
             owed: owed_of(space.space).map_or(PageCount(0), |owed| owed.pages.count()),
         });
         let totals = totals.collect();
-        Self { images, owed, files: Vec::new(), totals }
+        Self { images, owed, later: Vec::new(), files: Vec::new(), totals }
+    }
+
+    /// Has those pages leave last of which a destination that builds meanwhile can have no use before.
+    pub(crate) fn eager_first(
+        &mut self,
+        tasks: &[Task],
+        mut spaces: Vec<SpacePages>,
+    ) -> Vec<SpacePages> {
+        let later = lazy::later(tasks, &mut spaces);
+        for late in &later {
+            let eager = spaces.iter().find(|space| space.space == late.space);
+            let nothing = PageSet::new();
+            let eager = eager.map_or(&nothing, |space| &space.pages);
+            let map = pagemap::lazy_image(0, eager, &late.pages);
+            self.later.push((pagemap::image_name(late.space), map));
+        }
+        spaces.extend(later);
+        spaces
     }
 
     /// Pages that leave before the hand-over.
@@ -68,7 +88,7 @@ impl Cargo {
             .map(|owed| (pagemap::image_name(owed.space), pagemap::owed_image(&owed.pages)));
         Images {
             state: Cow::Borrowed(&self.images),
-            owed: owed.collect(),
+            owed: owed.chain(self.later.iter().cloned()).collect(),
             totals: self.totals.clone(),
         }
     }

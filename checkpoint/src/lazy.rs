@@ -59,6 +59,16 @@ pub(crate) fn defer(tasks: &[Task], spaces: &mut [SpacePages]) -> Vec<Owed> {
     all
 }
 
+/// Takes what may come after everything else out of `spaces`, for a destination that builds meanwhile.
+pub(crate) fn later(tasks: &[Task], spaces: &mut [SpacePages]) -> Vec<SpacePages> {
+    let of = |owed: Owed| SpacePages {
+        space: owed.space,
+        pages: owed.pages,
+        source: PageSource::Process(owed.process),
+    };
+    defer(tasks, spaces).into_iter().map(of).collect()
+}
+
 /// Memory whose missing pages a task can be made to wait for.
 fn waitable(living: &Living) -> PageSet {
     let vmas = living.mm.vmas.iter().filter(|vma| vma.kind == VmaKind::Anon);

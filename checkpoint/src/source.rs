@@ -139,6 +139,9 @@ pub async fn migrate_out(
         }
         downtime.lap("files");
     }
+    if let (Some(tasks), false, true) = (&tasks, lazy, features.contains(Features::EAGER_FIRST)) {
+        spaces = cargo.eager_first(tasks, spaces);
+    }
     watch.event(Event::Frozen { pages: cargo.pages().0 });
 
     let mut server = Server::new(&cargo.owed).map_err(Failure::aborted)?;
@@ -305,6 +308,7 @@ fn features(job: &Job, beginning: &Beginning) -> Features {
     let owing =
         if job.mode.is_lazy() && !job.leave_running { Features::POST_COPY } else { Features::NONE };
     let always = Features::STOP_AND_COPY.with(Features::LZ4).with(Features::ZSTD);
+    let always = always.with(Features::EAGER_FIRST);
     always.with(rounds).with(owing)
 }
 

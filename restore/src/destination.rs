@@ -150,7 +150,8 @@ fn features(engine: &dyn Engine) -> Features {
     let lazy = tracee::uffd::Features::of_this_kernel().contains(tracee::uffd::Features::LAZY);
     let lazy = if lazy { Features::POST_COPY } else { Features::NONE };
     let early = if engine.grows().is_some() { Features::PRE_COPY } else { Features::NONE };
-    let always = Features::STOP_AND_COPY.with(early);
+    let eager = if engine.builds_early() { Features::EAGER_FIRST } else { Features::NONE };
+    let always = Features::STOP_AND_COPY.with(early).with(eager);
     always.with(lazy).with(Features::LZ4).with(Features::ZSTD)
 }
 
@@ -238,7 +239,8 @@ async fn build(
     let (door, mut fill) = Fill::start(manifest.spaces(), sinks);
     let mut inflow = Inflow::start(link.clone(), bulk, owed.clone(), door, fill.installed());
     let arriving = Arriving { total: total(&manifest), counted: fill.installed() };
-    receive(link, building, &mut fill, &mut inflow, &arriving, stop, watch).await?;
+    let received = receive(link, building, &mut fill, &mut inflow, &arriving, stop, watch).await;
+    received.map_err(|cause| hollow.failure().unwrap_or(cause))?;
     drop(roaming);
     tracing::debug!("what cannot wait is in its memory");
     chaos::point("destination:pages")?;

@@ -13,7 +13,7 @@ use tracee::{HostPid, Memory};
 use super::fresh::Fresh;
 use super::memfds::Memfds;
 use super::mm;
-use crate::engine::PagesImage;
+use crate::engine::{Late, PagesImage};
 use crate::error::{Error, Result, errno_of};
 
 /// Zeros are written in pieces of this many pages.
@@ -72,12 +72,19 @@ enum To {
     },
     /// An image that somebody else will read.
     Image(PagesImage),
+    /// The same, or the tree that somebody else has built.
+    Late(Late),
 }
 
 impl Sink {
     /// Pages that go into an image.
     pub(crate) fn of_image(space: SpaceId, image: PagesImage) -> Self {
         Self { space, to: To::Image(image) }
+    }
+
+    /// Pages that go into an image or, if they come later, into the tree.
+    pub(crate) fn of_late(space: SpaceId, late: Late) -> Self {
+        Self { space, to: To::Late(late) }
     }
 
     /// Whose pages.
@@ -101,6 +108,9 @@ impl Sink {
                 let (offset, len) = self.within(range, *size)?;
                 file.write_all_at(&bytes[..len], offset)
                     .map_err(|error| self.failed(range, errno_of(&error)))
+            }
+            To::Late(late) => {
+                late.write(range, Some(bytes)).map_err(|error| self.failed(range, errno_of(&error)))
             }
             To::Image(image) => {
                 image.write(range, bytes).map_err(|error| self.failed(range, errno_of(&error)))
@@ -130,6 +140,9 @@ impl Sink {
                     FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
                 let [offset, len] = [offset, len as u64].map(|n| i64::try_from(n).unwrap_or(0));
                 fallocate(file, hole, offset, len).map_err(|errno| self.failed(range, errno))
+            }
+            To::Late(late) => {
+                late.write(range, None).map_err(|error| self.failed(range, errno_of(&error)))
             }
             To::Image(image) => {
                 image.zero(range).map_err(|error| self.failed(range, errno_of(&error)))

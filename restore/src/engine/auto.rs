@@ -38,6 +38,10 @@ impl Engine for Auto {
         self.chosen().check(plan)
     }
 
+    fn builds_early(&self) -> bool {
+        false
+    }
+
     fn files(&self, plan: &Plan) -> Result<Option<Files>, Cause> {
         self.chosen().files(plan)
     }

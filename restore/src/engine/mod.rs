@@ -6,6 +6,7 @@
 
 mod auto;
 mod config;
+mod late;
 mod native;
 mod pages_image;
 mod served;
@@ -29,6 +30,7 @@ use crate::rounds::Early;
 use crate::skeleton::BuildOptions;
 
 pub use auto::Auto;
+pub(crate) use late::Late;
 pub use native::Native;
 pub(crate) use pages_image::PagesImage;
 pub use served::Served;
@@ -38,6 +40,9 @@ pub use stock::{Bundle, Stock};
 pub trait Engine {
     /// Every reason why this host cannot carry `plan`.
     fn check(&self, plan: &Plan) -> Result<(), Vec<Refusal>>;
+
+    /// True if it builds while pages arrive, once those are here that must be.
+    fn builds_early(&self) -> bool;
 
     /// Takes a place for the files that come along with what `plan` tells of; `None` if none do.
     fn files(&self, plan: &Plan) -> Result<Option<Files>, Cause>;
@@ -72,6 +77,9 @@ pub trait Shell {
 
     /// Where to write the pages of `space`; for any thread.
     fn sink(&self, space: SpaceId) -> Result<Sink>;
+
+    /// Why pages could not be put into it, if it is not for the reason that whoever did so has.
+    fn failure(&self) -> Option<Cause>;
 
     /// Does all the rest, now that what cannot wait is in its memory. Pages of `owed` follow, under
     /// the eyes of `keeper`.

@@ -39,6 +39,10 @@ impl Engine for Native {
         Some(self.options)
     }
 
+    fn builds_early(&self) -> bool {
+        false
+    }
+
     fn files(&self, _: &Plan) -> Result<Option<Files>, Cause> {
         Ok(None)
     }
@@ -66,6 +70,10 @@ impl Shell for Skeletal {
 
     fn sink(&self, space: SpaceId) -> Result<Sink> {
         self.built.sink(space)
+    }
+
+    fn failure(&self) -> Option<Cause> {
+        None
     }
 
     fn finish(

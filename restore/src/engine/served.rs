@@ -38,6 +38,10 @@ impl Engine for Served {
         None
     }
 
+    fn builds_early(&self) -> bool {
+        false
+    }
+
     fn files(&self, _: &Plan) -> Result<Option<Files>, Cause> {
         Ok(None)
     }

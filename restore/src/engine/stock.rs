@@ -25,6 +25,7 @@ use tracee::{HostPid, Keeper};
 use transport::wire::SpaceTotal;
 
 use super::config::Config;
+use super::late::{self, Early};
 use super::{Arrived, Engine, Hollow, PagesImage, Ready, Shell, Staged, Step};
 use crate::build::{Roaming, Running, Sink};
 use crate::check;
@@ -74,6 +75,10 @@ impl Engine for Stock {
         None
     }
 
+    fn builds_early(&self) -> bool {
+        tracee::uffd::Features::of_this_kernel().contains(tracee::uffd::Features::LAZY)
+    }
+
     fn files(&self, plan: &Plan) -> Result<Option<Files>, Cause> {
         let needs = |what: &str| plan.needs.iter().any(|need| need.starts_with(what));
         match &self.container {
@@ -100,7 +105,10 @@ impl Engine for Stock {
         };
         let mut gathering = Gathering::begin(By::Stock(self.clone()), arrived, spaces)?;
         gathering.put.config = config;
-        Ok(Box::new(gathering))
+        Ok(match late::of(&gathering.images, spaces) {
+            Some(late) => Box::new(Early::new(gathering, late)),
+            None => Box::new(gathering),
+        })
     }
 }
 
@@ -110,15 +118,15 @@ const ROOM: u64 = 16 << 20;
 /// Pages arrive.
 pub(super) struct Gathering {
     by: By,
-    images: ImageSet,
+    pub(super) images: ImageSet,
     folder: Scratch,
-    into: HashMap<SpaceId, (u32, PagesImage)>,
+    pub(super) into: HashMap<SpaceId, (u32, PagesImage)>,
     put: Put,
 }
 
 /// What we have put into a bundle. Dropped, it is gone again.
 #[derive(Default)]
-struct Put {
+pub(super) struct Put {
     config: Option<Config>,
     files: Option<Files>,
 }
@@ -136,9 +144,9 @@ impl Put {
 }
 
 /// A CRIU at work. Dropped, it is waited for; one that somebody else starts is not wanted any more.
-struct Awaited {
-    cancel: Option<Cancel>,
-    thread: Option<JoinHandle<()>>,
+pub(super) struct Awaited {
+    pub(super) cancel: Option<Cancel>,
+    pub(super) thread: Option<JoinHandle<()>>,
 }
 
 impl Drop for Awaited {
@@ -187,6 +195,10 @@ impl Shell for Gathering {
         Ok(Sink::of_image(space, image.clone()))
     }
 
+    fn failure(&self) -> Option<Cause> {
+        None
+    }
+
     fn finish(
         self: Box<Self>,
         owed: HashMap<SpaceId, PageSet>,
@@ -226,7 +238,12 @@ impl Shell for Gathering {
 }
 
 impl Gathering {
-    fn restore(
+    /// How many processes live.
+    pub(super) fn living(&self) -> Result<usize, Cause> {
+        Ok(living(&image::tasks_of(&self.images)?).count())
+    }
+
+    pub(super) fn restore(
         self,
         lazy: Option<usize>,
         owed: &HashMap<SpaceId, PageSet>,
@@ -255,7 +272,7 @@ impl Gathering {
     }
 }
 
-fn living(tasks: &[Task]) -> impl Iterator<Item = (&Living, TaskId)> {
+pub(super) fn living(tasks: &[Task]) -> impl Iterator<Item = (&Living, TaskId)> {
     tasks.iter().filter_map(|task| Some((task.living()?, task.id)))
 }
 
@@ -285,9 +302,9 @@ fn hold(root: HostPid, openings: &[Opening], keeper: &Keeper) -> Result<()> {
 }
 
 /// CRIU waits for our answer.
-struct Waiting {
-    restored: Restored,
-    put: Put,
+pub(super) struct Waiting {
+    pub(super) restored: Restored,
+    pub(super) put: Put,
 }
 
 impl Staged for Waiting {

@@ -84,13 +84,16 @@ impl Features {
     pub const LZ4: Self = Self(1 << 3);
     /// Page runs compressed with Zstandard.
     pub const ZSTD: Self = Self(1 << 4);
+    /// Pages that must be there while the tree is built come before the others, and pagemaps tell which.
+    pub const EAGER_FIRST: Self = Self(1 << 5);
 
-    const NAMES: [(Self, &str); 5] = [
+    const NAMES: [(Self, &str); 6] = [
         (Self::STOP_AND_COPY, "stop-and-copy"),
         (Self::PRE_COPY, "pre-copy"),
         (Self::POST_COPY, "post-copy"),
         (Self::LZ4, "lz4"),
         (Self::ZSTD, "zstd"),
+        (Self::EAGER_FIRST, "eager-first"),
     ];
 
     /// True if all of `other` are among these.
