@@ -13,20 +13,21 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use netns_tests::experiment::PairWords;
-use plan::{Plan, QUICK};
+use plan::{FULL, Plan, QUICK};
 use run::Results;
 
 const USAGE: &str = "usage: qmig lab quick --out DIR [ONLY…]
+       qmig lab full --out DIR [ONLY…]
        qmig lab run EXPERIMENT.toml --out DIR [ONLY…]
        qmig lab page DIR
        qmig lab compare DIR DIR
-       qmig lab example
+       qmig lab example [full]
 
 Builds two hosts out of namespaces and a link between them (root), moves a process over it by each way
 of the experiment, again and again, and writes into DIR: records.ndjson (each trial, with everything
 that is needed to repeat it), records.csv, and index.html, one page that needs no network. A run that
 was interrupted goes on where it stopped. ONLY keeps the trials that hold this text in their way, load
-or link. `example` prints the experiment that quick runs.
+or link. `example` prints the experiment that quick runs, or full, which takes days unless ONLY bounds it.
 
 Between two real hosts, over the network that is there:
   --source ssh:USER@HOST --destination ssh:USER@HOST   root there, or somebody who may `sudo -n`
@@ -40,10 +41,25 @@ type Outcome<T> = Result<T, Box<dyn Error>>;
 
 /// What was asked for.
 enum Command {
-    Run { experiment: Option<PathBuf>, out: PathBuf, only: Vec<String>, pair: Option<PairWords> },
+    Run { experiment: Experiment, out: PathBuf, only: Vec<String>, pair: Option<PairWords> },
     Page(PathBuf),
     Compare(PathBuf, PathBuf),
-    Example,
+    Example(&'static str),
+}
+
+/// One that somebody wrote, or one of ours.
+enum Experiment {
+    File(PathBuf),
+    Ours(&'static str),
+}
+
+/// The text of one of ours.
+fn ours(name: &str) -> Option<&'static str> {
+    match name {
+        "quick" => Some(QUICK),
+        "full" => Some(FULL),
+        _ => None,
+    }
 }
 
 impl Command {
@@ -71,11 +87,12 @@ impl Command {
             _ => return None,
         };
         match (words.first()?.as_str(), out.map(|out| out.map(PathBuf::from))) {
-            ("quick", Some(Some(out))) => {
-                Some(Self::Run { experiment: None, out, only: words.split_off(1), pair })
+            (name @ ("quick" | "full"), Some(Some(out))) => {
+                let experiment = Experiment::Ours(ours(name)?);
+                Some(Self::Run { experiment, out, only: words.split_off(1), pair })
             }
             ("run", Some(Some(out))) => {
-                let experiment = Some(words.get(1)?.into());
+                let experiment = Experiment::File(words.get(1)?.into());
                 Some(Self::Run { experiment, out, only: words.split_off(2), pair })
             }
             _ if pair.is_some() => None,
@@ -83,7 +100,9 @@ impl Command {
             ("compare", None) if words.len() == 3 => {
                 Some(Self::Compare(words.get(1)?.into(), words.get(2)?.into()))
             }
-            ("example", None) => Some(Self::Example),
+            ("example", None) => {
+                ours(words.get(1).map_or("quick", String::as_str)).map(Self::Example)
+            }
             _ => None,
         }
     }
@@ -111,8 +130,8 @@ fn obey(command: Command) -> Outcome<()> {
             }
             netns_tests::qmig_binary()?;
             let mut plan = match experiment {
-                Some(file) => Plan::read(&file)?,
-                None => Plan::parse(QUICK)?,
+                Experiment::File(file) => Plan::read(&file)?,
+                Experiment::Ours(text) => Plan::parse(text)?,
             };
             if let Some(words) = &pair {
                 plan.between(&words.name());
@@ -131,8 +150,8 @@ fn obey(command: Command) -> Outcome<()> {
             print!("{}", compare::compare(&records(&one)?, &records(&other)?));
             Ok(())
         }
-        Command::Example => {
-            print!("{QUICK}");
+        Command::Example(text) => {
+            print!("{text}");
             Ok(())
         }
     }
@@ -157,9 +176,16 @@ mod tests {
         let parse = |line: &str| Command::parse(line.split(' ').map(str::to_owned));
         let run = parse("run a.toml --out /tmp/x stop lan");
         assert!(
-            matches!(run, Some(Command::Run { experiment: Some(_), only, .. }) if only == ["stop", "lan"])
+            matches!(run, Some(Command::Run { experiment: Experiment::File(_), only, .. }) if only == ["stop", "lan"])
         );
-        assert!(matches!(parse("quick --out d"), Some(Command::Run { experiment: None, .. })));
+        for (name, text) in [("quick", QUICK), ("full", FULL)] {
+            let run = parse(&format!("{name} --out d"));
+            assert!(
+                matches!(run, Some(Command::Run { experiment: Experiment::Ours(it), .. }) if it == text)
+            );
+            let shown = parse(&format!("example {name}"));
+            assert!(matches!(shown, Some(Command::Example(it)) if it == text));
+        }
         let far = parse("quick --out d --source ssh:a@b --destination ssh:c@d --to e stop");
         assert!(
             matches!(far, Some(Command::Run { pair: Some(PairWords { to: Some(to), source, .. }), only, .. })

@@ -11,6 +11,8 @@ use crate::Outcome;
 
 /// The experiment that `quick` runs, and an example of one.
 pub(crate) const QUICK: &str = include_str!("quick.toml");
+/// Everything.
+pub(crate) const FULL: &str = include_str!("full.toml");
 
 /// As written.
 #[derive(Debug, Deserialize)]
@@ -227,6 +229,9 @@ mod tests {
     #[test]
     fn the_quick_one_is_understood_and_nonsense_is_not() {
         assert!(Plan::parse(QUICK).expect("quick").trials.len() >= 8);
+        let mut full = Plan::parse(FULL).expect("full");
+        full.keep(&["post-copy-plain".to_owned(), "writer".to_owned()]);
+        assert_eq!(full.trials.len(), 3 * (5 + 5 * 4 * 4));
         for wrong in
             ["ways = ['fly']", "loads = ['teapot']", "loads = ['writer mib']", "colour = 'red'"]
         {
