@@ -68,7 +68,7 @@ fn what_it_says_is_what_the_link_has_measured() -> Outcome {
         let (rtt, wait) = (number("/rtt/min_us")?, number("/wait/min_us")?);
         assert!(rtt >= quickest && rtt < 2.0 * quickest + 20e3, "{rtt} for {quickest}");
         assert!(wait >= quickest && wait < 2.0 * quickest + 20e3, "{wait} for {quickest}");
-        assert!(number("/wait_behind_bulk/count")? > 3.0 && number("/wait/count")? > 3.0);
+        assert!(number("/wait_behind_bulk/count")? >= 1.0 && number("/wait/count")? >= 3.0);
         let rate = number("/bytes_per_second")? * 8.0;
         assert!(rate < up.busy_rate() && rate > 0.8 * up.delivered_rate(), "{rate} of {up:?}");
         let (told, counted) = (number("/loss")?, lost(&up));
@@ -76,8 +76,17 @@ fn what_it_says_is_what_the_link_has_measured() -> Outcome {
         assert!(told > counted / 2.0 - 0.005 && told < counted * 2.0 + 0.02, "{told} of {counted}");
 
         // It uses nothing up: the same ticket is good for another, which reads well, and for a migration.
-        let again = probe(&lab, listening.ticket(), &["--max-bytes", "1MiB"])?;
-        for word in ["by ticket", "nothing was changed there", "round trip", "rate", "loss"] {
+        let tree = subject.pid().to_string();
+        let again = probe(&lab, listening.ticket(), &["--max-bytes", "1MiB", "--tree", &tree])?;
+        let words = [
+            "by ticket",
+            "nothing was changed there",
+            "round trip",
+            "rate",
+            "loss",
+            "of memory   about",
+        ];
+        for word in words {
             assert!(again.status.success() && said(&again).contains(word), "{}", said(&again));
         }
         let ticket = listening.ticket().to_owned();

@@ -20,6 +20,11 @@ pub(crate) struct Probe {
     #[command(flatten)]
     pub(crate) trust: DumpTrust,
 
+    /// Also say what a migration of this process tree would take; it must be one that `qmig check` lets
+    /// pass.
+    #[arg(long, short = 't', value_name = "PID")]
+    pub(crate) tree: Option<i32>,
+
     /// Send no more than this, from 1MiB to 1GiB.
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = crate::options::parse_bytes)]
     pub(crate) max_bytes: u64,

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use checkpoint::{SurveyOptions, survey};
 use pages::ByteCount;
 use serde_json::{Value, json};
-use transport::probe::{Bounds, Findings, ProbeError, Times};
+use tracee::HostPid;
+use transport::probe::{Bounds, Findings, Forecast, ProbeError, Times};
 
 use super::{chain, dump, runtime};
 use crate::args::Probe;
@@ -22,17 +24,43 @@ pub(crate) fn run(args: &Probe, progress: &mut Progress) -> Result<Exit, Failure
             let what = "probe with these bounds";
             Failure::usage(what, "give --max-bytes from 1MiB to 1GiB and --max-time up to 60s")
         })?;
+    let memory = args.tree.map(memory).transpose()?;
     let mut link = options::link(args.socket_fd, &[])?;
     link.connect_timeout = args.connect_timeout;
     let trust = dump::trust(&args.trust, &args.to)?;
     let software = options::software();
     let measure = transport::probe::measure(&args.to, &trust, &link, bounds, &software);
     let found = runtime()?.block_on(measure).map_err(told)?;
-    progress.emit("probed", in_json(&found));
+    let forecast = memory.map(|memory| (memory, Forecast::of(memory, &found)));
+    progress.emit("probed", in_json(&found, forecast));
     if !progress.is_json() {
         println!("{}", in_words(&found));
+        forecast.iter().for_each(|(memory, forecast)| println!("{}", foretold(*memory, forecast)));
     }
     Ok(Exit::Done)
+}
+
+/// How much memory a tree has.
+fn memory(root: i32) -> Result<ByteCount, Failure> {
+    options::need_root()?;
+    match survey(HostPid(root), &SurveyOptions::default()) {
+        Ok(plan) => Ok(plan.resident),
+        Err(error) => Err(Failure::here(chain(&error)).hint("`qmig check --tree` says what it is")),
+    }
+}
+
+fn foretold(memory: ByteCount, forecast: &Forecast) -> String {
+    let Forecast { stopped, followed, complete } = *forecast;
+    let [stopped, followed, complete] = [stopped, followed, complete].map(|time| {
+        let digits =
+            if time.as_secs() < 1 { Duration::from_millis(1) } else { Duration::from_millis(100) };
+        let steps = time.as_nanos() / digits.as_nanos();
+        humantime::format_duration(digits * u32::try_from(steps).unwrap_or(u32::MAX)).to_string()
+    });
+    format!(
+        "{memory} of memory   about {complete}, if it cannot be compressed; it would stand still {stopped} \
+         (--mode stop) or {followed} (post-copy)"
+    )
 }
 
 fn told(error: ProbeError) -> Failure {
@@ -103,7 +131,7 @@ fn bits(rate: ByteCount) -> String {
     format!("{:.2} {word}", bits / unit)
 }
 
-fn in_json(found: &Findings) -> Value {
+fn in_json(found: &Findings, forecast: Option<(ByteCount, Forecast)>) -> Value {
     let times = |times: &Times| {
         let us = |percent| micros(times.percentile(percent));
         json!({ "count": times.count(), "min_us": us(0), "p50_us": us(50), "p90_us": us(90),
@@ -123,6 +151,12 @@ fn in_json(found: &Findings) -> Value {
         "lost_packets": found.lost_packets,
         "loss": found.loss(),
         "mtu": found.mtu,
+        "forecast": forecast.map(|(memory, forecast)| json!({
+            "resident_bytes": memory.0,
+            "complete_us": micros(forecast.complete),
+            "downtime_stop_us": micros(forecast.stopped),
+            "downtime_post_copy_us": micros(forecast.followed),
+        })),
     })
 }
 

@@ -20,6 +20,7 @@
 
 mod answer;
 mod findings;
+mod forecast;
 mod measure;
 
 use std::time::Duration;
@@ -28,6 +29,7 @@ use pages::{ByteCount, PAGE_SHIFT, PageCount, PageIndex, PageRange, SpaceId, Tas
 
 pub(crate) use answer::answer;
 pub use findings::{Findings, Times};
+pub use forecast::Forecast;
 pub use measure::{ProbeError, measure};
 
 use crate::wire::Features;
