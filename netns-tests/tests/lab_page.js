@@ -1,7 +1,7 @@
 /* Asked of the page of an experiment by lab_page.rs; the answer goes to the page around it. */
 const all = selector => [...document.querySelectorAll(selector)];
 parent.postMessage(JSON.stringify({
-  errors, width: innerWidth, scrolls: document.documentElement.scrollWidth,
+  errors, about: document.getElementById("about").textContent, width: innerWidth, scrolls: document.documentElement.scrollWidth,
   titles: all("h2").map(node => node.textContent), plots: all("figure svg").length,
   tables: all("figure table").length, trials: all("#trials tbody tr").length,
   shapes: all("svg path, svg rect, svg circle").length, nonsense: all("svg *").filter(node =>

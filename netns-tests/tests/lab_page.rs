@@ -93,9 +93,11 @@ fn page(folder: &Path) -> Result<(PathBuf, usize), Box<dyn Error>> {
             }
         }
     }
+    let mut far = record("post-copy", ("a to b", "pair"), 0);
+    far.destination_machine = Some(Machine { cpu: "4 × of another".into(), ..Machine::default() });
     let failed =
         Record { error: Some("end well".to_owned()), way: "stop".into(), ..Record::default() };
-    lines += &serde_json::to_string(&failed)?;
+    lines += &format!("{}\n{}", serde_json::to_string(&failed)?, serde_json::to_string(&far)?);
     std::fs::write(folder.join("records.ndjson"), &lines)?;
     let made = Command::new(env!("CARGO_BIN_EXE_qmig-lab")).arg("page").arg(folder).output()?;
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
@@ -199,6 +201,8 @@ fn every_plot_is_drawn_for_desks_and_phones_by_day_and_night() -> Outcome {
             assert_eq!(seen[name], expected, "{name} at {width}: {seen}")
         };
         is("errors", json!([]));
+        let about = seen["about"].as_str().unwrap_or_default();
+        assert!(about.contains("The destination is another machine: 4 × of another"), "{about}");
         is("width", json!(width));
         is("scrolls", json!(width));
         is("plots", json!(6));

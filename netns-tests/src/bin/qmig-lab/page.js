@@ -218,7 +218,8 @@ function heat() {
 }
 
 function timeline() {
-  const has = good.filter(run => run.waits.points.length > 1 || run.written.length > 1);
+  /* Two machines have two clocks. */
+  const has = good.filter(run => !run.destination_machine && (run.waits.points.length > 1 || run.written.length > 1));
   if (has.length === 0) return;
   const name = run => `${told(run.way)} over ${run.link_name}, run ${run.repetition + 1} (${run.load})`;
   figure("What the process lives through", "From the first command on: each wait for a missing page (or, for a writer, pages written in each tenth of a second). Shaded: until it runs on the destination, and until every page is there.",
@@ -258,7 +259,9 @@ function trials() {
 
 document.getElementById("name").textContent = data.name;
 const machine = data.runs.length ? data.runs[data.runs.length - 1].machine : null;
+const there = data.runs.length ? data.runs[data.runs.length - 1].destination_machine : null;
 document.getElementById("about").textContent = machine
-  ? `${good.length} good trials of ${data.runs.length}. ${machine.cpu}, Linux ${machine.kernel}; ${machine.qmig}${machine.criu ? `, CRIU ${machine.criu}` : ""}; MTU ${machine.mtu}, TCP ${machine.tcp}, offloads: ${machine.offloads}. Last trial ${machine.date}. Both hosts share this machine.`
+  ? `${good.length} good trials of ${data.runs.length}. ${machine.cpu}, Linux ${machine.kernel}; ${machine.qmig}${machine.criu ? `, CRIU ${machine.criu}` : ""}; ${machine.mtu ? `MTU ${machine.mtu}, ` : ""}TCP ${machine.tcp}, offloads: ${machine.offloads}. Last trial ${machine.date}. ${there
+    ? `The destination is another machine: ${there.cpu}, Linux ${there.kernel}; ${there.qmig}.` : "Both hosts share this machine."}`
   : "No trial yet.";
 for (const draw of [waits, standstill, throughput, heat, timeline, rounds, trials]) draw();
