@@ -55,6 +55,9 @@ pub enum Cause {
     /// What it writes could not be watched.
     #[error("watch what the tree writes: {0}")]
     Watch(tracee::Error),
+    /// Its shared memory could not be compared with what was sent of it.
+    #[error("compare its shared memory with what was sent: {0}")]
+    Compare(std::io::Error),
     /// It writes faster than pages can be sent.
     #[error("move the tree while it runs: {0}")]
     Hopeless(crate::converge::Hopeless),
@@ -181,6 +184,7 @@ impl Failure {
             | Cause::Survey(_)
             | Cause::Freeze(_)
             | Cause::Watch(_)
+            | Cause::Compare(_)
             | Cause::Hopeless(_)
             | Cause::Collect(_)
             | Cause::Pages(_)

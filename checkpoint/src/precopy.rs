@@ -78,7 +78,7 @@ async fn run(
     stop: &mut Stop,
     watch: &mut dyn Watch,
 ) -> Result<Option<(Rounds, Ending)>, Cause> {
-    let (mut rounds, stood) = match begin(job, plan) {
+    let (mut rounds, stood) = match begin(job, plan, features.contains(Features::SHARED_ROUNDS)) {
         Err(Cause::Watch(error)) if job.mode == Mode::Auto => {
             watch.event(Event::Warning { text: format!("not copied while it runs: {error}") });
             return Ok(None);
@@ -88,7 +88,7 @@ async fn run(
     let mut begun = Instant::now();
     watch.event(Event::Watched { stood });
     // All of it: this takes time, which the clocks below must not miss.
-    rounds.look().map_err(Cause::Watch)?;
+    rounds.look()?;
     // Its clocks go on: as late as possible, so that they are not behind over there.
     let mut early = rounds.early().clone();
     early.clocks = Moment::now().inside(job.root);
@@ -116,7 +116,7 @@ async fn run(
     loop {
         if let (Some(asks), Some(last), None) = (&job.asks, measured.last_mut(), judged) {
             let ask = next_ask(precopy, link, asks, stop).await?;
-            last.left = rounds.look().map_err(Cause::Watch)?.left;
+            last.left = rounds.look()?.left;
             match ask {
                 Ask::Round(tell) => asked = Some(tell),
                 Ask::Finish => (judged, begun) = (Some(measured.len() - 1), Instant::now()),
@@ -155,7 +155,7 @@ async fn run(
         }
         let began = Instant::now();
         let (outline, spaces) = rounds.next(most);
-        let pages = outline.spaces.iter().map(|space| space.pages).sum();
+        let pages = outline.pages();
         let name = format!("{OUTLINE}{}", measured.len() + 1);
         send_blob(link, &name, outline.to_bytes()).await?;
         sent = sent + pages;
@@ -163,7 +163,7 @@ async fn run(
         send(precopy, link, (spaces, squeezer), sent, stop).await?;
         let took = began.elapsed();
         let looking = Instant::now();
-        let Look { dirty, left } = rounds.look().map_err(Cause::Watch)?;
+        let Look { dirty, left } = rounds.look()?;
         // It is looked at once more at the end. Its images go there and a word comes back; the right
         // to run goes there and a word comes back.
         limits.overhead = stood + looking.elapsed() + REMOTE + 2 * rtt;
@@ -180,13 +180,13 @@ async fn run(
 }
 
 /// Stops the tree for a moment: reads what it is, and arranges that its writes are noted.
-fn begin(job: &Job, plan: &Plan) -> Result<(Rounds, Duration), Cause> {
+fn begin(job: &Job, plan: &Plan, shared: bool) -> Result<(Rounds, Duration), Cause> {
     tracee::dirty::offered().map_err(Cause::Watch)?;
     let _urgency = Urgency::raise();
     let mut moment = Downtime::starts();
     let look = (None, MemoryLook::Nothing);
     let (mut held, collected) = stop_and_read(job.root, plan, &job.survey, look, &mut moment)?;
-    let rounds = Rounds::begin(&mut held, collected).map_err(Cause::Watch)?;
+    let rounds = Rounds::begin(&mut held, collected, shared).map_err(Cause::Watch)?;
     held.resume().map_err(Cause::Freeze)?;
     Ok((rounds, moment.so_far()))
 }

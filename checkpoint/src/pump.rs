@@ -2,7 +2,8 @@
 //! few mebibytes ahead of the network.
 
 use std::collections::VecDeque;
-use std::os::fd::OwnedFd;
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -16,6 +17,7 @@ use transport::encode::{self, Squeezer};
 use transport::wire::PageRun;
 
 use crate::collect::{PageSource, SpacePages};
+use crate::fingerprints::Fingerprints;
 
 /// Pages read in one go: long enough to be fast, short enough to flow.
 const PIECE: PageCount = PageCount(256);
@@ -113,6 +115,8 @@ enum Source<'a> {
     /// `None`: it has ended.
     Running(Option<Memory>),
     Shared(&'a OwnedFd),
+    /// What is read is noted.
+    Noted(&'a File, &'a Fingerprints),
 }
 
 impl<'a> Source<'a> {
@@ -124,6 +128,7 @@ impl<'a> Source<'a> {
                 opened => Some(opened?),
             }),
             PageSource::Shared { file } => Self::Shared(file),
+            PageSource::Noted { file, prints } => Self::Noted(file, prints),
         })
     }
 
@@ -134,6 +139,10 @@ impl<'a> Source<'a> {
             Self::Running(Some(memory)) => read_running(memory, &mut bytes, range.start_addr())?,
             Self::Running(None) => bytes.fill(0),
             Self::Shared(file) => read_padded(file, &mut bytes, range.start_addr().0)?,
+            Self::Noted(file, prints) => {
+                read_padded(file, &mut bytes, range.start_addr().0)?;
+                prints.note(range, &bytes);
+            }
         }
         Ok(buffers.lend(bytes))
     }
@@ -159,11 +168,11 @@ fn read_running(memory: &Memory, into: &mut [u8], at: VirtAddr) -> tracee::Resul
 }
 
 /// Reads a file whose last page may be cut short; what is beyond its end is zero.
-fn read_padded(file: &OwnedFd, into: &mut [u8], at: u64) -> std::io::Result<()> {
+pub(crate) fn read_padded(file: impl AsFd, into: &mut [u8], at: u64) -> std::io::Result<()> {
     let mut done = 0;
     while done < into.len() {
         let offset = i64::try_from(at + done as u64).map_err(std::io::Error::other)?;
-        match pread(file, &mut into[done..], offset) {
+        match pread(&file, &mut into[done..], offset) {
             Ok(0) => break,
             Ok(count) => done += count,
             Err(Errno::EINTR) => {}

@@ -1,8 +1,9 @@
 //! Rounds of pre-copy: which pages to send while the program runs, and which are left when it does
 //! not any more.
 //!
-//! Only private anonymous memory takes part: it is what programs are made of. What private mappings
-//! of files hold of their own, and shared memory, travels when the program stands still.
+//! Private anonymous memory takes part, which is what programs are made of, and shared memory
+//! (`objects`). What private mappings of files hold of their own travels when the program stands
+//! still.
 //!
 //! The pages of a round are told and protected first and read then ([`tracee::dirty`]); a page that
 //! changes while it is read is told again. For each process is kept: `sent`, what the destination has
@@ -19,6 +20,8 @@ use tracee::proc::maps::{self, Mapping};
 use tracee::{Held, HostPid, Tracked, Tracker, Wanted};
 
 use crate::collect::{Collected, PageSource, SpacePages, Waits};
+use crate::failure::Cause;
+use crate::objects::Objects;
 use crate::survey::mapped::{Shows, shows};
 use crate::survey::open::is_direct;
 
@@ -28,6 +31,7 @@ pub struct Rounds {
     early: Checkpoint,
     waits: Waits,
     spaces: Vec<Space>,
+    objects: Objects,
     /// Pages of all rounds.
     sent: PageCount,
 }
@@ -55,7 +59,9 @@ struct Space {
 
 impl Rounds {
     /// Begins to watch a tree that stands still, and of which `early` was read at this moment.
-    pub(crate) fn begin(held: &mut Held, early: Collected) -> tracee::Result<Self> {
+    ///
+    /// `shared`: shared memory takes part.
+    pub(crate) fn begin(held: &mut Held, early: Collected, shared: bool) -> tracee::Result<Self> {
         let root = held.processes().first().map_or(HostPid(0), |process| process.pid);
         let mut tracker = Tracker::of(root)?;
         for process in held.processes() {
@@ -68,7 +74,9 @@ impl Rounds {
         let spaces: Vec<Space> = spaces.collect();
         let host = |task| spaces.iter().find(|it| it.task == task).map(|it| it.pid);
         let waits = Waits::of(held, &early.checkpoint, host);
-        Ok(Self { tracker, spaces, waits, early: early.checkpoint, sent: PageCount(0) })
+        let memory = early.spaces.into_iter().filter(|_| shared).collect();
+        let objects = Objects::of(memory, &early.checkpoint.shared);
+        Ok(Self { tracker, spaces, objects, waits, early: early.checkpoint, sent: PageCount(0) })
     }
 
     /// What the tree was when it began.
@@ -87,7 +95,7 @@ impl Rounds {
     }
 
     /// Looks what has changed since the last look.
-    pub(crate) fn look(&mut self) -> tracee::Result<Look> {
+    pub(crate) fn look(&mut self) -> Result<Look, Cause> {
         let before = self.left();
         for space in &mut self.spaces {
             // A process that has ended or become another: the tree is not the same any more, and
@@ -95,16 +103,18 @@ impl Rounds {
             let Some(tracked) = self.tracker.space(space.pid) else { continue };
             match space.look(tracked) {
                 Err(error) if error.is_gone() => {}
-                looked => looked?,
+                looked => looked.map_err(Cause::Watch)?,
             }
         }
+        self.objects.look().map_err(Cause::Compare)?;
         let left = self.left();
         Ok(Look { dirty: PageCount(left.0.saturating_sub(before.0)), left })
     }
 
     /// Pages to be sent now.
     fn left(&self) -> PageCount {
-        self.spaces.iter().map(|space| space.changed.count()).sum()
+        let private: PageCount = self.spaces.iter().map(|space| space.changed.count()).sum();
+        private + self.objects.left()
     }
 
     /// The next round: where there must be room, and what to send into it, at most `most` pages.
@@ -113,7 +123,7 @@ impl Rounds {
         let mut pages = Vec::new();
         let mut room_for = most.0;
         for space in &mut self.spaces {
-            let changed = first(&mut space.changed, PageCount(room_for));
+            let changed = space.changed.take_first(PageCount(room_for));
             room_for -= changed.count().0;
             space.tell(&changed);
             outline.spaces.push(SpaceOutline {
@@ -130,6 +140,10 @@ impl Rounds {
                 });
             }
         }
+        let (shared, objects) = self.objects.next(PageCount(room_for));
+        self.sent = self.sent + shared.iter().map(|object| object.pages).sum();
+        outline.shared = shared;
+        pages.extend(objects);
         (outline, pages)
     }
 
@@ -140,9 +154,9 @@ impl Rounds {
     /// The tree stands still for good: takes out of `collected` the pages that the destination has
     /// already, and puts in those that it has and must not have any more. If it is not the tree it
     /// was, the destination begins anew, and everything is sent.
-    pub(crate) fn finish(&self, collected: &mut Collected) {
+    pub(crate) fn finish(&self, collected: &mut Collected) -> Result<(), Cause> {
         if !collected.checkpoint.same_tree(&self.early) {
-            return;
+            return Ok(());
         }
         // Opened since: a device may have written to a page after it was sent, which nobody tells.
         let unseen = collected.checkpoint.files.iter().any(|file| match file.kind {
@@ -168,26 +182,8 @@ impl Rounds {
             };
             left.pages = remaining(&left.pages, &there, &changed);
         }
+        self.objects.finish(collected).map_err(Cause::Compare)
     }
-}
-
-/// Takes the first pages out, at most `most`.
-fn first(pages: &mut PageSet, most: PageCount) -> PageSet {
-    if pages.count() <= most {
-        return std::mem::take(pages);
-    }
-    let mut rest = most.0;
-    let mut taken = Vec::new();
-    for range in pages.ranges() {
-        let Some(part) = PageRange::new(range.start(), PageCount(rest.min(range.count().0))) else {
-            break; // that was all
-        };
-        rest -= part.count().0;
-        taken.push(part);
-    }
-    let taken = taken.into_iter().collect();
-    pages.remove_all(&taken);
-    taken
 }
 
 /// What is left to be sent of `content`, if the destination has versions of the pages `there`, of
@@ -279,16 +275,6 @@ mod tests {
         let left = remaining(&content, &there, &changed);
         // 2 changed; 10–14 are gone; 20–24 were never sent; 26–27 changed; 30–34 are gone; 40 is new.
         assert_eq!(left, set(&[(2, 1), (10, 5), (20, 5), (26, 2), (30, 5), (40, 1)]));
-    }
-
-    #[test]
-    fn a_round_takes_no_more_than_it_may() {
-        let mut pages = set(&[(0, 10), (20, 10), (40, 1)]);
-        assert_eq!(first(&mut pages, PageCount(12)), set(&[(0, 10), (20, 2)]));
-        assert_eq!(first(&mut pages, PageCount(8)), set(&[(22, 8)]));
-        assert_eq!(first(&mut pages, PageCount(0)), PageSet::new());
-        assert_eq!(first(&mut pages, PageCount(u64::MAX)), set(&[(40, 1)]));
-        assert!(pages.is_empty());
     }
 
     #[test]

@@ -8,15 +8,17 @@
 //! When it does, both ends must know which of the pages that were sent are still where they were put:
 //! [`kept`] tells, and both ask it.
 
-use pages::{PAGE_SIZE, PageCount, PageRange, PageSet, TaskId};
+use pages::{PAGE_SIZE, PageCount, PageRange, PageSet, SharedId, TaskId};
 use prost::Message;
 
 use crate::error::{BadField, Flaw};
 use crate::state::check::{page_range, task_id};
-use crate::state::{Mm, Vma, VmaFlags, VmaKind};
+use crate::state::{Mm, SharedMemory, Vma, VmaFlags, VmaKind};
 
 /// Bytes of the longest outline: some 700 000 mappings.
 pub const LONGEST_OUTLINE: usize = 16 << 20;
+/// The name that CRIU's format gives to anonymous shared memory.
+const ANONYMOUS: &str = "/dev/zero";
 /// The blob with the outline of round `n` is called this and `n`.
 pub const OUTLINE: &str = "round-";
 
@@ -25,6 +27,28 @@ pub const OUTLINE: &str = "round-";
 pub struct Outline {
     /// Each process once.
     pub spaces: Vec<SpaceOutline>,
+    /// Each object of shared memory that takes part, once.
+    pub shared: Vec<SharedOutline>,
+}
+
+/// What one round brings for one object of shared memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SharedOutline {
+    /// Which: as the tree had it when rounds began.
+    pub id: SharedId,
+    /// Pages that follow, all of them within the size it had then.
+    pub pages: PageCount,
+}
+
+/// True if what was brought into the object `early` is good for the one that the tree has `now`.
+pub fn same_object(early: &SharedMemory, now: &SharedMemory) -> bool {
+    // Anonymous shared memory has the size it was made with.
+    let resizable = now.name != ANONYMOUS;
+    early.id == now.id
+        && early.name == now.name
+        && early.sysv.is_none()
+        && now.sysv.is_none()
+        && (resizable || early.size == now.size)
 }
 
 /// What one round brings for one process.
@@ -116,6 +140,16 @@ impl From<BadField> for BadOutline {
 struct OutlineMessage {
     #[prost(message, repeated, tag = "1")]
     spaces: Vec<SpaceMessage>,
+    #[prost(message, repeated, tag = "2")]
+    shared: Vec<SharedMessage>,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+struct SharedMessage {
+    #[prost(uint32, tag = "1")]
+    id: u32,
+    #[prost(uint64, tag = "2")]
+    pages: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -134,10 +168,19 @@ struct SpaceMessage {
 }
 
 impl Outline {
+    /// All pages that follow.
+    pub fn pages(&self) -> PageCount {
+        let private: PageCount = self.spaces.iter().map(|space| space.pages).sum();
+        private + self.shared.iter().map(|object| object.pages).sum()
+    }
+
     /// As it travels.
     pub fn to_bytes(&self) -> Vec<u8> {
         let spaces = self.spaces.iter().map(SpaceMessage::from).collect();
-        OutlineMessage { spaces }.encode_to_vec()
+        let shared = self.shared.iter();
+        let shared =
+            shared.map(|object| SharedMessage { id: object.id.0, pages: object.pages.0 }).collect();
+        OutlineMessage { spaces, shared }.encode_to_vec()
     }
 
     /// Checks and understands what came; the caller sees to it that it is not longer than
@@ -145,7 +188,11 @@ impl Outline {
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, BadOutline> {
         let message = OutlineMessage::decode(bytes)?;
         let spaces = message.spaces.iter().map(SpaceOutline::try_from);
-        Ok(Self { spaces: spaces.collect::<Result<_, BadField>>()? })
+        let shared = message.shared.iter();
+        let shared = shared
+            .map(|it| SharedOutline { id: SharedId(it.id), pages: PageCount(it.pages) })
+            .collect();
+        Ok(Self { spaces: spaces.collect::<Result<_, BadField>>()?, shared })
     }
 }
 
@@ -200,6 +247,30 @@ mod tests {
     use super::*;
     use crate::state::{Advice, FileId};
 
+    #[test]
+    fn what_was_brought_early_is_good_for_the_same_object() {
+        let object = |id, name: &str, size| SharedMemory {
+            id: SharedId(id),
+            name: name.to_owned(),
+            size,
+            seals: 0,
+            uid: 0,
+            gid: 0,
+            mode: 0o600,
+            sysv: None,
+        };
+        let table = [
+            (object(1, "a", 4096), object(1, "a", 8192), true),
+            (object(1, "a", 4096), object(2, "a", 4096), false),
+            (object(1, "a", 4096), object(1, "b", 4096), false),
+            (object(1, ANONYMOUS, 4096), object(1, ANONYMOUS, 4096), true),
+            (object(1, ANONYMOUS, 4096), object(1, ANONYMOUS, 8192), false),
+        ];
+        for (early, now, good) in table {
+            assert_eq!(same_object(&early, &now), good, "{early:?} {now:?}");
+        }
+    }
+
     fn range(start: u64, count: u64) -> PageRange {
         PageRange::new(PageIndex(start), PageCount(count)).expect("a range")
     }
@@ -247,7 +318,8 @@ mod tests {
             room(900, 2, VmaFlags::GROWS_DOWN),
         ];
         let space = SpaceOutline { task: TaskId(7), room: rooms.into(), pages: PageCount(6) };
-        let outline = Outline { spaces: vec![space] };
+        let shared = vec![SharedOutline { id: SharedId(0x7f00_0001), pages: PageCount(3) }];
+        let outline = Outline { spaces: vec![space], shared };
         assert_eq!(Outline::from_bytes(&outline.to_bytes()).expect("sound"), outline);
     }
 
@@ -265,7 +337,7 @@ mod tests {
             (SpaceMessage { kinds: vec![], ..good.clone() }, "kinds"),
         ];
         for (space, wrong) in table {
-            let bytes = OutlineMessage { spaces: vec![space] }.encode_to_vec();
+            let bytes = OutlineMessage { spaces: vec![space], shared: Vec::new() }.encode_to_vec();
             match Outline::from_bytes(&bytes) {
                 Err(BadOutline::Field { field, .. }) => assert_eq!(field, wrong),
                 other => panic!("{wrong}: {other:?}"),

@@ -78,6 +78,25 @@ impl PageSet {
         other.ranges.iter().for_each(|range| self.remove(*range));
     }
 
+    /// Takes the first pages out, at most `most`.
+    pub fn take_first(&mut self, most: PageCount) -> Self {
+        if self.count() <= most {
+            return std::mem::take(self);
+        }
+        let mut rest = most.0;
+        let mut taken = Self::new();
+        for range in &self.ranges {
+            let Some(part) = PageRange::new(range.start(), PageCount(rest.min(range.count().0)))
+            else {
+                break; // that was all
+            };
+            rest -= part.count().0;
+            taken.insert(part);
+        }
+        self.remove_all(&taken);
+        taken
+    }
+
     /// The pages in both sets.
     pub fn intersect(&self, other: &Self) -> Self {
         let (mut left, mut right) = (self.ranges.iter().peekable(), other.ranges.iter().peekable());
@@ -124,6 +143,17 @@ mod tests {
 
     fn range(start: u64, count: u64) -> PageRange {
         PageRange::new(PageIndex(start), PageCount(count)).expect("a range")
+    }
+
+    #[test]
+    fn the_first_pages_are_taken_out() {
+        let all = [range(0, 10), range(20, 10), range(40, 1)];
+        let mut pages: PageSet = all.into_iter().collect();
+        assert_eq!(pages.take_first(PageCount(12)).ranges(), [range(0, 10), range(20, 2)]);
+        assert_eq!(pages.take_first(PageCount(8)).ranges(), [range(22, 8)]);
+        assert_eq!(pages.take_first(PageCount(0)), PageSet::new());
+        assert_eq!(pages.take_first(PageCount(u64::MAX)).ranges(), [range(40, 1)]);
+        assert!(pages.is_empty());
     }
 
     /// Every short history of inserts and removes agrees with a set of single pages.

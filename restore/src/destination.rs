@@ -149,7 +149,8 @@ async fn greet(link: &DestinationLink, hello: Control, host: &Host<'_>) -> Resul
 fn features(engine: &dyn Engine) -> Features {
     let lazy = tracee::uffd::Features::of_this_kernel().contains(tracee::uffd::Features::LAZY);
     let lazy = if lazy { Features::POST_COPY } else { Features::NONE };
-    let early = if engine.grows().is_some() { Features::PRE_COPY } else { Features::NONE };
+    let in_rounds = Features::PRE_COPY.with(Features::SHARED_ROUNDS);
+    let early = if engine.grows().is_some() { in_rounds } else { Features::NONE };
     let eager = if engine.builds_early() { Features::EAGER_FIRST } else { Features::NONE };
     let always = Features::STOP_AND_COPY.with(early).with(eager);
     always.with(lazy).with(Features::LZ4).with(Features::ZSTD)

@@ -153,6 +153,11 @@ async fn round(
         let (space, sent) = (SpaceId::Process(space.task), space.pages);
         totals.push(SpaceTotal { space, sent, owed: PageCount(0) });
     }
+    for object in &outline.shared {
+        early.grown.make_object(object.id, &early.checkpoint)?;
+        let (space, sent) = (SpaceId::Shared(object.id), object.pages);
+        totals.push(SpaceTotal { space, sent, owed: PageCount(0) });
+    }
     let total: PageCount = totals.iter().map(|total| total.sent).sum();
     if total.0 == 0 {
         return Ok(total);

@@ -41,7 +41,9 @@ mod tree;
 mod waits;
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use image::plan::{Plan, Refusal, SYSTEM_V_IPC};
 use image::state::{Checkpoint, FdTableId};
@@ -59,6 +61,7 @@ pub use waits::Clockwork;
 
 use crate::doomed::Ties;
 use crate::error::CollectError;
+use crate::fingerprints::Fingerprints;
 use crate::survey::TcpPolicy;
 use crate::survey::refusals::{Trouble, Whose};
 use crate::survey::task::{self, Judge};
@@ -67,6 +70,7 @@ use files::Files;
 pub(crate) use ipc::IpcObjects;
 pub(crate) use locks::Locks;
 pub(crate) use segments::Segments;
+pub(crate) use shared::data_pages as shared_data;
 pub(crate) use streams::{Connections, Doors};
 
 /// What the state of a held tree is, and where its pages are.
@@ -104,6 +108,13 @@ pub enum PageSource {
     Shared {
         /// The object, opened for reading.
         file: OwnedFd,
+    },
+    /// The same while it may be written to, where what was read is noted.
+    Noted {
+        /// The object, opened for reading.
+        file: Arc<File>,
+        /// Where.
+        prints: Arc<Fingerprints>,
     },
 }
 

@@ -22,11 +22,7 @@ pub(super) fn read(
     let file = File::open(way)?;
     let stat = file.metadata()?;
     let seals = fcntl(&file, FcntlArg::F_GET_SEALS)?;
-    let pages = data(&file, stat.size())?.into_iter().filter_map(|(offset, length)| {
-        let end = (offset + length).next_multiple_of(PAGE_SIZE as u64);
-        PageRange::from_addrs(VirtAddr(offset), VirtAddr(end))
-    });
-    let pages = pages.collect();
+    let pages = data_pages(&file, stat.size())?;
     let object = SharedMemory {
         id,
         name,
@@ -38,6 +34,15 @@ pub(super) fn read(
         sysv: None,
     };
     Ok((object, pages, file.into()))
+}
+
+/// The pages of an object of this size that hold data.
+pub(crate) fn data_pages(file: &File, size: u64) -> io::Result<PageSet> {
+    let pages = data(file, size)?.into_iter().filter_map(|(offset, length)| {
+        let end = (offset + length).next_multiple_of(PAGE_SIZE as u64);
+        PageRange::from_addrs(VirtAddr(offset), VirtAddr(end))
+    });
+    Ok(pages.collect())
 }
 
 #[cfg(test)]

@@ -56,7 +56,7 @@ impl Engine for Native {
             };
             let (held, mut collected) = stop_and_read(root, plan, options, look, downtime)?;
             if let Some(rounds) = rounds {
-                rounds.finish(&mut collected);
+                rounds.finish(&mut collected)?;
                 downtime.lap("last look");
             }
             let Collected { checkpoint, spaces, ties, .. } = collected;

@@ -70,7 +70,7 @@ impl<'a> Files<'a> {
         hosts: &HashMap<TaskId, HostPid>,
         ptys: &Ptys,
         takeover: &'static [HostAddress],
-        maker: &mut Process,
+        (early, maker): (Memfds, &mut Process),
     ) -> Result<Self> {
         let mut files = Self {
             from,
@@ -79,7 +79,7 @@ impl<'a> Files<'a> {
             view,
             open: HashMap::new(),
             ghosts: HashMap::new(),
-            memfds: Memfds::create(&from.shared, maker)?,
+            memfds: Memfds::create(&from.shared, early, maker)?,
             clockwork: Clockwork::default(),
             sockets: Sockets::default(),
             terminal,

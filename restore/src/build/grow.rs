@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use image::outline::{LASTING, Room, kept, kept_in};
 use image::state::{Checkpoint, Vma, VmaKind};
 use nix::libc;
-use pages::{PageCount, PageIndex, PageRange, PageSet, SpaceId, TaskId};
+use pages::{PageCount, PageIndex, PageRange, PageSet, SharedId, SpaceId, TaskId};
 use tracee::proc::maps::{self, Mapping};
 use tracee::{Memory, Pagemap, Wanted};
 
@@ -23,7 +23,7 @@ use super::memfds::Memfds;
 use super::mm::{map_anew, remap};
 use super::process::{Batch, Process};
 use super::sink::{Place, Sink};
-use super::{Built, Roaming, living, task, unknown};
+use super::{Built, Roaming, living, task};
 use crate::error::{BadCheckpoint, Error, Result};
 use crate::skeleton::{Skeleton, channel_number};
 
@@ -31,12 +31,13 @@ use crate::skeleton::{Skeleton, channel_number};
 pub struct Grown {
     skeleton: Skeleton,
     room: HashMap<TaskId, Vec<Room>>,
+    objects: Memfds,
 }
 
 impl Skeleton {
     /// Begins to be filled before the program stands still.
     pub fn grow(self) -> Grown {
-        Grown { skeleton: self, room: HashMap::new() }
+        Grown { skeleton: self, room: HashMap::new(), objects: Memfds::default() }
     }
 }
 
@@ -55,9 +56,21 @@ impl Grown {
         Ok(())
     }
 
-    /// Where to write the pages of a process; for any thread, until room is made again.
+    /// Makes an object of shared memory, of those the tree was made for, unless it is there.
+    pub fn make_object(&mut self, id: SharedId, from: &Checkpoint) -> Result<()> {
+        if self.objects.has(id) {
+            return Ok(());
+        }
+        let object = from.shared.iter().find(|object| object.id == id && object.sysv.is_none());
+        let maker = task(&mut self.skeleton.tree, from.root().id.0)?;
+        self.objects.make(object.ok_or(BadCheckpoint::Shared(id))?, maker)
+    }
+
+    /// Where to write the pages of a process or object; for any thread, until room is made again.
     pub fn sink(&self, space: SpaceId) -> Result<Sink> {
-        let SpaceId::Process(id) = space else { return Err(unknown(space)) };
+        let SpaceId::Process(id) = space else {
+            return Place::Shared.open(space, &self.objects);
+        };
         let process = self.skeleton.tree.tasks.get(&id.0).ok_or(BadCheckpoint::NoLeader(id))?;
         let room = self.room.get(&id).map_or(&[][..], Vec::as_slice);
         let own = room.iter().map(|room| room.range).collect();
@@ -93,7 +106,7 @@ impl Grown {
             all.insert(id, kept);
         }
         let hole = self.skeleton.hole;
-        let mut built = self.skeleton.build_around(from, &all)?;
+        let mut built = self.skeleton.build_around(from, &all, self.objects)?;
         built.join_pieces(from, &hole)?;
         Ok(built)
     }

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 
+use image::outline::same_object;
 use image::state::SharedMemory;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl, open};
@@ -33,17 +34,42 @@ pub(crate) struct Memfds {
 }
 
 impl Memfds {
-    pub(crate) fn create(shared: &[SharedMemory], maker: &mut Process) -> Result<Self> {
+    /// All that a tree has; those of `early` that are among it are there already.
+    pub(crate) fn create(
+        shared: &[SharedMemory],
+        mut early: Self,
+        maker: &mut Process,
+    ) -> Result<Self> {
         let mut all = Self::default();
         for object in shared {
-            let made = match (object.sysv, object.name.as_str()) {
-                (Some(sysv), _) => all.segments.make(object, sysv, maker)?,
-                (None, ANONYMOUS) => anonymous(object, maker)?,
-                (None, _) => create(object).during("make shared memory")?,
-            };
-            all.objects.insert(object.id, (made, object.clone()));
+            match early.objects.remove(&object.id) {
+                Some((made, had)) if same_object(&had, object) => {
+                    let made = File::from(made);
+                    if object.name != ANONYMOUS {
+                        describe(&made, object).during("resize shared memory")?;
+                    }
+                    all.objects.insert(object.id, (made.into(), object.clone()));
+                }
+                _ => all.make(object, maker)?,
+            }
         }
         Ok(all)
+    }
+
+    /// One more, empty.
+    pub(crate) fn make(&mut self, object: &SharedMemory, maker: &mut Process) -> Result<()> {
+        let made = match (object.sysv, object.name.as_str()) {
+            (Some(sysv), _) => self.segments.make(object, sysv, maker)?,
+            (None, ANONYMOUS) => anonymous(object, maker)?,
+            (None, _) => create(object).during("make shared memory")?,
+        };
+        self.objects.insert(object.id, (made, object.clone()));
+        Ok(())
+    }
+
+    /// True if object `id` has been made.
+    pub(crate) fn has(&self, id: SharedId) -> bool {
+        self.objects.contains_key(&id)
     }
 
     /// Bytes of object `id`.
@@ -105,10 +131,15 @@ fn create(object: &SharedMemory) -> nix::Result<OwnedFd> {
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     let name = std::ffi::CString::new(object.name.as_str()).map_err(|_| Errno::EINVAL)?;
     let file = File::from(memfd_create(name.as_c_str(), flags)?);
-    file.set_len(object.size).map_err(|error| errno_of(&error))?;
-    fchown(&file, Some(Uid::from_raw(object.uid)), Some(Gid::from_raw(object.gid)))?;
-    fchmod(&file, Mode::from_bits_truncate(object.mode & 0o7777))?;
+    describe(&file, object)?;
     Ok(file.into())
+}
+
+/// Size, owner and mode.
+fn describe(file: &File, object: &SharedMemory) -> nix::Result<()> {
+    file.set_len(object.size).map_err(|error| errno_of(&error))?;
+    fchown(file, Some(Uid::from_raw(object.uid)), Some(Gid::from_raw(object.gid)))?;
+    fchmod(file, Mode::from_bits_truncate(object.mode & 0o7777))
 }
 
 #[cfg(test)]

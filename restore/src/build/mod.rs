@@ -82,11 +82,16 @@ impl Skeleton {
     ///
     /// `from` is the checkpoint the skeleton was made from.
     pub fn build(self, from: &Checkpoint) -> Result<Built> {
-        self.build_around(from, &HashMap::new())
+        self.build_around(from, &HashMap::new(), Memfds::default())
     }
 
-    /// The same where private anonymous memory is there already: `kept`, by task.
-    fn build_around(self, from: &Checkpoint, kept: &HashMap<TaskId, PageSet>) -> Result<Built> {
+    /// The same where private anonymous memory is there already (`kept`, by task), and shared.
+    fn build_around(
+        self,
+        from: &Checkpoint,
+        kept: &HashMap<TaskId, PageSet>,
+        early: Memfds,
+    ) -> Result<Built> {
         let none = PageSet::new();
         let Self { mut tree, channel, hole, parked, ptys, options } = self;
         let terminal = if options.shell_job { Terminal::of_qmig() } else { None };
@@ -103,7 +108,7 @@ impl Skeleton {
             root: options.pidns.then(|| PathBuf::from(format!("/proc/{}/root", maker.host))),
         };
         let mut files =
-            Files::open_all(from, view, terminal, &hosts, &ptys, options.takeover, maker)?;
+            Files::open_all(from, view, terminal, &hosts, &ptys, options.takeover, (early, maker))?;
         let objects = IpcObjects::make(from, task(&mut tree, root)?)?;
         let mut spaces = HashMap::new();
         for (living, id) in living(from) {

@@ -86,14 +86,17 @@ impl Features {
     pub const ZSTD: Self = Self(1 << 4);
     /// Pages that must be there while the tree is built come before the others, and pagemaps tell which.
     pub const EAGER_FIRST: Self = Self(1 << 5);
+    /// Shared memory takes part in rounds.
+    pub const SHARED_ROUNDS: Self = Self(1 << 6);
 
-    const NAMES: [(Self, &str); 6] = [
+    const NAMES: [(Self, &str); 7] = [
         (Self::STOP_AND_COPY, "stop-and-copy"),
         (Self::PRE_COPY, "pre-copy"),
         (Self::POST_COPY, "post-copy"),
         (Self::LZ4, "lz4"),
         (Self::ZSTD, "zstd"),
         (Self::EAGER_FIRST, "eager-first"),
+        (Self::SHARED_ROUNDS, "shared-rounds"),
     ];
 
     /// True if all of `other` are among these.
