@@ -2,6 +2,8 @@
 //! tree where it was.
 
 use std::error::Error;
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::time::Duration;
 
 use netns_tests::chaos::{Action, Fault};
@@ -17,23 +19,27 @@ const PAIRS: [(&str, &str); 3] = [("criu", "criu"), ("criu", "native"), ("native
 
 const MODES: [&str; 2] = ["stop", "post-copy"];
 
-/// The subject moves by each pair of engines in each mode, judges itself, and ends with its verdict as the status
-/// of `qmig restore`.
-fn judged(subject: &Subject, programs: &[&str]) -> Outcome {
-    let Some(criu) = Criu::to_test_with(programs) else { return Ok(()) };
+/// The subject moves once, judges itself, and ends with its verdict as the status of `qmig restore`.
+fn moves(criu: &Criu, subject: &Subject, pair: (&str, &str), mode: &str) -> Outcome {
+    let lab = Lab::two_hosts()?;
+    let started = subject.start(&lab, lab.src())?;
+    let migration = Migration::new(&lab)?.criu(criu).engines(pair.0, pair.1);
+    let moved = migration.dump_arg("--mode").dump_arg(mode).run(started.pid())?;
+    let verdict = moved.ask(&lab, &started)?;
+    started.running().wait(SOON)?;
+    assert!(verdict.passed(), "{pair:?} {mode}: {verdict}\n{}", moved.logs());
+    let report = moved.event(Side::Source, "report").ok_or("no report")?;
+    let lazy = !report.field("faults").is_null();
+    assert_eq!(lazy, mode == "post-copy", "{pair:?} {mode}\n{}", moved.logs());
+    assert_eq!(lab.wait_empty(SOON), [], "{pair:?} {mode}");
+    Ok(())
+}
+
+/// The subject moves by each pair of engines in each mode.
+fn judged(subject: &Subject) -> Outcome {
+    let Some(criu) = Criu::to_test_with(&[]) else { return Ok(()) };
     for (pair, mode) in PAIRS.iter().flat_map(|pair| MODES.map(|mode| (*pair, mode))) {
-        let lab = Lab::two_hosts()?;
-        let started = subject.start(&lab, lab.src())?;
-        let migration = Migration::new(&lab)?.criu(&criu).engines(pair.0, pair.1);
-        let moved = migration.dump_arg("--mode").dump_arg(mode).run(started.pid())?;
-        let verdict =
-            moved.ask(&lab, &started).map_err(|error| format!("{pair:?} {mode}: {error}"))?;
-        started.running().wait(SOON)?;
-        assert!(verdict.passed(), "{pair:?} {mode}: {verdict}\n{}", moved.logs());
-        let report = moved.event(Side::Source, "report").ok_or("no report")?;
-        let lazy = !report.field("faults").is_null();
-        assert_eq!(lazy, mode == "post-copy", "{pair:?} {mode}\n{}", moved.logs());
-        assert_eq!(lab.wait_empty(SOON), [], "{pair:?} {mode}");
+        moves(&criu, subject, pair, mode).map_err(|error| format!("{pair:?} {mode}: {error}"))?;
     }
     Ok(())
 }
@@ -42,21 +48,50 @@ macro_rules! judged {
     ($($name:ident)*) => {$(
         #[test]
         fn $name() -> Outcome {
-            judged(&Subject::new(stringify!($name)), &[])
+            judged(&Subject::new(stringify!($name)))
         }
     )*};
 }
 
-judged! { heartbeat pipes threads forks filler }
+judged! { heartbeat threads forks filler }
 
+/// What every pair of engines is proven with, qmig's own with itself among them, in each mode. Sockets are
+/// those of redis: of what the subject for them asks, CRIU itself loses options, and descriptors in a queue.
 #[test]
-fn memory() -> Outcome {
-    judged(&Subject::new("memory").arg("criu"), &[])
-}
-
-#[test]
-fn python_with_threads_and_children() -> Outcome {
-    judged(&Subject::python("children"), &["/usr/bin/python3"])
+fn matrix() -> Outcome {
+    let needed = ["redis-server", "redis-cli", "/usr/bin/python3"];
+    let Some(criu) = Criu::to_test_with(&needed) else { return Ok(()) };
+    let subjects = [
+        ("python threads", Subject::python("children")),
+        ("pipes", Subject::new("pipes")),
+        ("shared memory", Subject::new("memory").arg("criu")),
+    ];
+    let mut table = format!("{:24}", "");
+    let columns = [("native", "native")].into_iter().chain(PAIRS);
+    let columns: Vec<_> = columns.flat_map(|pair| MODES.map(|mode| (pair, mode))).collect();
+    for ((from, to), mode) in &columns {
+        write!(table, " {from}>{to} {mode},")?;
+    }
+    let mut failed = Vec::new();
+    let mut note = |table: &mut String, what: &str, end: Outcome| {
+        *table += if end.is_ok() { " ok" } else { " FAILED" };
+        failed.extend(end.err().map(|error| format!("{what}: {error}")));
+    };
+    for (name, subject) in &subjects {
+        write!(table, "\n{name:24}")?;
+        for (pair, mode) in &columns {
+            let what = format!("{name} {pair:?} {mode}");
+            note(&mut table, &what, moves(&criu, subject, *pair, mode));
+        }
+    }
+    write!(table, "\n{:24}", "redis")?;
+    for (pair, mode) in &columns {
+        note(&mut table, &format!("redis {pair:?} {mode}"), redis(&criu, *pair, mode));
+    }
+    // Not `eprintln!`: the harness would keep that to itself as long as the test passes.
+    std::io::stderr().write_all(format!("{table}\n").as_bytes())?;
+    assert!(failed.is_empty(), "{failed:#?}");
+    Ok(())
 }
 
 /// Its number is taken over there: CRIU says so while pages are on their way, and it runs on here.
@@ -88,25 +123,20 @@ fn what_criu_cannot_build_stays_and_is_told() -> Outcome {
     Ok(())
 }
 
-#[test]
-fn redis() -> Outcome {
-    let Some(criu) = Criu::to_test_with(&["redis-server", "redis-cli"]) else { return Ok(()) };
-    for pair in PAIRS {
-        let lab = Lab::two_hosts()?;
-        let (src, dst) = (lab.src(), lab.dst());
-        let redis = Redis::start(&lab, src, PID)?;
-        redis.fill(src, 50_000)?;
-        let digest = redis.ask(src, src, &["DEBUG", "DIGEST"])?;
-        let moved = Migration::new(&lab)?
-            .criu(&criu)
-            .engines(pair.0, pair.1)
-            .dump_arg("--tcp-close")
-            .run(redis.pid())?;
-        moved.succeeded()?;
-        redis.running().wait(SOON)?;
-        assert_eq!(redis.ask(src, dst, &["DEBUG", "DIGEST"])?, digest, "{pair:?}");
-        assert_eq!(redis.ask(src, dst, &["SET", "key:00000000", "new"])?, "OK", "{pair:?}");
-        assert_eq!(redis.ask(src, dst, &["GET", "key:00000000"])?, "new", "{pair:?}");
-    }
+/// What it remembers it remembers over there, and it can learn more.
+fn redis(criu: &Criu, pair: (&str, &str), mode: &str) -> Outcome {
+    let lab = Lab::two_hosts()?;
+    let (src, dst) = (lab.src(), lab.dst());
+    let redis = Redis::start(&lab, src, PID)?;
+    redis.fill(src, 50_000)?;
+    let digest = redis.ask(src, src, &["DEBUG", "DIGEST"])?;
+    let migration = Migration::new(&lab)?.criu(criu).engines(pair.0, pair.1);
+    let migration = migration.dump_arg("--tcp-close").dump_arg("--mode").dump_arg(mode);
+    let moved = migration.run(redis.pid())?;
+    moved.succeeded()?;
+    redis.running().wait(SOON)?;
+    assert_eq!(redis.ask(src, dst, &["DEBUG", "DIGEST"])?, digest, "{pair:?}");
+    assert_eq!(redis.ask(src, dst, &["SET", "key:00000000", "new"])?, "OK", "{pair:?}");
+    assert_eq!(redis.ask(src, dst, &["GET", "key:00000000"])?, "new", "{pair:?}");
     Ok(())
 }
