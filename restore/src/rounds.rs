@@ -34,8 +34,6 @@ use crate::skeleton::{BuildOptions, Skeleton};
 pub struct Early {
     grown: Grown,
     checkpoint: Checkpoint,
-    /// When its clocks began to go.
-    made: Instant,
 }
 
 /// For no longer than this the program is kept waiting for its own clock.
@@ -50,11 +48,11 @@ impl Early {
         options: BuildOptions,
     ) -> Result<Built, crate::Error> {
         if from.same_tree(&self.checkpoint) {
-            let begun = self.checkpoint.clocks.monotonic;
+            let (begun, since) = (self.checkpoint.clocks.monotonic, self.grown.clocks_set());
             let built = self.grown.complete(from)?;
             // Its clock began to go here a moment after it was told, which a standstill makes up for,
             // unless it is shorter than the way of one message. A clock must never go back.
-            let here = begun + self.made.elapsed();
+            let here = begun + since.elapsed();
             let behind = from.clocks.monotonic.saturating_sub(here);
             std::thread::sleep(behind.min(CLOCK_PATIENCE));
             return Ok(built);
@@ -86,7 +84,7 @@ pub(crate) async fn rounds(
     checkpoint.clocks.monotonic += made - told;
     checkpoint.clocks.boottime += made - told;
     let grown = Skeleton::create_growing(&checkpoint, options)?.grow();
-    let mut early = Early { grown, checkpoint, made };
+    let mut early = Early { grown, checkpoint };
     chaos::point("destination:outlined")?;
     let mut installed = PageCount(0);
     for number in 1_u64.. {

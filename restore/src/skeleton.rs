@@ -14,6 +14,7 @@ mod zombies;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use image::state::{Checkpoint, Clocks, FdTableId};
 use nix::libc;
@@ -56,6 +57,8 @@ pub struct Skeleton {
     pub(crate) parked: Parked,
     pub(crate) ptys: Ptys,
     pub(crate) options: BuildOptions,
+    /// When its clocks showed what they were to go on from, or a moment later.
+    pub(crate) clocks_set: Instant,
 }
 
 impl Skeleton {
@@ -87,6 +90,7 @@ impl Skeleton {
         if let Err(error) = continue_clocks(from.clocks) {
             tracing::warn!(%error, "the clocks of this host show through");
         }
+        let clocks_set = Instant::now();
         let mut first = tree.plant(&hole, &channel, from.root().id, options.pidns)?;
         channel.handed_over();
         let parked = first.prepare(&hole, limit)?;
@@ -102,7 +106,7 @@ impl Skeleton {
             tree.take(step, &shared_tables, &ptys)?;
         }
         tree.bury_zombies(from)?;
-        Ok(Self { tree, channel, hole, parked, ptys, options })
+        Ok(Self { tree, channel, hole, parked, ptys, options, clocks_set })
     }
 }
 

@@ -10,6 +10,7 @@
 //! around what is there already, so that only what changed last is still to come.
 
 use std::collections::HashMap;
+use std::time::Instant;
 
 use image::outline::{LASTING, Room, kept, kept_in};
 use image::state::{Checkpoint, Vma, VmaKind};
@@ -77,6 +78,11 @@ impl Grown {
         let place =
             Place::Process { host: process.host, own, kernels: PageSet::new(), fresh: None };
         place.open(space, &Memfds::default())
+    }
+
+    /// When the clocks of the tree showed what it was made for, or a moment later.
+    pub(crate) fn clocks_set(&self) -> Instant {
+        self.skeleton.clocks_set
     }
 
     /// As [`Built::roam`], while no room is made.

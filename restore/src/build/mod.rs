@@ -93,7 +93,7 @@ impl Skeleton {
         early: Memfds,
     ) -> Result<Built> {
         let none = PageSet::new();
-        let Self { mut tree, channel, hole, parked, ptys, options } = self;
+        let Self { mut tree, channel, hole, parked, ptys, options, .. } = self;
         let terminal = if options.shell_job { Terminal::of_qmig() } else { None };
         let order: Vec<u32> = from
             .tasks
