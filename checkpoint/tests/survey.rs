@@ -90,7 +90,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("mseal", "mapping", "sealed"),
     ("netlink", "fd 4 of", "generic netlink"),
     ("packet", "fd 4 of", "packet socket"),
-    ("raw", "fd 4 of", "protocol 1"),
+    ("raw", "fd 4 of", "protocol 2"),
     ("unaccepted", "fd 4 of", "wait to be accepted"),
     ("stale-watch", "fd 4 of", "once fd 5"),
     ("thread-clock", "process", "CPU time of a thread"),

@@ -8,7 +8,7 @@ use nix::libc;
 use nix::sys::socket::{SockaddrStorage, getpeername, getsockname};
 
 use super::sockets::{Tcp, flag, info_word, options, unread, word};
-use super::streams;
+use super::{raw, streams};
 use crate::survey::TcpPolicy;
 use crate::survey::refusals::{KEEP_OR_CLOSE, TCP_CLOSE, Trouble};
 
@@ -34,6 +34,7 @@ pub(super) fn read(
     let proto = match protocol.cast_signed() {
         libc::IPPROTO_TCP => "tcp",
         libc::IPPROTO_UDP => "udp",
+        _ if kind == libc::SOCK_RAW.cast_unsigned() => "raw",
         _ => "socket",
     };
     let shown = match destination {
@@ -60,6 +61,10 @@ pub(super) fn read(
         groups: Vec::new(),
         queue: Vec::new(),
     };
+    if socket.is_raw() {
+        raw::read(&mut socket, &shown, asked.frozen)?;
+        return Ok(socket);
+    }
     match protocol.cast_signed() {
         libc::IPPROTO_TCP => tcp(fd, &mut socket, &shown, unbound, asked)?,
         libc::IPPROTO_UDP => {

@@ -26,6 +26,7 @@ mod netlink;
 mod options;
 mod pipes;
 pub(crate) mod queues;
+mod raw;
 mod seccomp;
 mod segments;
 pub(crate) mod settings;

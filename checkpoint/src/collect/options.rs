@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 
 use image::state::SocketOption;
-use image::state::options::{CARRIED, IP, IPV6, NETLINK, SOCKET, TCP, UDP};
+use image::state::options::{CARRIED, ICMPV6, IP, IPV6, NETLINK, RAW, SOCKET, TCP, UDP};
 use nix::libc;
 
 use crate::survey::refusals::Trouble;
@@ -74,12 +74,15 @@ const MULTICAST: [(u32, u32); 3] = [(IP, 32), (IP, 33), (IPV6, 18)];
 
 /// Does a socket of this kind have options of this level?
 fn has([family, kind, protocol]: Kind, level: u32) -> bool {
-    let [inet, inet6] = [libc::AF_INET, libc::AF_INET6].map(i32::cast_unsigned);
+    let [inet, inet6, raw] =
+        [libc::AF_INET, libc::AF_INET6, libc::SOCK_RAW].map(i32::cast_unsigned);
     match level {
         SOCKET => true,
-        IP => family == inet || family == inet6 && kind != libc::SOCK_RAW.cast_unsigned(),
+        IP => family == inet || family == inet6 && kind != raw,
         IPV6 => family == inet6,
         TCP | UDP => (family == inet || family == inet6) && protocol == level,
+        RAW => (family == inet || family == inet6) && kind == raw,
+        ICMPV6 => family == inet6 && kind == raw && protocol == level,
         NETLINK => family == libc::AF_NETLINK.cast_unsigned(),
         _ => false,
     }

@@ -85,6 +85,8 @@ pub(crate) fn socket(
             let mut socket = inet::read(fd, inode, family, kind, protocol, asked)?;
             if protocol.cast_signed() == libc::IPPROTO_UDP {
                 socket.shutdown = tables.udp_shutdown.get(&inode).copied().unwrap_or(0);
+            }
+            if protocol.cast_signed() == libc::IPPROTO_UDP || socket.is_raw() {
                 socket.groups = tables.groups.of(fd, family)?;
             }
             Ok(Socket::Inet(socket))

@@ -143,7 +143,7 @@ static void make(const char *what) {
     } else if (!strcmp(what, "packet")) {
         must(socket(AF_PACKET, SOCK_RAW, 0) >= 0, what);
     } else if (!strcmp(what, "raw")) {
-        must(socket(AF_INET, SOCK_RAW, IPPROTO_ICMP) >= 0, what);
+        must(socket(AF_INET, SOCK_RAW, IPPROTO_IGMP) >= 0, what);
     } else if (!strcmp(what, "established") || !strcmp(what, "unaccepted")) {
         int l = socket(AF_INET, SOCK_STREAM, 0), c = socket(AF_INET, SOCK_STREAM, 0);
         struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};

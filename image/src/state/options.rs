@@ -12,8 +12,8 @@ pub struct SocketOption {
 }
 
 impl SocketOption {
-    /// Most bytes of a value: TCP_CONGESTION's name.
-    pub const LONGEST: usize = 16;
+    /// Most bytes of a value: those of ICMPV6_FILTER.
+    pub const LONGEST: usize = 32;
 
     /// True if this is one of those that are carried this way.
     pub fn is_known(level: u32, name: u32) -> bool {
@@ -33,6 +33,16 @@ pub const TCP: u32 = 6;
 pub const UDP: u32 = 17;
 /// SOL_NETLINK.
 pub const NETLINK: u32 = 270;
+/// SOL_RAW.
+pub const RAW: u32 = 255;
+/// SOL_ICMPV6.
+pub const ICMPV6: u32 = 58;
+/// IP_HDRINCL, ip(7).
+pub const IP_HDRINCL: u32 = 3;
+/// IP_NODEFRAG, ip(7).
+pub const IP_NODEFRAG: u32 = 22;
+/// ICMP_FILTER, raw(7), and ICMPV6_FILTER.
+pub const FILTER: u32 = 1;
 /// IP_TOS, ip(7).
 pub const IP_TOS: u32 = 1;
 /// IP_TTL, ip(7).
@@ -45,10 +55,10 @@ pub const IP_PKTINFO: u32 = 8;
 pub const CARRIED: &[(u32, &[u32])] = &[
     // TIMESTAMP, TIMESTAMPNS, TIMESTAMPING, RXQ_OVFL, PEEK_OFF, BUSY_POLL, MAX_PACING_RATE, ZEROCOPY.
     (SOCKET, &[29, 35, 37, 40, 42, 46, 47, 60]),
-    // TOS, TTL, RECVOPTS, RETOPTS, PKTINFO, MTU_DISCOVER, RECVERR, RECVTTL, RECVTOS, TRANSPARENT,
-    // RECVORIGDSTADDR, MINTTL, BIND_ADDRESS_NO_PORT, RECVFRAGSIZE, MULTICAST_IF, MULTICAST_TTL,
+    // TOS, TTL, HDRINCL, RECVOPTS, RETOPTS, PKTINFO, MTU_DISCOVER, RECVERR, RECVTTL, RECVTOS, TRANSPARENT,
+    // RECVORIGDSTADDR, MINTTL, NODEFRAG, BIND_ADDRESS_NO_PORT, RECVFRAGSIZE, MULTICAST_IF, MULTICAST_TTL,
     // MULTICAST_LOOP, MULTICAST_ALL, LOCAL_PORT_RANGE.
-    (IP, &[1, 2, 6, 7, 8, 10, 11, 12, 13, 19, 20, 21, 24, 25, 32, 33, 34, 49, 51]),
+    (IP, &[1, 2, 3, 6, 7, 8, 10, 11, 12, 13, 19, 20, 21, 22, 24, 25, 32, 33, 34, 49, 51]),
     // UNICAST_HOPS, MULTICAST_HOPS, MULTICAST_LOOP, MTU_DISCOVER, RECVERR, MULTICAST_ALL,
     // FLOWINFO_SEND, RECVPKTINFO, RECVHOPLIMIT, RECVHOPOPTS, RECVRTHDR, RECVDSTOPTS, DONTFRAG,
     // RECVTCLASS, TCLASS, AUTOFLOWLABEL, ADDR_PREFERENCES, MINHOPCOUNT, ORIGDSTADDR, RECVFRAGSIZE.
@@ -58,6 +68,10 @@ pub const CARRIED: &[(u32, &[u32])] = &[
     (TCP, &[7, 8, 9, 13, 16, 18, 23, 25, 27, 30, 34, 36]),
     // NO_CHECK6_TX, NO_CHECK6_RX, SEGMENT, GRO.
     (UDP, &[101, 102, 103, 104]),
+    // ICMP_FILTER, IPV6_CHECKSUM.
+    (RAW, &[1, 7]),
+    // ICMPV6_FILTER.
+    (ICMPV6, &[1]),
     // PKTINFO, BROADCAST_ERROR, NO_ENOBUFS, CAP_ACK, EXT_ACK, GET_STRICT_CHK.
     (NETLINK, &[3, 4, 5, 10, 11, 12]),
 ];

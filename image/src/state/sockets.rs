@@ -173,6 +173,17 @@ pub struct Group {
     pub sources: Vec<std::net::IpAddr>,
 }
 
+impl InetSocket {
+    /// Protocols of raw sockets that are carried: ICMP, ICMPv6, OSPF, VRRP, and none in particular. Of
+    /// others the kernel may keep more for a socket than it tells.
+    pub const RAW: [u32; 5] = [1, 58, 89, 112, 255];
+
+    /// True for a raw(7) socket.
+    pub fn is_raw(&self) -> bool {
+        self.kind == 3
+    }
+}
+
 impl Group {
     /// Most sources of one group; the kernel's own limits are 10 and 64 unless an operator raised them.
     pub const MOST_SOURCES: usize = 64;

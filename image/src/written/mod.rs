@@ -17,6 +17,7 @@ mod namespaces;
 mod netlink;
 mod nodes;
 mod pipes;
+mod raw;
 mod registers;
 mod seccomp;
 mod settings;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
-use super::{Reader, Writer, groups};
+use super::{Reader, Writer, groups, raw};
 use crate::error::{BadField, BadImage};
 use crate::frame::FrameWriter;
 use crate::kind::ImageKind;
@@ -18,6 +18,7 @@ use crate::state::{FileId, FileKind, InetSocket, Packet, SocketOptions, SocketSt
 const STREAM: u32 = 1;
 const DATAGRAM: u32 = 2;
 const SEQUENTIAL: u32 = 5;
+const RAW: u32 = 3;
 const INET: u32 = 2;
 const INET6: u32 = 10;
 const TCP: u32 = 6;
@@ -296,7 +297,7 @@ pub(super) fn inet_entry(
             pktinfo: ip_option(socket, options::IP_PKTINFO).map(|on| on != 0),
             tos: ip_option(socket, options::IP_TOS),
             ttl: ip_option(socket, options::IP_TTL),
-            ..IpOptsEntry::default()
+            raw: socket.is_raw().then(|| raw::options(socket)),
         }),
         ifname: None,
         ns_id: Some(net),
@@ -360,19 +361,24 @@ pub(super) fn inet_from(entry: &InetSkEntry, net: Option<u32>) -> Result<InetSoc
     if !matches!(family, INET | INET6) {
         return Err(BadField::value("isk.family", family, "2 or 10"));
     }
-    if !matches!((entry.r#type, entry.proto), (STREAM, TCP) | (DATAGRAM, UDP)) {
-        return Err(BadField::unsupported("isk.proto", "a socket of neither TCP nor UDP"));
+    let raw = entry.r#type == RAW && InetSocket::RAW.contains(&entry.proto);
+    if !raw && !matches!((entry.r#type, entry.proto), (STREAM, TCP) | (DATAGRAM, UDP)) {
+        let what = "a socket of neither TCP nor UDP, nor of a raw protocol that is carried";
+        return Err(BadField::unsupported("isk.proto", what));
     }
     let state = SocketState::from_number("isk.state", entry.state)?;
     if entry.proto == TCP && state.is_connected() && entry.dst_port == 0 {
         return Err(BadField::missing("isk.dst_port"));
     }
     let ip = entry.ip_opts.clone().unwrap_or_default();
-    if ip.raw.is_some() || entry.ifname.is_some() {
-        let what = "a raw socket, or an address of one interface";
+    if ip.raw.is_some() && !raw || entry.ifname.is_some() {
+        let what = "options of a raw socket, or an address of one interface";
         return Err(BadField::unsupported("isk.ip_opts", what));
     }
     let mut all = from_options(&entry.opts, entry.tcp_opts.as_ref())?;
+    if let Some(written) = &ip.raw {
+        raw::options_from(written, family, &mut all.more)?;
+    }
     // CRIU writes these three whether they were changed or not.
     let pktinfo = ip.pktinfo.filter(|on| *on).map(u32::from);
     let fields =
@@ -388,7 +394,7 @@ pub(super) fn inet_from(entry: &InetSkEntry, net: Option<u32>) -> Result<InetSoc
     let source = (&entry.src_addr, entry.src_port, entry.src_scope);
     let tcp = entry.tcp_opts.as_ref();
     let destination = match entry.dst_port {
-        0 => None,
+        0 if !raw || entry.dst_addr.iter().all(|word| *word == 0) => None,
         port => Some(address_from("isk.dst_addr", family, &entry.dst_addr, port, entry.dst_scope)?),
     };
     Ok(InetSocket {

@@ -133,6 +133,32 @@ pub(super) fn files() -> Vec<File> {
             }),
         ),
         (
+            98,
+            FileKind::Inet(InetSocket {
+                inode: 45_378,
+                family: 10,
+                kind: 3,
+                protocol: 58,
+                state: SocketState::Closed,
+                source: "[::]:0".parse().expect("an address"),
+                destination: Some("[::1]:0".parse().expect("an address")),
+                backlog: 0,
+                v6_only: false,
+                free_bind: false,
+                no_delay: false,
+                cork: false,
+                shutdown: 0,
+                options: SocketOptions {
+                    tcp_keep: None,
+                    more: vec![SocketOption { level: 58, name: 1, value: vec![0xfe; 32] }],
+                    ..options()
+                },
+                stream: None,
+                groups: Vec::new(),
+                queue: Vec::new(),
+            }),
+        ),
+        (
             99,
             FileKind::Netlink(NetlinkSocket {
                 inode: 45_377,

@@ -27,6 +27,7 @@ pub(super) fn make_all(
     let mut made = Vec::new();
     for (file, socket) in sockets.iter().filter(|(_, socket)| socket.stream.is_none()) {
         let twins = sockets.iter().filter(|(_, other)| same_port(other, socket)).count();
+        let twins = if socket.is_raw() { 1 } else { twins };
         made.push((*file, *socket, make(socket, twins > 1, takeover)?));
     }
     for (file, socket, fd) in made {
@@ -44,17 +45,7 @@ fn same_port(one: &InetSocket, other: &InetSocket) -> bool {
 
 fn make(state: &InetSocket, shares_port: bool, takeover: &[HostAddress]) -> Result<OwnedFd> {
     let failed = |errno| Error::Bind { address: state.source.to_string(), errno };
-    let family = match state.family {
-        2 => AddressFamily::Inet,
-        10 => AddressFamily::Inet6,
-        _ => return Err(failed(Errno::EAFNOSUPPORT)),
-    };
-    let (kind, protocol) = match (state.kind, state.protocol) {
-        (1, 6 | 0) => (SockType::Stream, SockProtocol::Tcp),
-        (2, 17 | 0) => (SockType::Datagram, SockProtocol::Udp),
-        _ => return Err(failed(Errno::EPROTONOSUPPORT)),
-    };
-    let fd = socket(family, kind, SockFlag::SOCK_CLOEXEC, protocol).map_err(failed)?;
+    let fd = new(state).map_err(failed)?;
     let later = takeover.iter().any(|address| address.ip() == state.source.ip().to_canonical());
     let transparent = |on| {
         options::set_transparent(fd.as_fd(), state.family, on).map_err(|error| errno_of(&error))
@@ -69,13 +60,31 @@ fn make(state: &InetSocket, shares_port: bool, takeover: &[HostAddress]) -> Resu
     Ok(fd)
 }
 
+fn new(state: &InetSocket) -> nix::Result<OwnedFd> {
+    let family = match state.family {
+        2 => AddressFamily::Inet,
+        10 => AddressFamily::Inet6,
+        _ => return Err(Errno::EAFNOSUPPORT),
+    };
+    let (kind, protocol) = match (state.kind, state.protocol) {
+        (1, 6 | 0) => (SockType::Stream, SockProtocol::Tcp),
+        (2, 17 | 0) => (SockType::Datagram, SockProtocol::Udp),
+        (3, protocol) if InetSocket::RAW.contains(&protocol) => {
+            let kind = [state.family, state.kind, protocol].map(u32::cast_signed);
+            return tracee::host::new_socket(kind).map_err(|error| errno_of(&error));
+        }
+        _ => return Err(Errno::EPROTONOSUPPORT),
+    };
+    socket(family, kind, SockFlag::SOCK_CLOEXEC, protocol)
+}
+
 /// Binds, listens, connects.
 fn place(fd: &OwnedFd, state: &InetSocket, shares_port: bool) -> nix::Result<()> {
     let set = |level, option, value| {
         options::set(fd.as_fd(), level, option, value).map_err(|error| errno_of(&error))
     };
     options::before_bind(fd, &state.options).map_err(|error| errno_of(&error))?;
-    if state.family == 10 {
+    if state.family == 10 && !state.is_raw() {
         set(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, u32::from(state.v6_only))?;
     }
     if state.free_bind {
@@ -86,7 +95,8 @@ fn place(fd: &OwnedFd, state: &InetSocket, shares_port: bool) -> nix::Result<()>
         set(libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
     }
     let bound = state.source.port() != 0 || !state.source.ip().is_unspecified();
-    if bound && (state.state != SocketState::Closed || state.kind == 2) {
+    let has_connections = state.kind == 1;
+    if bound && (state.state != SocketState::Closed || !has_connections) {
         bind(fd.as_raw_fd(), &SockaddrStorage::from(state.source))?;
     }
     match (state.state, state.destination) {
@@ -94,7 +104,9 @@ fn place(fd: &OwnedFd, state: &InetSocket, shares_port: bool) -> nix::Result<()>
             let backlog = i32::try_from(state.backlog).unwrap_or(i32::MAX);
             listen(fd, Backlog::new(backlog).unwrap_or(Backlog::MAXCONN))
         }
-        (_, Some(peer)) if state.kind == 2 => connect(fd.as_raw_fd(), &SockaddrStorage::from(peer)),
+        (_, Some(peer)) if !has_connections => {
+            connect(fd.as_raw_fd(), &SockaddrStorage::from(peer))
+        }
         _ => Ok(()),
     }
 }
