@@ -27,7 +27,7 @@ pub const CONFIG: &str = "config.json";
 pub const CHECKPOINT: &str = "checkpoint";
 const PODMAN: &str = "podman";
 /// What podman is to tell of a container.
-const INSPECT: &str = r#"{"pid": {{.State.Pid}}, "status": {{json .State.Status}}, "bundle": {{json .OCIConfigPath}}, "image": {{json .Image}}}"#;
+const INSPECT: &str = r#"{"pid": {{.State.Pid}}, "status": {{json .State.Status}}, "bundle": {{json .OCIConfigPath}}, "image": {{json .Image}}, "network": {{json .HostConfig.NetworkMode}}}"#;
 /// Bytes of a runtime's answer that are read.
 const MOST: usize = 64 << 10;
 
@@ -55,6 +55,9 @@ pub struct ContainerState {
     /// The image that its files come from, if it is known to have one.
     #[serde(default)]
     pub image: String,
+    /// How its runtime connects it, if that is its runtime's affair.
+    #[serde(default)]
+    pub network: String,
 }
 
 /// Files that are not as in their image, by their paths in the container.
@@ -111,7 +114,15 @@ pub(crate) struct AtWork {
     said: File,
 }
 
+/// Ways of being connected that need nothing of the runtime over there.
+const PLAIN_NETWORKS: [&str; 3] = ["", "none", "host"];
+
 impl ContainerState {
+    /// True if its runtime has put it into a network, with an address that it chose.
+    pub fn is_networked(&self) -> bool {
+        !PLAIN_NETWORKS.contains(&self.network.as_str())
+    }
+
     /// Its configuration gives it a terminal. One that cannot be read is its runtime's trouble.
     pub fn has_terminal(&self) -> bool {
         let config = std::fs::read(self.bundle.join(CONFIG)).unwrap_or_default();
@@ -262,7 +273,19 @@ fn told(said: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::told;
+    use super::{ContainerState, told};
+
+    #[test]
+    fn a_network_of_the_runtimes_is_told_from_none() {
+        let state = |network: &str| {
+            let text = format!(r#"{{"status": "running", "bundle": "/b"{network}}}"#);
+            serde_json::from_str::<ContainerState>(&text).expect("a state").is_networked()
+        };
+        assert!(!state(""));
+        assert!(!state(r#", "network": "none""#));
+        assert!(!state(r#", "network": "host""#));
+        assert!(state(r#", "network": "bridge""#));
+    }
 
     #[test]
     fn a_runtimes_log_is_told_without_its_form() {

@@ -22,6 +22,12 @@ pub(crate) fn survey(
         let reason = "nobody there has its other end";
         refusals.push(Refusal::new("terminal of the container", CONFIG, reason));
     }
+    if state.is_networked() {
+        let reason = "Podman would give it another address there";
+        let hint = "only containers with --network none or host can be moved";
+        let object = format!("network {}", state.network.escape_debug());
+        refusals.push(Refusal::new(object, "", reason).hint(hint));
+    }
     if options.tcp == TcpPolicy::Keep {
         let reason = "CRIU takes them along under a lock that it cannot hold until the hand-over";
         refusals.push(Refusal::new("TCP connections", "", reason).hint("use --tcp-close"));
