@@ -21,11 +21,14 @@
 //!   holds back fills it, or the base is wrong. Then the window is contested as Cubic does, and now
 //!   and then let down for a round to see whether the queue yields again. One that neither yields nor
 //!   changes in the meantime is none: the route is longer than it was.
+//! - A base that **falls** late was somebody's queue, which yielded to a loss: that somebody was there
+//!   before us and has most of the link ([`super::rival`]).
 
 use std::time::Duration;
 
 use super::contest::Contest;
 use super::path::{BaseRtt, Noise, Rates};
+use super::rival::Rival;
 use super::startup::{End, Startup};
 
 /// The shortest epoch: three time slices of a scheduler.
@@ -57,14 +60,8 @@ const HEAVY_LEFT: f64 = 0.85;
 const CONTEST: Duration = Duration::from_secs(3);
 const LONGEST_CONTEST: Duration = Duration::from_secs(24);
 const DESERTED: Duration = Duration::from_millis(500);
-/// The part of the link, as it was when undisputed, that is taken without the patience of Cubic, and
-/// how fast.
-const FAIR: f64 = 0.4;
+/// How fast a fair part of the link is taken, without the patience of Cubic.
 const FAIR_STEP: f64 = 1.2;
-/// The part of what a newcomer had at first that it lets itself be pushed down to, and how many
-/// overflows it lives through: each takes three tenths of what the flow before us has.
-const NEWCOMER_FAIR: f64 = 0.85;
-const NEWCOMER_LOSSES: u32 = 2;
 
 /// One packet that was acknowledged. Times are since the start of the link.
 #[derive(Debug, Clone, Copy)]
@@ -100,9 +97,7 @@ pub(super) struct Control {
     unyielding: Duration,
     /// Window and rate when the queue was last ours.
     undisputed: Undisputed,
-    /// The queue overflowed when we came: somebody was there before, and has most of the link. So many
-    /// overflows more make room for us.
-    newcomer: u32,
+    rival: Rival,
     /// How long the next contest lasts, and when the last one ended.
     contest: Duration,
     contested: Option<Duration>,
@@ -180,7 +175,7 @@ impl Control {
             futile: 0,
             unyielding: Duration::MAX,
             undisputed: Undisputed::default(),
-            newcomer: 0,
+            rival: Rival::default(),
             contest: CONTEST,
             contested: None,
         }
@@ -266,8 +261,14 @@ impl Control {
         let quartile = epoch.rtts.len() / 4;
         let rtt = *epoch.rtts.select_nth_unstable(quartile).1;
         self.noise.sample(rtt);
-        self.base.sample(now, rtt, matches!(self.mode, Mode::Contest { .. }));
+        let contested = matches!(self.mode, Mode::Contest { .. });
+        self.base.sample(now, rtt, contested);
         let base = self.base();
+        // Our own queue is kept out of the base.
+        let doubt = self.target * 3 / 2 + self.noise.allowance() * 2;
+        if self.rival.epoch(base, doubt) && !contested && self.drain.is_none() {
+            return self.dispute(now, false);
+        }
         let queue = rtt.saturating_sub(base);
         // Acknowledgements that waited for something come in bursts; no path is that fast.
         let time = now.saturating_sub(epoch.start).max(rtt.mul_f64(0.95));
@@ -313,7 +314,7 @@ impl Control {
         let Mode::Startup(startup) = &mut self.mode else { return };
         match startup.epoch(self.rates.best(), lost, self.loss) {
             Some(End::Overflow) => {
-                self.newcomer = NEWCOMER_LOSSES;
+                self.rival.was_first();
                 self.leave_startup(base);
             }
             Some(End::Stale) => self.drain_startup(now, queue, base),
@@ -344,7 +345,7 @@ impl Control {
         if ours {
             self.undisputed.sample(self.window, rate);
         }
-        let fair = if self.newcomer > 0 { NEWCOMER_FAIR } else { FAIR };
+        let fair = self.rival.fair();
         let starved = queue > target / 2 && rate < fair * self.undisputed.rate;
         let yields = queue * 5 / 4 < self.unyielding;
         if !starved && (ours || yields) {
@@ -386,26 +387,30 @@ impl Control {
     }
 
     fn contend(&mut self, now: Duration, rtt: Duration, base: Duration, lost: bool) {
+        let fair = self.rival.fair();
         let Mode::Contest { contest, since, look_at, taking } = &mut self.mode else { return };
         contest.saw(rtt);
         let queue = rtt.saturating_sub(base);
         let last = self.rates.last();
         let deserted = now.saturating_sub(*since) > DESERTED && contest.is_deserted(rtt, base);
         let mut look = now >= *look_at || deserted;
-        if self.window > 1.5 * taking.window {
+        if self.window > 1.6 * taking.window {
             // More gives nothing: nobody has the rest, the path is slower than it was.
             if last < 1.15 * taking.rate {
                 self.undisputed = Undisputed { window: taking.window, rate: last };
-                (look, self.newcomer) = (true, 0);
+                look = true;
+                self.rival.gone();
             }
             *taking = Undisputed { window: self.window, rate: last };
         }
         let packets = self.window / self.packet;
         let packets = if lost {
             let left = contest.lost(now, packets, rtt, base);
-            self.newcomer = self.newcomer.saturating_sub((left < packets).into());
+            if left < packets {
+                self.rival.overflowed();
+            }
             left
-        } else if last < FAIR * self.undisputed.rate || self.newcomer > 0 {
+        } else if last < fair * self.undisputed.rate || self.rival.has_all() {
             contest.resume(now, packets * FAIR_STEP);
             packets * FAIR_STEP
         } else {

@@ -3,6 +3,7 @@
 mod contest;
 mod control;
 mod path;
+mod rival;
 #[cfg(test)]
 mod simulation;
 mod startup;
