@@ -291,13 +291,20 @@ async fn outlive(
         tokio::select! {
             () = &mut source, if asking => asking = false,
             // To a shell job the terminal sends its SIGINT by itself.
-            Some(()) = interrupt.recv(), if !keeps.shell_job => offspring.signal(Signal::SIGINT),
-            Some(()) = terminate.recv() => offspring.signal(Signal::SIGTERM),
-            end = &mut ended, if status.is_none() => status = Some((end.status(), lazy.get())),
+            Some(()) = interrupt.recv(), if !keeps.shell_job => {
+                asking &= status.is_none() || lazy.get();
+                offspring.signal(Signal::SIGINT);
+            }
+            Some(()) = terminate.recv() => {
+                asking &= status.is_none() || lazy.get();
+                offspring.signal(Signal::SIGTERM);
+            }
+            end = &mut ended, if status.is_none() => status = Some(end.status()),
         }
         // If it ended early, others of the tree may still need pages that only this qmig can bring,
-        // and the source waits to be told that it is not needed any more.
-        if let Some((status, _)) = status.filter(|(_, early)| !early || !asking) {
+        // and the source waits to be told that it is not needed any more: over a link that was lost
+        // at the last moment that takes a while.
+        if let Some(status) = status.filter(|_| !asking) {
             progress.borrow().emit("exited", json!({ "status": status, "used": used() }));
             return Ok(Exit::Tree(status));
         }

@@ -90,6 +90,9 @@ pub(super) struct Control {
     batch: Option<Duration>,
     drain: Option<Drain>,
     loss: f64,
+    /// There was a queue since start-up ended: what ended it was the end of the path, and no peer that
+    /// was busy for a moment.
+    found_end: bool,
     /// Epochs in a row with an empty queue, and with one that did not yield.
     idle: u32,
     futile: u32,
@@ -171,6 +174,7 @@ impl Control {
             batch: None,
             drain: None,
             loss: 0.0,
+            found_end: false,
             idle: 0,
             futile: 0,
             unyielding: Duration::MAX,
@@ -325,6 +329,7 @@ impl Control {
     /// What was sent too much drains; what is said of it meanwhile is not of the new window.
     fn drain_startup(&mut self, now: Duration, queue: Duration, base: Duration) {
         self.leave_startup(base);
+        self.found_end = false;
         self.drain = Some(Drain { sent_from: Some(now + queue), after: self.window });
     }
 
@@ -334,6 +339,7 @@ impl Control {
         self.window = self.window.min(fits);
         self.undisputed.sample(self.window, rate);
         self.mode = Mode::Delay;
+        self.found_end = true;
     }
 
     /// One step of FAST.
@@ -342,6 +348,11 @@ impl Control {
         let rate = self.rates.best();
         let ours = queue <= target.mul_f64(1.3) + Duration::from_micros(200);
         self.idle = if queue <= target / 4 { self.idle + 1 } else { 0 };
+        self.found_end |= self.idle == 0 || self.loss > 0.0125;
+        if !self.found_end && self.idle >= IDLE_EPOCHS {
+            self.mode = Mode::Startup(Startup::default());
+            return;
+        }
         if ours {
             self.undisputed.sample(self.window, rate);
         }

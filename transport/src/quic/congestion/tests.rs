@@ -100,6 +100,23 @@ fn short_buffers_are_not_flooded() {
     }
 }
 
+/// A delay that passes while the window grows is not the end of the path.
+#[test]
+fn a_moment_of_delay_does_not_end_start_up() {
+    for (at, length) in [(120, 60), (230, 60), (320, 80)] {
+        let path = path(1000, ms(100));
+        let mut world = World::new(path);
+        world.add(ours());
+        world.run(ms(at));
+        world.path.rtt = ms(140);
+        world.run(ms(length));
+        world.path.rtt = ms(100);
+        world.run(ms(2200 - at - length));
+        let used = share(&world.run(ms(500))[0], &path, ms(500));
+        assert!(used > 0.9, "after a delay of {length} ms at {at} ms: {used} used");
+    }
+}
+
 #[test]
 fn heavy_loss_slows() {
     let mut world = World::new(path(100, ms(20)));
