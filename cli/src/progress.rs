@@ -1,7 +1,7 @@
 //! stderr is for people, stdout (with --json) for programs.
 //!
 //! Every line of JSON is `{"event": NAME, "at_us": microseconds since qmig started, …}`. The names
-//! and fields are an interface: README lists them.
+//! and fields are an interface: docs/json.md lists them.
 
 use std::io::Write as _;
 use std::time::{Duration, Instant};
