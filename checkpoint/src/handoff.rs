@@ -43,7 +43,8 @@ pub(crate) struct Moved {
     running: Running,
     asker: Asker,
     left: Left,
-    since: Instant,
+    /// When it began to run there, and what had been pushed by then.
+    since: (Instant, PageCount),
     faults: Option<FaultTotals>,
     /// How long the destination was without all of its pages, once it has them.
     took: Option<Duration>,
@@ -60,7 +61,8 @@ enum State {
 
 impl Moved {
     fn new(state: State, running: Running, asker: Asker, left: Left) -> Self {
-        Self { state, running, asker, left, since: Instant::now(), faults: None, took: None }
+        let since = (Instant::now(), left.server.sent());
+        Self { state, running, asker, left, since, faults: None, took: None }
     }
 
     /// The root of the tree, as it knows itself.
@@ -92,7 +94,8 @@ impl Moved {
     /// How fast pages came that left after the hand-over, if there were any.
     pub(crate) fn arrival(&self) -> Option<Arrival> {
         let (faults, time) = (self.faults()?.count, self.took?);
-        Some(Arrival { faults, pages: self.served(), time })
+        let pages = PageCount(self.served().0.saturating_sub(self.since.1.0));
+        (pages.0 > 0).then_some(Arrival { faults, pages, time })
     }
 
     /// Serves pages until the destination has them all. A link that is lost is looked for as long as
@@ -139,7 +142,7 @@ impl Moved {
     ) -> State {
         match serving.receive(message) {
             AfterServing::Finished(finished, faults) => {
-                (self.faults, self.took) = (faults, Some(self.since.elapsed()));
+                (self.faults, self.took) = (faults, Some(self.since.0.elapsed()));
                 State::Stale(finished.into_stale())
             }
             AfterServing::Progress(serving, progress) => {

@@ -167,9 +167,12 @@ fn row(cell: &Cell, records: &[Record], first: &mut Option<(String, f64)>) -> St
             String::new()
         }
     };
+    // Only an emulated link counts what it carries.
+    let fills = good.iter().map(|record| record.fill_bps).filter(|fill| *fill > 0.0);
+    let fill = middle(fills.collect());
     let share = middle(good.iter().filter_map(|record| record.fill_share).collect());
     format!(
-        "| {} | {}{} | {:.0} | {:.2} ms | {:.2} ms | {:.1} ms | {:.1} Mbit/s | {} | {:.2} s{ratio} | {:.1} ms |",
+        "| {} | {}{} | {:.0} | {:.2} ms | {:.2} ms | {:.1} ms | {} | {} | {:.2} s{ratio} | {:.1} ms |",
         cell.name,
         cell.way,
         if failed > 0 { format!(" ({failed} of {} failed)", records.len()) } else { String::new() },
@@ -177,7 +180,7 @@ fn row(cell: &Cell, records: &[Record], first: &mut Option<(String, f64)>) -> St
         ms(|record| record.waits.p50_us),
         ms(|record| record.waits.p99_us),
         ms(|record| record.waits.max_us),
-        middle(good.iter().map(|record| record.fill_bps).collect()).unwrap_or(0.0) / 1e6,
+        fill.map_or_else(String::new, |fill| format!("{:.1} Mbit/s", fill / 1e6)),
         share.map_or_else(String::new, |share| format!("{:.1} %", share * 100.0)),
         total / 1e3,
         ms(|record| record.felt_us),
