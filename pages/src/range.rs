@@ -76,6 +76,24 @@ impl PageRange {
         other.start.0 >= self.start.0 && other.end().0 <= self.end().0
     }
 
+    /// What of it, from its page `done` on, is within one of `ranges`, or beside all of them; true if
+    /// within. `ranges` are sorted and disjoint.
+    ///
+    /// # Panics
+    ///
+    /// If it has no page `done`.
+    pub fn part(self, done: PageCount, ranges: &[Self]) -> (Self, bool) {
+        let start = PageIndex(self.start().0 + done.0);
+        let next = ranges.partition_point(|range| range.end() <= start);
+        let (end, within) = match ranges.get(next) {
+            Some(range) if range.start() <= start => (range.end(), true),
+            Some(range) => (range.start(), false),
+            None => (self.end(), false),
+        };
+        let part = Self::between(start, end.min(self.end()));
+        (part.expect("a part of a range is one"), within)
+    }
+
     /// The pages both have.
     pub fn intersect(self, other: Self) -> Option<Self> {
         Self::between(self.start.max(other.start), self.end().min(other.end()))
@@ -136,5 +154,23 @@ mod tests {
         assert_eq!(range(1, 5).intersect(range(4, 9)), Some(range(4, 5)));
         assert_eq!(range(4, 9).intersect(range(1, 5)), Some(range(4, 5)));
         assert_eq!(range(1, 4).intersect(range(4, 9)), None);
+    }
+
+    #[test]
+    fn parts_are_within_one_range_or_beside_all() {
+        let ranges = [range(5, 10), range(10, 12)];
+        let (whole, mut done, mut parts) = (range(2, 14), PageCount(0), Vec::new());
+        while done < whole.count() {
+            let (part, within) = whole.part(done, &ranges);
+            parts.push((part, within));
+            done.0 += part.count().0;
+        }
+        let expected = [
+            (range(2, 5), false),
+            (range(5, 10), true),
+            (range(10, 12), true),
+            (range(12, 14), false),
+        ];
+        assert_eq!(parts, expected);
     }
 }

@@ -291,14 +291,15 @@ async fn outlive(
         tokio::select! {
             () = &mut source, if asking => asking = false,
             // To a shell job the terminal sends its SIGINT by itself.
-            Some(()) = interrupt.recv(), if !keeps.shell_job => {
-                asking &= status.is_none() || lazy.get();
-                offspring.signal(Signal::SIGINT);
-            }
-            Some(()) = terminate.recv() => {
-                asking &= status.is_none() || lazy.get();
-                offspring.signal(Signal::SIGTERM);
-            }
+            Some(()) = interrupt.recv(), if !keeps.shell_job => match status {
+                None => offspring.signal(Signal::SIGINT),
+                // Its number may be another's by now.
+                Some(_) => asking &= lazy.get(),
+            },
+            Some(()) = terminate.recv() => match status {
+                None => offspring.signal(Signal::SIGTERM),
+                Some(_) => asking &= lazy.get(),
+            },
             end = &mut ended, if status.is_none() => status = Some(end.status()),
         }
         // If it ended early, others of the tree may still need pages that only this qmig can bring,

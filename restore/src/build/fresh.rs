@@ -6,7 +6,7 @@
 //! gibibyte on Linux 6.18. For little memory the preparation costs more than that saves.
 
 use image::state::{Mm, VmaFlags, VmaKind};
-use pages::{PAGE_SIZE, PageCount, PageIndex, PageRange};
+use pages::{PAGE_SIZE, PageCount, PageRange};
 use tracee::Memory;
 use tracee::uffd::{Copied, Faults, Features, Mode, Uffd};
 
@@ -62,7 +62,7 @@ impl Fresh {
     ) -> tracee::Result<()> {
         let mut done = PageCount(0);
         while done < range.count() {
-            let (part, watched) = self.part(range, done);
+            let (part, watched) = range.part(done, &self.watched);
             let bytes = content.map(|content| slice(content, done, part.count()));
             done = done + part.count();
             match bytes {
@@ -73,19 +73,6 @@ impl Fresh {
             }
         }
         Ok(())
-    }
-
-    /// What of `range`, from its page `done` on, is within one mapping or beside all; true if within.
-    fn part(&self, range: PageRange, done: PageCount) -> (PageRange, bool) {
-        let start = PageIndex(range.start().0 + done.0);
-        let next = self.watched.partition_point(|mapping| mapping.end() <= start);
-        let (end, watched) = match self.watched.get(next) {
-            Some(mapping) if mapping.start() <= start => (mapping.end(), true),
-            Some(mapping) => (mapping.start(), false),
-            None => (range.end(), false),
-        };
-        let count = PageCount(end.min(range.end()).0 - start.0);
-        (PageRange::new(start, count).expect("a part of a range is one"), watched)
     }
 
     /// Some are there already, or not to be watched. Page by page, because who writes over a missing

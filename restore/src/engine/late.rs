@@ -203,7 +203,7 @@ impl Late {
     pub(crate) fn write(&self, range: PageRange, content: Option<&[u8]>) -> io::Result<()> {
         let mut done = PageCount(0);
         while done < range.count() {
-            let (part, late) = self.part(range, done);
+            let (part, late) = range.part(done, &self.runs);
             let bytes = content.map(|content| slice(content, done, part.count()));
             done = done + part.count();
             match (late, bytes) {
@@ -215,19 +215,6 @@ impl Late {
             }
         }
         Ok(())
-    }
-
-    /// What of `range`, from its page `done` on, is one run of those that come late, or none of it.
-    fn part(&self, range: PageRange, done: PageCount) -> (PageRange, bool) {
-        let start = PageIndex(range.start().0 + done.0);
-        let next = self.runs.partition_point(|run| run.end() <= start);
-        let (end, late) = match self.runs.get(next) {
-            Some(run) if run.start() <= start => (run.end(), true),
-            Some(run) => (run.start(), false),
-            None => (range.end(), false),
-        };
-        let count = PageCount(end.min(range.end()).0 - start.0);
-        (PageRange::new(start, count).expect("a part of a range is one"), late)
     }
 
     fn install(&self, range: PageRange, bytes: &[u8]) -> io::Result<()> {
