@@ -31,7 +31,9 @@ pub(crate) mod watches;
 
 use std::time::Duration;
 
-use image::plan::{CRIU, Plan, PlannedFile, PlannedTask, Refusal, SYSTEM_V_IPC, TCP_ESTABLISHED};
+use image::plan::{
+    CRIU, INTERFACE, Plan, PlannedFile, PlannedTask, Refusal, SYSTEM_V_IPC, TCP_ESTABLISHED,
+};
 use pages::{ByteCount, TaskId};
 use tracee::HostPid;
 use tracee::proc::stat::Stat;
@@ -155,6 +157,7 @@ fn look_at(root: HostPid, options: &SurveyOptions) -> Result<Looked, SurveyError
             .into_iter()
             .filter(|(_, count)| *count > 0)
             .map(|(need, _)| need.to_owned())
+            .chain(look.interfaces.iter().map(|name| format!("{INTERFACE}{name}")))
             .collect(),
         ..host.plan(look.tasks)
     };

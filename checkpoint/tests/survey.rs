@@ -89,7 +89,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("guard", "mapping", "guard pages in shared memory"),
     ("mseal", "mapping", "sealed"),
     ("netlink", "fd 4 of", "generic netlink"),
-    ("packet", "fd 4 of", "packet socket"),
+    ("packet", "fd 4 of", "a ring of a packet socket"),
     ("raw", "fd 4 of", "protocol 2"),
     ("unaccepted", "fd 4 of", "wait to be accepted"),
     ("stale-watch", "fd 4 of", "once fd 5"),

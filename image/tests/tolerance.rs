@@ -6,7 +6,8 @@ use common::rich;
 use image::frame::{FrameReader, FrameWriter};
 use image::messages::{
     CoreEntry, FdType, FdinfoEntry, FileEntry, FileLockEntry, InventoryEntry, IpcShmEntry, MmEntry,
-    PstreeEntry, RemapFilePathEntry, SkPacketEntry, TaskKobjIdsEntry, TimensEntry, VmaEntry,
+    PacketRing, PstreeEntry, RemapFilePathEntry, SkPacketEntry, TaskKobjIdsEntry, TimensEntry,
+    VmaEntry,
 };
 use image::state::{Body, Checkpoint, FileKind, Living, VmaKind};
 use image::{BadImage, ImageKind, ImageSet, ImageSetBuilder, Limits, NamespaceIds};
@@ -248,15 +249,19 @@ fn what_we_cannot_carry_is_refused_by_name() {
         ("process that is gone", |i| {
             i.file(19, |file| file.pidfd.as_mut().expect("it").nspid = -1);
         }),
-        ("packet socket", |i| type_of(i, FdType::Packetsk)),
+        ("ring of a packet socket", |i| {
+            i.file(100, |file| {
+                file.psk.as_mut().expect("a socket").rx_ring = Some(PacketRing::default());
+            });
+        }),
+        ("fanout by a program", |i| {
+            i.file(100, |file| file.psk.as_mut().expect("a socket").fanout = Some(6 << 16));
+        }),
         ("netlink", |i| {
             i.file(99, |file| file.nlsk.as_mut().expect("a socket").protocol = 12);
         }),
         ("being made", |i| {
             i.file(12, |file| file.isk.as_mut().expect("a socket").state = 2);
-        }),
-        ("socket filter", |i| {
-            i.file(12, |file| file.isk.as_mut().expect("a socket").opts.so_filter = vec![1]);
         }),
         ("peer is outside", |i| {
             i.file(8, |file| file.usk.as_mut().expect("a socket").uflags = 1);

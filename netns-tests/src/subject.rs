@@ -52,7 +52,7 @@ enum Language {
 
 impl Subject {
     /// Every subject in C: the file names in `subjects/`.
-    pub const ALL: [&str; 36] = [
+    pub const ALL: [&str; 37] = [
         "churn",
         "commons",
         "creds",
@@ -67,6 +67,7 @@ impl Subject {
         "locks",
         "memory",
         "netlink",
+        "packets",
         "pipes",
         "places",
         "posix",

@@ -276,6 +276,22 @@ pub fn setsockopt(fd: BorrowedFd<'_>, level: i32, option: i32, value: &[u8]) -> 
     sys::socket::set(fd, level, option, value)
 }
 
+/// The program of classic BPF that looks at what comes to a socket (SO_ATTACH_FILTER, socket(7)), eight
+/// bytes an instruction; none, no program. EACCES: a program of extended BPF.
+pub fn socket_filter(fd: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
+    sys::socket::filter(fd)
+}
+
+/// Gives a socket such a program.
+pub fn attach_filter(fd: BorrowedFd<'_>, program: &[u8]) -> io::Result<()> {
+    sys::socket::attach_filter(fd, program)
+}
+
+/// Binds a packet(7) socket to a protocol, in network order, and an interface, or all (zero).
+pub fn bind_packets(fd: BorrowedFd<'_>, protocol: u16, device: u32) -> io::Result<()> {
+    sys::socket::bind_packets(fd, protocol, device)
+}
+
 /// clock_gettime(2); times before the clock's zero read as zero.
 pub fn sys_clock(id: i32) -> Result<Duration> {
     let (seconds, nanos) =

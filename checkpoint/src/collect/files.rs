@@ -408,6 +408,7 @@ impl<'o> Files<'o> {
                 Ok(FileKind::Unix(socket))
             }
             Ok(Socket::Netlink(socket)) => Ok(FileKind::Netlink(socket)),
+            Ok(Socket::Packet(socket)) => Ok(FileKind::Packet(socket)),
             Err(trouble) => Err(trouble),
         })
     }

@@ -24,6 +24,7 @@ mod locks;
 mod mm;
 mod netlink;
 mod options;
+mod packet;
 mod pipes;
 pub(crate) mod queues;
 mod raw;

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 
 use image::state::SocketOption;
-use image::state::options::{CARRIED, ICMPV6, IP, IPV6, NETLINK, RAW, SOCKET, TCP, UDP};
+use image::state::options::{CARRIED, ICMPV6, IP, IPV6, NETLINK, PACKET, RAW, SOCKET, TCP, UDP};
 use nix::libc;
 
 use crate::survey::refusals::Trouble;
@@ -84,6 +84,7 @@ fn has([family, kind, protocol]: Kind, level: u32) -> bool {
         RAW => (family == inet || family == inet6) && kind == raw,
         ICMPV6 => family == inet6 && kind == raw && protocol == level,
         NETLINK => family == libc::AF_NETLINK.cast_unsigned(),
+        PACKET => family == libc::AF_PACKET.cast_unsigned(),
         _ => false,
     }
 }

@@ -10,15 +10,17 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use image::state::{InetSocket, NetlinkSocket, SocketOptions, SocketState, UnixSocket};
+use image::state::{
+    InetSocket, NetlinkSocket, PacketSocket, SocketOptions, SocketState, UnixSocket,
+};
 use nix::libc;
 use tracee::HostPid;
 
 use super::groups::Groups;
-use super::{inet, netlink};
+use super::{inet, netlink, packet};
 use crate::survey::TcpPolicy;
 use crate::survey::diag::{self, UnixInfo};
-use crate::survey::refusals::{BY_CRIU, Trouble};
+use crate::survey::refusals::Trouble;
 
 /// What sock_diag(7) said about all sockets of this network namespace, asked once.
 #[derive(Debug, Default)]
@@ -52,6 +54,24 @@ pub(crate) enum Socket {
     Unix(UnixSocket),
     Inet(InetSocket),
     Netlink(NetlinkSocket),
+    Packet(PacketSocket),
+}
+
+/// The interfaces that a socket names, which must be on the destination.
+pub(crate) fn interfaces(socket: &Socket) -> Vec<String> {
+    let names = |options: &SocketOptions| options.bound_device.clone().into_iter().collect();
+    match socket {
+        Socket::Unix(socket) => names(&socket.options),
+        Socket::Netlink(socket) => names(&socket.options),
+        Socket::Inet(socket) => {
+            let groups = socket.groups.iter().map(|group| group.device.clone());
+            socket.options.bound_device.iter().cloned().chain(groups).collect()
+        }
+        Socket::Packet(socket) => {
+            let groups = socket.memberships.iter().map(|member| &member.device);
+            socket.device.iter().chain(groups).filter_map(|device| device.name.clone()).collect()
+        }
+    }
 }
 
 /// Reads a socket that is open in `holder`, without its queue.
@@ -68,13 +88,6 @@ pub(crate) fn socket(
     let get = |option| word(fd, libc::SOL_SOCKET, option).map_err(|error| unread(&shown, &error));
     let (family, kind, protocol) =
         (get(libc::SO_DOMAIN)?, get(libc::SO_TYPE)?, get(libc::SO_PROTOCOL)?);
-    // Reading SO_ATTACH_FILTER counts in instructions of 8 bytes, up to BPF_MAXINSNS (4096): the
-    // room must hold them all. An eBPF program answers EACCES.
-    match tracee::host::getsockopt(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, 8 * 4096) {
-        Ok(none) if none.is_empty() => {}
-        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => {}
-        _ => return Err(Trouble::new(shown, "a packet filter is attached (SO_ATTACH_FILTER)")),
-    }
     match family.cast_signed() {
         libc::AF_UNIX => {
             let info = tables.unix.get(&inode);
@@ -95,16 +108,18 @@ pub(crate) fn socket(
             let options = |shown: &str| options(fd, shown);
             netlink::read(fd, inode, (kind, protocol), options, asked.frozen).map(Socket::Netlink)
         }
+        libc::AF_PACKET => {
+            let options = |shown: &str| options(fd, shown);
+            packet::read(fd, inode, kind, options, asked.frozen).map(Socket::Packet)
+        }
         other => {
             let name = match other {
-                libc::AF_PACKET => "a packet socket",
                 libc::AF_VSOCK => "a vsock socket",
                 libc::AF_ALG => "a socket of the kernel's cryptography",
                 libc::AF_XDP => "an XDP socket",
                 _ => "a socket of another family than unix, IPv4, IPv6",
             };
-            let trouble = Trouble::new(format!("{shown} family {other}"), name);
-            Err(if other == libc::AF_PACKET { trouble.but(BY_CRIU) } else { trouble })
+            Err(Trouble::new(format!("{shown} family {other}"), name))
         }
     }
 }
@@ -231,7 +246,22 @@ pub(super) fn options(fd: BorrowedFd, shown: &str) -> Result<SocketOptions, Trou
         bound_device: device.map(|name| String::from_utf8_lossy(name).into_owned()),
         tcp_keep: None,
         more,
+        filter: filter(fd, shown)?,
+        filter_locked: on(libc::SO_LOCK_FILTER),
     })
+}
+
+/// The program that looks at what comes in.
+fn filter(fd: BorrowedFd, shown: &str) -> Result<Vec<u8>, Trouble> {
+    match tracee::host::socket_filter(fd) {
+        Ok(program) => Ok(program),
+        Err(error) => Err(match error.raw_os_error() {
+            Some(libc::EACCES) => {
+                Trouble::new(shown, "a BPF program looks at what comes (SO_ATTACH_BPF)")
+            }
+            _ => unread(shown, &error),
+        }),
+    }
 }
 
 /// The number at byte `at`, zero if there is none.

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 
-use nix::libc::{AF_INET, AF_INET6, AF_UNIX, IPPROTO_TCP, IPPROTO_UDP};
+use nix::libc::{AF_INET, AF_INET6, AF_PACKET, AF_UNIX, IPPROTO_TCP, IPPROTO_UDP};
 use nix::sys::socket::SockProtocol;
 use tracee::net::netlink::{self, Attributes, Netlink, Writer, word};
 
@@ -85,6 +85,45 @@ pub(crate) fn anybody_waits(doors: &[SocketAddr]) -> io::Result<bool> {
     Ok(waits)
 }
 
+/// What packet_diag says about one packet socket (linux/packet_diag.h, Linux 3.7).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PacketInfo {
+    /// What it has joined; the last one first.
+    pub(crate) members: Vec<Member>,
+    /// Number, type and flags of its PACKET_FANOUT.
+    pub(crate) fanout: Option<u32>,
+    /// It has a ring in memory.
+    pub(crate) ring: bool,
+}
+
+/// `struct packet_diag_mclist`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Member {
+    /// Number of the interface.
+    pub(crate) device: u32,
+    /// How often it was joined.
+    pub(crate) count: u32,
+    /// PACKET_MR_*.
+    pub(crate) kind: u16,
+    /// The address.
+    pub(crate) address: Vec<u8>,
+}
+
+/// Every packet socket of this network namespace, by inode.
+pub(crate) fn packet_sockets() -> io::Result<HashMap<u32, PacketInfo>> {
+    const PACKET: u8 = 17;
+    const SHOW_MEMBERS: u32 = 2;
+    const SHOW_RINGS: u32 = 4;
+    const SHOW_FANOUT: u32 = 8;
+    const { assert!(PACKET as i32 == AF_PACKET) };
+    let mut request = vec![PACKET, 0, 0, 0, 0, 0, 0, 0];
+    request.extend_from_slice(&(SHOW_MEMBERS | SHOW_RINGS | SHOW_FANOUT).to_ne_bytes());
+    request.extend_from_slice(&[0xff; 8]); // no cookie
+    let mut found = HashMap::new();
+    dump(&request, |body| found.extend(packet_message(body)))?;
+    Ok(found)
+}
+
 const SOCK_DIAG_BY_FAMILY: u16 = 20; // linux/sock_diag.h
 // AF_* and IPPROTO_* as sock_diag wants them: one byte.
 const UNIX: u8 = 1;
@@ -141,6 +180,32 @@ fn unix_message(body: &[u8]) -> Option<(u32, UnixInfo)> {
         }
     }
     Some((inode, info))
+}
+
+/// `struct packet_diag_msg` and its attributes.
+fn packet_message(body: &[u8]) -> Option<(u32, PacketInfo)> {
+    const MEMBERS: u16 = 1;
+    const RX_RING: u16 = 2;
+    const TX_RING: u16 = 3;
+    const FANOUT: u16 = 4;
+    let inode = word(body, 4)?;
+    let mut info = PacketInfo::default();
+    for (kind, value) in Attributes(body.get(16..)?) {
+        match kind {
+            // Two words, two halves, and room for an address of MAX_ADDR_LEN (32) bytes.
+            MEMBERS => info.members = value.chunks_exact(44).filter_map(member).collect(),
+            RX_RING | TX_RING => info.ring = true,
+            FANOUT => info.fanout = word(value, 0),
+            _ => {}
+        }
+    }
+    Some((inode, info))
+}
+
+fn member(of: &[u8]) -> Option<Member> {
+    let half = |at: usize| Some(u16::from_ne_bytes([*of.get(at)?, *of.get(at + 1)?]));
+    let address = of.get(12..)?.get(..usize::from(half(10)?))?.to_vec();
+    Some(Member { device: word(of, 0)?, count: word(of, 4)?, kind: half(8)?, address })
 }
 
 /// `struct inet_diag_msg`: (inode, shutdown).

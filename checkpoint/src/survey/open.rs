@@ -19,7 +19,7 @@ use super::process::Look;
 use super::refusals::{Trouble, Whose};
 use super::{inotify, locks, terminal, tree, watches};
 use crate::collect::queues::carries_files;
-use crate::collect::sockets::{Socket, Tcp, socket};
+use crate::collect::sockets::{Socket, Tcp, interfaces, socket};
 use crate::collect::streams::ends_of;
 
 /// A file through which devices write straight into the memory of the tree (O_DIRECT): no kernel
@@ -142,6 +142,9 @@ impl Look<'_> {
         let copy = pidfd_getfd(&process, number.cast_signed()).ok()?;
         let asked = Tcp { policy: self.options.tcp, frozen: false };
         let read = socket(copy.as_fd(), inode, whose.pid, &self.sockets, asked);
+        if let Ok(socket) = &read {
+            self.interfaces.extend(interfaces(socket));
+        }
         Some(match read {
             Ok(Socket::Inet(socket)) => {
                 self.inet(whose, number, &socket);
@@ -154,7 +157,7 @@ impl Look<'_> {
                 }
                 Ok(())
             }
-            Ok(Socket::Netlink(_)) => Ok(()),
+            Ok(Socket::Netlink(_) | Socket::Packet(_)) => Ok(()),
             Err(trouble) => Err(trouble),
         })
     }

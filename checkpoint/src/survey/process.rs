@@ -50,6 +50,8 @@ pub(crate) struct Look<'o> {
     attached: BTreeMap<i32, u64>,
     /// Semaphores and message queues of System V that go along.
     pub(crate) objects: usize,
+    /// Interfaces that sockets name.
+    pub(crate) interfaces: BTreeSet<String>,
     guards: Guards,
 }
 
@@ -77,6 +79,7 @@ impl<'o> Look<'o> {
             ends: Ends::default(),
             attached: BTreeMap::new(),
             objects: 0,
+            interfaces: BTreeSet::new(),
             guards: Guards::default(),
         })
     }

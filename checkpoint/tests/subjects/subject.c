@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <linux/aio_abi.h>
 #include <linux/futex.h>
+#include <linux/if_packet.h>
 #include <linux/seccomp.h>
 #include <pthread.h>
 #include <sched.h>
@@ -141,7 +142,9 @@ static void make(const char *what) {
     } else if (!strcmp(what, "netlink")) {
         must(socket(AF_NETLINK, SOCK_RAW, 16 /* generic */) >= 0, what);
     } else if (!strcmp(what, "packet")) {
-        must(socket(AF_PACKET, SOCK_RAW, 0) >= 0, what);
+        int fd = socket(AF_PACKET, SOCK_RAW, 0);
+        struct tpacket_req ring = {.tp_block_size = 4096, .tp_block_nr = 1, .tp_frame_size = 2048, .tp_frame_nr = 2};
+        must(fd >= 0 && !setsockopt(fd, SOL_PACKET, PACKET_RX_RING, &ring, sizeof ring), what);
     } else if (!strcmp(what, "raw")) {
         must(socket(AF_INET, SOCK_RAW, IPPROTO_IGMP) >= 0, what);
     } else if (!strcmp(what, "established") || !strcmp(what, "unaccepted")) {

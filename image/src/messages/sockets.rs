@@ -61,6 +61,8 @@ pub struct SkOptsEntry {
     pub so_buf_lock: Option<u32>,
     #[prost(message, repeated, tag = "10000")]
     pub more: Vec<SkOptEntry>,
+    #[prost(bool, optional, tag = "10001")]
+    pub filter_locked: Option<bool>,
 }
 
 /// One more option, as the kernel has it.
@@ -384,6 +386,9 @@ pub struct PacketSockEntry {
     pub tx_ring: Option<PacketRing>,
     #[prost(uint32, optional, tag = "20")]
     pub ns_id: Option<u32>,
+    /// The name of the interface `ifindex`; qmig's own.
+    #[prost(string, optional, tag = "10000")]
+    pub device: Option<String>,
 }
 
 /// A multicast membership of a packet socket.
@@ -396,6 +401,9 @@ pub struct PacketMclist {
     #[serde(serialize_with = "hex")]
     #[prost(bytes = "vec", required, tag = "3")]
     pub addr: Vec<u8>,
+    /// The name of the interface `index`; qmig's own.
+    #[prost(string, optional, tag = "10000")]
+    pub device: Option<String>,
 }
 
 /// A ring of a packet socket.

@@ -26,6 +26,8 @@ pub const PLAN: &str = "plan";
 pub const TCP_ESTABLISHED: &str = "tcp-established";
 /// What a plan needs that has semaphores or message queues of System V.
 pub const SYSTEM_V_IPC: &str = "system-v-ipc";
+/// A need, with its name after it, of an interface that a socket is bound to.
+pub const INTERFACE: &str = "interface ";
 /// A need that only a stock CRIU on the destination meets.
 pub const CRIU: &str = "criu";
 /// A need that only the runtime of a container on the destination meets.

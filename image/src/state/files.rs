@@ -2,7 +2,7 @@
 
 use pages::{SharedId, TaskId};
 
-use super::{InetSocket, NetlinkSocket, TimerFd, UnixSocket};
+use super::{InetSocket, NetlinkSocket, PacketSocket, TimerFd, UnixSocket};
 
 /// One open file description; dup'ed and inherited descriptors share it. Never zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -122,6 +122,8 @@ pub enum FileKind {
     Inet(InetSocket),
     /// netlink(7).
     Netlink(NetlinkSocket),
+    /// packet(7).
+    Packet(PacketSocket),
     /// A terminal: one end of a pair whose master is in the tree, or else one that qmig is given again
     /// on the destination (`--shell-job`).
     Tty(Tty),

@@ -37,6 +37,8 @@ pub const NETLINK: u32 = 270;
 pub const RAW: u32 = 255;
 /// SOL_ICMPV6.
 pub const ICMPV6: u32 = 58;
+/// SOL_PACKET.
+pub const PACKET: u32 = 263;
 /// IP_HDRINCL, ip(7).
 pub const IP_HDRINCL: u32 = 3;
 /// IP_NODEFRAG, ip(7).
@@ -51,7 +53,7 @@ pub const IP_TTL: u32 = 2;
 pub const IP_PKTINFO: u32 = 8;
 
 /// By level; those of which a new socket has another value are carried. Numbers of asm-generic/socket.h,
-/// linux/in.h, linux/in6.h, linux/tcp.h, linux/udp.h and linux/netlink.h.
+/// linux/in.h, linux/in6.h, linux/tcp.h, linux/udp.h, linux/netlink.h and linux/if_packet.h.
 pub const CARRIED: &[(u32, &[u32])] = &[
     // TIMESTAMP, TIMESTAMPNS, TIMESTAMPING, RXQ_OVFL, PEEK_OFF, BUSY_POLL, MAX_PACING_RATE, ZEROCOPY.
     (SOCKET, &[29, 35, 37, 40, 42, 46, 47, 60]),
@@ -74,4 +76,7 @@ pub const CARRIED: &[(u32, &[u32])] = &[
     (ICMPV6, &[1]),
     // PKTINFO, BROADCAST_ERROR, NO_ENOBUFS, CAP_ACK, EXT_ACK, GET_STRICT_CHK.
     (NETLINK, &[3, 4, 5, 10, 11, 12]),
+    // COPY_THRESH, AUXDATA, ORIGDEV, VERSION, RESERVE, LOSS, VNET_HDR, TIMESTAMP, TX_HAS_OFF, QDISC_BYPASS,
+    // IGNORE_OUTGOING, VNET_HDR_SZ.
+    (PACKET, &[7, 8, 9, 10, 12, 14, 15, 17, 19, 20, 23, 24]),
 ];

@@ -71,6 +71,10 @@ pub struct SocketOptions {
     pub tcp_keep: Option<[u32; 3]>,
     /// Others that are not as in a new socket.
     pub more: Vec<SocketOption>,
+    /// SO_ATTACH_FILTER: instructions as a [`Filter`](super::Filter) has them; none, no filter.
+    pub filter: Vec<u8>,
+    /// SO_LOCK_FILTER.
+    pub filter_locked: bool,
 }
 
 /// unix(7).

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use pages::{SharedId, TaskId};
 
 use super::nodes::FreeIds;
-use super::{Reader, Writer, descriptors, inotify, netlink, sockets, streams, tty};
+use super::{Reader, Writer, descriptors, inotify, netlink, packet, sockets, streams, tty};
 use crate::error::{BadField, BadImage};
 use crate::frame::FrameWriter;
 use crate::kind::ImageKind;
@@ -86,6 +86,7 @@ pub(super) fn type_of(kind: &FileKind) -> FdType {
         FileKind::Unix(_) => FdType::Unixsk,
         FileKind::Inet(_) => FdType::Inetsk,
         FileKind::Netlink(_) => FdType::Netlinksk,
+        FileKind::Packet(_) => FdType::Packetsk,
         FileKind::Tty(_) => FdType::Tty,
     }
 }
@@ -151,6 +152,9 @@ fn to_entry(file: &File, node: Option<u32>, net: u32) -> FileEntry {
         }
         FileKind::Netlink(socket) => {
             entry.nlsk = Some(Box::new(netlink::entry(socket, id, flags, fown, net)));
+        }
+        FileKind::Packet(socket) => {
+            entry.psk = Some(Box::new(packet::entry(socket, id, flags, fown, net)));
         }
         FileKind::Tty(tty) => {
             let tty_info_id = tty.info_id();
@@ -355,6 +359,11 @@ fn from_entry(
             let socket = netlink::from(nlsk, reader.root_ids.net_ns_id)?;
             (nlsk.id, nlsk.flags, &nlsk.fown, FileKind::Netlink(socket))
         }
+        FdType::Packetsk => {
+            let psk = entry.psk.as_deref().ok_or_else(|| BadField::missing("psk"))?;
+            let socket = packet::from(psk, reader.root_ids.net_ns_id)?;
+            (psk.id, psk.flags, &psk.fown, FileKind::Packet(socket))
+        }
         FdType::Tty => {
             let tty = entry.tty.as_deref().ok_or_else(|| BadField::missing("tty"))?;
             let info = terminals.get(&tty.tty_info_id).cloned().ok_or_else(|| {
@@ -373,7 +382,6 @@ fn from_entry(
 fn unsupported(kind: FdType) -> &'static str {
     match kind {
         FdType::Fanotify => "a fanotify group",
-        FdType::Packetsk => "a packet socket",
         FdType::Ns => "a namespace held open",
         FdType::Tunf => "a tun device",
         FdType::Ext => "a file of a plugin of CRIU",

@@ -16,6 +16,8 @@ mod mm;
 mod namespaces;
 mod netlink;
 mod nodes;
+mod options;
+mod packet;
 mod pipes;
 mod raw;
 mod registers;

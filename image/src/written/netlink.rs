@@ -1,6 +1,7 @@
 //! Netlink sockets: entries of `files.img`.
 
-use super::sockets::{from_options, same_namespace, to_options};
+use super::options::{from_options, to_options};
+use super::sockets::same_namespace;
 use crate::error::BadField;
 use crate::messages::{FownEntry, NetlinkSkEntry};
 use crate::state::NetlinkSocket;

@@ -3,17 +3,18 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
+use super::options::{from_options, to_options};
 use super::{Reader, Writer, groups, raw};
 use crate::error::{BadField, BadImage};
 use crate::frame::FrameWriter;
 use crate::kind::ImageKind;
 use crate::messages::{
-    FilePermsEntry, FownEntry, InetSkEntry, IpOptsEntry, ScmEntry, SkOptEntry, SkOptsEntry,
-    SkPacketEntry, TcpOptsEntry, UnixSkEntry,
+    FilePermsEntry, FownEntry, InetSkEntry, IpOptsEntry, ScmEntry, SkPacketEntry, TcpOptsEntry,
+    UnixSkEntry,
 };
-use crate::state::check::{absolute_path, bounded_text};
+use crate::state::check::absolute_path;
 use crate::state::options::{self, SocketOption};
-use crate::state::{FileId, FileKind, InetSocket, Packet, SocketOptions, SocketState, UnixSocket};
+use crate::state::{FileId, FileKind, InetSocket, Packet, SocketState, UnixSocket};
 
 const STREAM: u32 = 1;
 const DATAGRAM: u32 = 2;
@@ -29,8 +30,6 @@ const SCM_RIGHTS: u32 = 1;
 const MOST_RIGHTS: usize = 254;
 /// sun_path, unix(7), with a NUL more.
 const LONGEST_NAME: usize = 109;
-/// IFNAMSIZ without its NUL.
-const LONGEST_DEVICE: usize = 15;
 
 impl SocketState {
     fn number(self) -> u32 {
@@ -60,118 +59,6 @@ impl SocketState {
             _ => Err(BadField::value(field, number, "a state, 1 to 11")),
         }
     }
-}
-
-pub(super) fn to_options(options: &SocketOptions) -> SkOptsEntry {
-    SkOptsEntry {
-        so_sndbuf: options.send_buffer,
-        so_rcvbuf: options.receive_buffer,
-        so_snd_tmo_sec: options.send_timeout.0,
-        so_snd_tmo_usec: options.send_timeout.1,
-        so_rcv_tmo_sec: options.receive_timeout.0,
-        so_rcv_tmo_usec: options.receive_timeout.1,
-        reuseaddr: Some(options.reuse_address),
-        so_priority: Some(options.priority),
-        so_rcvlowat: Some(options.receive_low_water),
-        so_mark: (options.mark != 0).then_some(options.mark),
-        so_passcred: options.pass_credentials.then_some(true),
-        so_passsec: None,
-        so_dontroute: Some(options.no_route),
-        so_no_check: Some(false),
-        so_bound_dev: options.bound_device.clone(),
-        so_filter: Vec::new(),
-        so_reuseport: Some(options.reuse_port),
-        so_broadcast: Some(options.broadcast),
-        so_keepalive: Some(options.keep_alive),
-        tcp_keepcnt: None,
-        tcp_keepidle: None,
-        tcp_keepintvl: None,
-        so_oobinline: Some(u32::from(options.oob_inline)),
-        so_linger: options.linger,
-        so_buf_lock: Some(options.buffer_lock),
-        more: options
-            .more
-            .iter()
-            .map(|SocketOption { level, name, value }| SkOptEntry {
-                level: *level,
-                name: *name,
-                value: value.clone(),
-            })
-            .collect(),
-    }
-}
-
-/// Options that this version does not know to be harmless are not set.
-fn more_from(entries: &[SkOptEntry]) -> Result<Vec<SocketOption>, BadField> {
-    let check = |entry: &SkOptEntry| {
-        let SkOptEntry { level, name, value } = entry;
-        if !SocketOption::is_known(*level, *name) {
-            return Err(BadField::unsupported("opts.more.name", "a socket option"));
-        }
-        if value.len() > SocketOption::LONGEST {
-            let most = "at most 16 bytes";
-            return Err(BadField::count("opts.more.value", value.len(), most));
-        }
-        Ok(SocketOption { level: *level, name: *name, value: value.clone() })
-    };
-    entries.iter().map(check).collect()
-}
-
-/// Options common to all sockets; CRIU before 4 kept those of TCP's keep-alive here too.
-pub(super) fn from_options(
-    entry: &SkOptsEntry,
-    tcp: Option<&TcpOptsEntry>,
-) -> Result<SocketOptions, BadField> {
-    let special = [
-        (entry.so_passsec == Some(true), "opts.so_passsec", "SO_PASSSEC"),
-        (entry.so_no_check == Some(true), "opts.so_no_check", "SO_NO_CHECK"),
-        (!entry.so_filter.is_empty(), "opts.so_filter", "a socket filter"),
-    ];
-    if let Some((_, field, what)) = special.iter().find(|(there, ..)| *there) {
-        return Err(BadField::unsupported(field, what));
-    }
-    if let Some(device) = &entry.so_bound_dev {
-        bounded_text("opts.so_bound_dev", device, LONGEST_DEVICE)?;
-    }
-    let micros = |field, micros| match micros {
-        0..1_000_000 => Ok(micros),
-        _ => Err(BadField::value(field, micros, "less than a second of microseconds")),
-    };
-    let yes = |flag: Option<bool>| flag.unwrap_or(false);
-    let keep = tcp.map_or((None, None, None), |tcp| (tcp.keepcnt, tcp.keepidle, tcp.keepintvl));
-    let old = (entry.tcp_keepcnt, entry.tcp_keepidle, entry.tcp_keepintvl);
-    let tcp_keep = match (keep, old) {
-        ((Some(count), Some(idle), Some(interval)), _) => Some([count, idle, interval]),
-        (_, (Some(count), Some(idle), Some(interval))) => Some([count, idle, interval]),
-        _ => None,
-    };
-    Ok(SocketOptions {
-        send_buffer: entry.so_sndbuf,
-        receive_buffer: entry.so_rcvbuf,
-        buffer_lock: entry.so_buf_lock.unwrap_or(0),
-        send_timeout: (
-            entry.so_snd_tmo_sec,
-            micros("opts.so_snd_tmo_usec", entry.so_snd_tmo_usec)?,
-        ),
-        receive_timeout: (
-            entry.so_rcv_tmo_sec,
-            micros("opts.so_rcv_tmo_usec", entry.so_rcv_tmo_usec)?,
-        ),
-        reuse_address: yes(entry.reuseaddr),
-        reuse_port: yes(entry.so_reuseport),
-        broadcast: yes(entry.so_broadcast),
-        keep_alive: yes(entry.so_keepalive),
-        pass_credentials: yes(entry.so_passcred),
-        oob_inline: entry.so_oobinline.unwrap_or(0) != 0,
-        no_route: yes(entry.so_dontroute),
-        priority: entry.so_priority.unwrap_or(0),
-        receive_low_water: entry.so_rcvlowat.unwrap_or(1),
-        mark: entry.so_mark.unwrap_or(0),
-        linger: entry.so_linger,
-        bound_device: entry.so_bound_dev.clone(),
-        tcp_keep,
-        more: more_from(&entry.more)?,
-    })
 }
 
 fn shutdown(field: &'static str, number: Option<i32>) -> Result<u32, BadField> {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use image::state::packet::{Device, Membership};
 use image::state::*;
 use pages::{SharedId, TaskId};
 
@@ -25,6 +26,8 @@ fn options() -> SocketOptions {
         linger: Some(5),
         bound_device: Some("eth0".into()),
         tcp_keep: Some([9, 77, 75]),
+        filter: vec![6, 0, 0, 0, 0xff, 0xff, 0, 0],
+        filter_locked: true,
         more: vec![
             SocketOption { level: 0, name: 2, value: vec![33, 0, 0, 0] },
             SocketOption { level: 6, name: 13, value: b"reno".to_vec() },
@@ -168,6 +171,32 @@ pub(super) fn files() -> Vec<File> {
                 groups: vec![1, 2, 64],
                 destination: Some((0, 2)),
                 options: SocketOptions { tcp_keep: None, ..options() },
+            }),
+        ),
+        (
+            100,
+            FileKind::Packet(PacketSocket {
+                kind: 3,
+                protocol: 0x0608,
+                device: Some(Device { index: 7, name: Some("eth0".into()) }),
+                memberships: vec![
+                    Membership {
+                        device: Device { index: 1, name: None },
+                        kind: 1,
+                        address: Vec::new(),
+                    },
+                    Membership {
+                        device: Device { index: 7, name: Some("eth0".into()) },
+                        kind: 0,
+                        address: vec![1, 0, 0x5e, 0, 0, 7],
+                    },
+                ],
+                fanout: Some(0x0001_0007),
+                options: SocketOptions {
+                    tcp_keep: None,
+                    more: vec![SocketOption { level: 263, name: 8, value: vec![1, 0, 0, 0] }],
+                    ..options()
+                },
             }),
         ),
         (

@@ -226,7 +226,8 @@ impl<'a> Files<'a> {
             | FileKind::Fifo(_)
             | FileKind::Unix(_)
             | FileKind::Inet(_)
-            | FileKind::Netlink(_) => Err(BadCheckpoint::File(file.id).into()),
+            | FileKind::Netlink(_)
+            | FileKind::Packet(_) => Err(BadCheckpoint::File(file.id).into()),
         }
     }
 

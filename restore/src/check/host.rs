@@ -1,6 +1,6 @@
 //! Processor, kernel, rights and limits.
 
-use image::plan::{CONTAINER, CRIU, Plan, Refusal, SYSTEM_V_IPC, TCP_ESTABLISHED};
+use image::plan::{CONTAINER, CRIU, INTERFACE, Plan, Refusal, SYSTEM_V_IPC, TCP_ESTABLISHED};
 use nix::libc;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::utsname::uname;
@@ -77,7 +77,8 @@ pub(super) fn check_native(plan: &Plan, refusals: &mut Vec<Refusal>) {
         let hint = "run the same kernel build on both hosts";
         refusals.push(Refusal::new("[vdso]", HERE, kernel).hint(hint));
     }
-    let known = |need: &str| [TCP_ESTABLISHED, SYSTEM_V_IPC].contains(&need);
+    let known =
+        |need: &str| [TCP_ESTABLISHED, SYSTEM_V_IPC].contains(&need) || need.starts_with(INTERFACE);
     for need in plan.needs.iter().filter(|need| !known(need)) {
         let (reason, hint) = match need.as_str() {
             CRIU => ("only a stock CRIU can restore it", "use `--engine criu` here too"),

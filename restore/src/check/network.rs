@@ -6,9 +6,10 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use image::plan::{Listener, Plan, Protocol, Refusal, TCP_ESTABLISHED};
+use image::plan::{INTERFACE, Listener, Plan, Protocol, Refusal, TCP_ESTABLISHED};
 use nix::errno::Errno;
 use nix::libc;
+use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, UnixAddr, bind, connect,
     socket,
@@ -40,6 +41,12 @@ pub(super) fn check(plan: &Plan, options: BuildOptions, refusals: &mut Vec<Refus
             let object = format!("{} socket on {}", listener.protocol, listener.address);
             refusals.push(explain(Refusal::new(object, HERE, reason(errno)), errno));
         }
+    }
+    let names = plan.needs.iter().filter_map(|need| need.strip_prefix(INTERFACE));
+    for name in names.filter(|name| if_nametoindex(*name).is_err()) {
+        let object = format!("interface {name}");
+        let hint = "make one of this name here (ip link add NAME type dummy)";
+        refusals.push(Refusal::new(object, HERE, "there is no such interface").hint(hint));
     }
     for name in &plan.unix_names {
         if let Err(reason) = try_name(name) {
@@ -172,6 +179,16 @@ mod tests {
         let foreign = "192.0.2.77:4000".parse().expect("an address");
         let refusal = refused(Protocol::Tcp, foreign).expect("not ours");
         assert!(refusal.contains("no interface has the address"), "{refusal}");
+    }
+
+    #[test]
+    fn an_interface_that_is_not_here_is_named() {
+        let mut plan = crate::check::tests::easy();
+        plan.needs = ["lo", "nosuch7"].map(|name| format!("{INTERFACE}{name}")).to_vec();
+        let mut refusals = Vec::new();
+        check(&plan, BuildOptions::default(), &mut refusals);
+        let objects: Vec<&str> = refusals.iter().map(|one| one.object.as_str()).collect();
+        assert_eq!(objects, ["interface nosuch7"]);
     }
 
     #[test]

@@ -44,6 +44,21 @@ pub(crate) fn new([family, kind, protocol]: [i32; 3]) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// bind(2) of a packet socket: to a protocol in network order and an interface, packet(7).
+pub(crate) fn bind_packets(fd: BorrowedFd<'_>, protocol: u16, device: u32) -> io::Result<()> {
+    const PACKET: u16 = 17; // AF_PACKET
+    const { assert!(PACKET as i32 == libc::AF_PACKET) };
+    // SAFETY: all zeros is a valid struct sockaddr_ll.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = PACKET;
+    address.sll_protocol = protocol;
+    address.sll_ifindex = device.cast_signed();
+    let size = libc::socklen_t::try_from(size_of_val(&address)).expect("20");
+    // SAFETY: the kernel reads the `size` bytes of `address`.
+    let result = unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), size) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// What recvmsg(2) found when it only looked.
 #[derive(Debug)]
 pub struct Peeked {
@@ -130,6 +145,43 @@ pub(crate) fn set(fd: BorrowedFd<'_>, level: i32, option: i32, value: &[u8]) -> 
     // SAFETY: the kernel reads the `len` bytes of `value`.
     let result =
         unsafe { libc::setsockopt(fd.as_raw_fd(), level, option, value.as_ptr().cast(), len) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// The program of classic BPF that a socket has (SO_GET_FILTER, Linux 4.4), eight bytes an instruction;
+/// none, no program. EACCES: it is another kind of program.
+pub(crate) fn filter(fd: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
+    let mut program = vec![0_u64; MOST_INSTRUCTIONS];
+    // The kernel counts in instructions here, not in bytes.
+    let mut count = libc::socklen_t::try_from(program.len()).expect("4096");
+    let (fd, into) = (fd.as_raw_fd(), program.as_mut_ptr().cast());
+    // SAFETY: the kernel writes at most `count` instructions of eight bytes, the room of `program`, and
+    // then `count`; any bits are valid in it.
+    let result = unsafe {
+        libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_GET_FILTER, into, &raw mut count)
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    program.truncate(count as usize);
+    Ok(program.into_iter().flat_map(u64::to_ne_bytes).collect())
+}
+
+/// BPF_MAXINSNS, linux/bpf_common.h.
+const MOST_INSTRUCTIONS: usize = 4096;
+
+/// Gives a socket such a program (SO_ATTACH_FILTER).
+pub(crate) fn attach_filter(fd: BorrowedFd<'_>, program: &[u8]) -> io::Result<()> {
+    let word = |eight: &[u8]| u64::from_ne_bytes(eight.try_into().expect("eight bytes"));
+    let mut instructions: Vec<u64> = program.chunks_exact(8).map(word).collect();
+    let count = u16::try_from(instructions.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let program = libc::sock_fprog { len: count, filter: instructions.as_mut_ptr().cast() };
+    let size = libc::socklen_t::try_from(size_of_val(&program)).expect("16");
+    let (fd, from) = (fd.as_raw_fd(), (&raw const program).cast());
+    // SAFETY: the kernel reads `program` and the `count` instructions it points to, which live on; it
+    // checks them itself.
+    let result =
+        unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, from, size) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 

@@ -5,6 +5,7 @@ mod forged;
 mod inet;
 mod netlink;
 pub(crate) mod options;
+mod packet;
 mod streams;
 mod unix;
 
@@ -12,7 +13,9 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use image::state::{File, FileId, FileKind, InetSocket, NetlinkSocket, UnixSocket};
+use image::state::{
+    File, FileId, FileKind, InetSocket, NetlinkSocket, PacketSocket, SocketOptions, UnixSocket,
+};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{Shutdown, shutdown};
 use nix::sys::stat::lstat;
@@ -20,7 +23,7 @@ use nix::sys::stat::lstat;
 use tracee::net::HostAddress;
 
 use super::files::{View, status_flags};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, errno_of};
 use crate::takeover::Takeover;
 use streams::Streams;
 
@@ -76,10 +79,13 @@ impl Sockets {
             _ => None,
         });
         netlink::make_all(&netlink.collect::<Vec<Named<'_, NetlinkSocket>>>(), open)?;
-        for file in files {
-            let is_socket =
-                matches!(file.kind, FileKind::Unix(_) | FileKind::Inet(_) | FileKind::Netlink(_));
-            if let Some(socket) = open.get(&file.id).filter(|_| is_socket) {
+        let packet = files.iter().filter_map(|file| match &file.kind {
+            FileKind::Packet(socket) => Some((*file, socket)),
+            _ => None,
+        });
+        packet::make_all(&packet.collect::<Vec<Named<'_, PacketSocket>>>(), open)?;
+        for file in files.iter().filter(|file| options_of(file).is_some()) {
+            if let Some(socket) = open.get(&file.id) {
                 let keep = OFlag::O_NONBLOCK | OFlag::O_ASYNC;
                 let flags = FcntlArg::F_SETFL(status_flags(file.flags) & keep);
                 let failed = |errno| Error::Object { file: file.id, act: "set flags", errno };
@@ -96,7 +102,17 @@ impl Sockets {
         view: &View,
         open: &mut HashMap<FileId, OwnedFd>,
     ) -> Result<()> {
-        unix::fill_all(&unix_among(files), view, self, open)
+        unix::fill_all(&unix_among(files), view, self, open)?;
+        // Packet sockets have theirs before they are bound.
+        let others = files.iter().filter(|file| !matches!(file.kind, FileKind::Packet(_)));
+        for file in others {
+            if let Some((options, socket)) = options_of(file).zip(open.get(&file.id)) {
+                let act = "attach a filter to a socket";
+                let failed = |error| Error::Object { file: file.id, act, errno: errno_of(&error) };
+                options::attach_filter(socket, options).map_err(failed)?;
+            }
+        }
+        Ok(())
     }
 
     /// The tree may run: its addresses come here, and its connections speak.
@@ -118,6 +134,17 @@ impl Sockets {
         if let Ok(stat) = lstat(&path) {
             self.nodes.push(Node { path, device: stat.st_dev, inode: stat.st_ino });
         }
+    }
+}
+
+/// None of other files.
+fn options_of(file: &File) -> Option<&SocketOptions> {
+    match &file.kind {
+        FileKind::Unix(socket) => Some(&socket.options),
+        FileKind::Inet(socket) => Some(&socket.options),
+        FileKind::Netlink(socket) => Some(&socket.options),
+        FileKind::Packet(socket) => Some(&socket.options),
+        _ => None,
     }
 }
 

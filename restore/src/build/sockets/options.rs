@@ -59,6 +59,14 @@ pub(crate) fn apply(socket: &impl AsFd, options: &SocketOptions) -> Result<()> {
     Ok(())
 }
 
+/// The program that looks at what comes in: when what waited before is in already.
+pub(crate) fn attach_filter(socket: &impl AsFd, options: &SocketOptions) -> Result<()> {
+    if !options.filter.is_empty() {
+        tracee::host::attach_filter(socket.as_fd(), &options.filter)?;
+    }
+    number(socket.as_fd(), libc::SO_LOCK_FILTER, u32::from(options.filter_locked))
+}
+
 /// IP_TRANSPARENT (ip(7)): the socket may have an address that this host has not got yet.
 pub(crate) fn set_transparent(fd: BorrowedFd<'_>, family: u32, on: bool) -> Result<()> {
     const IPV6_TRANSPARENT: i32 = 75; // linux/in6.h
