@@ -62,7 +62,7 @@ impl Rounds {
     ///
     /// `shared`: shared memory takes part.
     pub(crate) fn begin(held: &mut Held, early: Collected, shared: bool) -> tracee::Result<Self> {
-        let root = held.processes().first().map_or(HostPid(0), |process| process.pid);
+        let root = held.processes().first().map_or(HostPid(0), |process| process.number);
         let mut tracker = Tracker::of(root)?;
         for process in held.processes() {
             tracker.add(Tracked::arm(process.leader())?);

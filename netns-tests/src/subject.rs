@@ -52,7 +52,7 @@ enum Language {
 
 impl Subject {
     /// Every subject in C: the file names in `subjects/`.
-    pub const ALL: [&str; 37] = [
+    pub const ALL: [&str; 38] = [
         "churn",
         "commons",
         "creds",
@@ -62,6 +62,7 @@ impl Subject {
         "files",
         "filler",
         "forks",
+        "headless",
         "heartbeat",
         "ipc",
         "locks",

@@ -68,7 +68,7 @@ macro_rules! round_trips {
 }
 
 round_trips! {
-    creds datagrams events fifos files filler forks heartbeat ipc memory netlink packets pipes places posix ptys raw registers rseq rules settings signals
+    creds datagrams events fifos files filler forks headless heartbeat ipc memory netlink packets pipes places posix ptys raw registers rseq rules settings signals
     sockets sysv threads timers watches zombie
 }
 

@@ -70,6 +70,7 @@ impl Tracked {
     pub fn arm(task: &mut Stopped) -> Result<Self> {
         offered()?;
         let pid = HostPid(crate::proc::status::Status::read(task.tid())?.tgid);
+        let pid = children::shown_as(pid);
         let gate = gate_of(pid)?;
         let mut loan = Borrowed::enter(task)?;
         let uffd = Uffd::create_in(loan.task(), gate, Faults::UserOnly, Features::TRACK);
@@ -77,7 +78,7 @@ impl Tracked {
         Ok(Self { pid, uffd: uffd?, pagemap: Pagemap::open(pid)? })
     }
 
-    /// The process.
+    /// The process, as /proc shows it.
     pub fn pid(&self) -> HostPid {
         self.pid
     }
@@ -246,23 +247,24 @@ fn seize_and_arm(pid: HostPid) -> Result<(Tracked, Duration)> {
     Ok((tracked, begun.elapsed()))
 }
 
-/// The processes of a tree that have memory, while they come and go.
+/// The processes of a tree that have memory, while they come and go, as /proc shows them.
 fn living(root: HostPid) -> Result<BTreeSet<HostPid>> {
-    let mut all = BTreeSet::new();
+    let (mut all, mut seen) = (BTreeSet::new(), BTreeSet::from([root]));
     let mut next = vec![root];
     while let Some(pid) = next.pop() {
-        match Stat::read(pid) {
+        let shown = children::shown_as(pid);
+        match Stat::read(shown) {
             Ok(stat) if !matches!(stat.state, 'Z' | 'X') => {}
             Ok(_) => continue,
             Err(error) if error.is_gone() => continue,
             Err(error) => return Err(error),
         }
         match children::of_process(pid) {
-            Ok(children) => next.extend(children.into_iter().filter(|pid| !all.contains(pid))),
+            Ok(children) => next.extend(children.into_iter().filter(|pid| seen.insert(*pid))),
             Err(error) if error.is_gone() => continue,
             Err(error) => return Err(error),
         }
-        all.insert(pid);
+        all.insert(shown);
     }
     Ok(all)
 }

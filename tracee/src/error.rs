@@ -75,12 +75,6 @@ pub enum Error {
         /// Its tracer.
         tracer: HostPid,
     },
-    /// The main thread of a process has ended while others go on: such a process cannot be held.
-    #[error("seize process {pid}: its main thread has ended while others go on")]
-    LeaderGone {
-        /// Which process.
-        pid: HostPid,
-    },
     /// The task did not come to a stop in time: it sleeps in the kernel and cannot be disturbed, or
     /// gets no CPU. It stops when it wakes, so the tracing thread should end to set it free.
     #[error("stop task {pid} in time")]

@@ -14,14 +14,17 @@ use crate::{Error, HostPid, Result, Stopped, sys};
 /// One process of a held tree.
 #[derive(Debug)]
 pub struct HeldProcess {
-    /// Its number.
+    /// The number under which /proc shows its memory and its files: its own, or, if the main thread
+    /// has ended, that of the first thread that lives.
     pub pid: HostPid,
-    /// Every thread; the leader first, then ascending.
+    /// Its own number, which is its main thread's.
+    pub number: HostPid,
+    /// Every thread that lives; the leader first, then ascending.
     pub threads: Vec<Stopped>,
 }
 
 impl HeldProcess {
-    /// The main thread.
+    /// The main thread; if it has ended, the first that lives.
     pub fn leader(&mut self) -> &mut Stopped {
         &mut self.threads[0]
     }
@@ -101,8 +104,8 @@ impl Held {
                 break;
             }
             if !threads.is_empty() && fresh == [pid] && state_of(pid)? == 'Z' {
-                // Everyone else stands, so it is not just on its way out.
-                return Err(Error::LeaderGone { pid });
+                // Everyone else stands, so it is not just on its way out: others live on without it.
+                break;
             }
             let before = threads.len();
             // All are told to stop before any is waited for.
@@ -138,10 +141,7 @@ impl Held {
             return Ok(false);
         }
         threads.sort_by_key(|thread| (thread.tid() != pid, thread.tid()));
-        if threads[0].tid() != pid {
-            return Err(Error::LeaderGone { pid });
-        }
-        self.processes.push(HeldProcess { pid, threads });
+        self.processes.push(HeldProcess { pid: threads[0].tid(), number: pid, threads });
         Ok(true)
     }
 
@@ -192,7 +192,7 @@ impl Held {
     /// Kills everyone with SIGKILL, the root last, and waits until each is dead. What is our own
     /// child is reaped; the root otherwise stays for its parent.
     pub fn kill(mut self) -> Result<()> {
-        for HeldProcess { pid, threads } in self.processes.drain(..).rev() {
+        for HeldProcess { number: pid, threads, .. } in self.processes.drain(..).rev() {
             match sys::process::kill(pid.0, libc::SIGKILL) {
                 Ok(()) | Err(Errno::ESRCH) => {}
                 Err(errno) => return Err(Error::os("kill", pid)(errno)),

@@ -17,7 +17,7 @@ pub use crate::sys::sched::CpuSet;
 pub use crate::sys::socket::Peeked;
 use crate::{Error, HostPid, Result, sys};
 
-/// pidfd_open(2), Linux 5.3.
+/// pidfd_open(2), Linux 5.3; of a thread that is no main thread, Linux 6.9.
 pub fn pidfd_open(pid: HostPid) -> Result<OwnedFd> {
     sys::process::pidfd_open(pid.0).map_err(Error::os("open", pid))
 }

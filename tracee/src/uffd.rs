@@ -45,6 +45,7 @@ use std::sync::OnceLock;
 use nix::errno::Errno;
 use pages::{ByteCount, PageCount, PageIndex, PageRange, VirtAddr};
 
+use crate::proc::children::shown_as;
 use crate::proc::status::Status;
 use crate::sys::uffd::{self as sys, Event, Range};
 use crate::{Error, HostPid, Result, Stopped, gate_call, host};
@@ -221,7 +222,7 @@ impl Uffd {
         let only = if faults == Faults::UserOnly { sys::USER_MODE_ONLY } else { 0 };
         let flags = libc::O_CLOEXEC | libc::O_NONBLOCK | only;
         let pid = task.tid();
-        let process = host::pidfd_open(HostPid(Status::read(pid)?.tgid))?;
+        let process = host::pidfd_open(shown_as(HostPid(Status::read(pid)?.tgid)))?;
         let flags = u64::from(flags.cast_unsigned());
         let refused = |act| move |errno| Error::Injected { act, pid, errno };
         let number = gate_call(task, gate, libc::SYS_userfaultfd, &[flags])?

@@ -245,8 +245,13 @@ fn impossible_targets_are_refused_by_name() {
     assert!(gone.is_gone(), "{gone}");
     let headless = Subject::ready(&["headless"]);
     eventually("its main thread to end", || state(headless.pid()) == 'Z');
-    let error = Held::freeze(headless.pid(), PATIENCE).map(drop).expect_err("headless");
-    assert!(matches!(error, Error::LeaderGone { .. }), "{error}");
+    let mut held = Held::freeze(headless.pid(), PATIENCE).expect("others live on");
+    let [process] = held.processes() else { panic!("one process") };
+    assert_eq!(process.number, headless.pid());
+    assert_ne!(process.pid, headless.pid());
+    assert_eq!(process.threads[0].tid(), process.pid);
+    assert!(Memory::open(process.pid).is_ok());
+    held.kill().expect("killed");
 }
 
 #[test]

@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 
 use tracee::HostPid;
+use tracee::proc::children::shown_as;
 use tracee::proc::maps::{self, Mapping};
 use tracee::proc::status::Status;
 
@@ -27,6 +28,7 @@ const MANY: usize = 1000;
 impl Advised {
     /// Looks at those of `pids` that are large.
     pub(super) fn sample(pids: &[HostPid]) -> Self {
+        let pids: Vec<HostPid> = pids.iter().map(|pid| shown_as(*pid)).collect();
         let large = pids.iter().filter(|pid| {
             Status::read(**pid).is_ok_and(|status| status.vm_rss + status.vm_swap >= LARGE)
                 || maps::read(**pid).is_ok_and(|mappings| mappings.len() >= MANY)

@@ -44,7 +44,9 @@ impl Waits {
             let Some((living, pid)) = task.living().zip(host(task.id)) else { continue };
             let process = held.processes().iter().find(|process| process.pid == pid);
             let threads = process.map_or(&[][..], |process| &process.threads);
-            for (stopped, thread) in threads.iter().zip(&living.threads) {
+            // A main thread that has ended is no longer held.
+            let ended = living.threads.len().saturating_sub(threads.len());
+            for (stopped, thread) in threads.iter().zip(&living.threads[ended..]) {
                 let regs = &thread.regs;
                 // Wound back, the number is where the call takes it from.
                 if ![NANOSLEEP, CLOCK_NANOSLEEP, POLL, FUTEX].contains(&regs.ax) {

@@ -13,6 +13,7 @@ mod advised;
 mod asked;
 mod carried;
 mod creds;
+mod ended;
 mod files;
 mod ghosts;
 mod groups;
@@ -158,7 +159,7 @@ pub fn collect(
 ) -> Result<Collected, CollectError> {
     let mut refusals = Refusals::default();
     let family = Family::of(held)?;
-    let members: Vec<HostPid> = family.members.iter().map(|member| member.pid).collect();
+    let members: Vec<HostPid> = family.members.iter().map(|member| member.number).collect();
     let mut files = Files::new(options, plan.shell_job, members.iter().copied());
     let judge = Judge::new(family.root);
     let mut checkpoint = Checkpoint {
@@ -186,7 +187,7 @@ pub fn collect(
         for trouble in judge.process(pid, &member.stat) {
             refusals.add(trouble, whose.process());
         }
-        if let Some(parent) = member.parent {
+        if let Some(parent) = family.parent(member) {
             for trouble in task::sharing(pid, parent) {
                 refusals.add(trouble, whose.process());
             }
@@ -209,6 +210,11 @@ pub fn collect(
             ids.insert(pid, task.id);
             checkpoint.tasks.push(task);
         }
+    }
+    let headless = family.members.iter().filter(|member| member.number != member.pid);
+    let headless: Vec<TaskId> = headless.map(|member| tree::id(member.number)).collect();
+    for (trouble, task) in ended::troubles(&checkpoint.tasks, &headless) {
+        refusals.add(trouble, format!("process {}", task.0));
     }
     files.read_queues(&mut refusals)?;
     let segments = files.settle_segments(&mut refusals);
@@ -261,7 +267,10 @@ fn shared_table(
 
 /// One process of the tree.
 struct Member {
+    /// Under which /proc shows it ([`tracee::HeldProcess::pid`]).
     pid: HostPid,
+    number: HostPid,
+    /// Its number.
     parent: Option<HostPid>,
     stat: Stat,
     /// Index among the held processes; `None` for a zombie.
@@ -270,6 +279,7 @@ struct Member {
 
 /// The tree by parents, which may have changed since the processes were found.
 struct Family {
+    /// Under which /proc shows it.
     root: HostPid,
     /// Parents before children.
     members: Vec<Member>,
@@ -277,26 +287,27 @@ struct Family {
 
 impl Family {
     fn of(held: &mut Held) -> Result<Self, CollectError> {
-        let living: Vec<_> = held.processes().iter().map(|process| process.pid).collect();
-        let all = living.iter().enumerate().map(|(at, pid)| (*pid, Some(at)));
-        let all = all.chain(held.zombies().iter().map(|pid| (*pid, None)));
+        let living: Vec<_> =
+            held.processes().iter().map(|process| (process.number, process.pid)).collect();
+        let all = living.iter().enumerate().map(|(at, numbers)| (*numbers, Some(at)));
+        let all = all.chain(held.zombies().iter().map(|pid| ((*pid, *pid), None)));
         let mut orphans: HashMap<HostPid, Vec<Member>> = HashMap::new();
         let mut members: Vec<Member> = Vec::new();
-        let root =
+        let (first, root) =
             *living.first().ok_or(CollectError::Nonsense { what: "the tree", pid: HostPid(0) })?;
-        for (pid, at) in all {
+        for ((number, pid), at) in all {
             let stat = Stat::read(pid)?;
             let parent = HostPid(stat.ppid);
-            if pid == root {
-                members.push(Member { pid, parent: None, stat, at });
+            if number == first {
+                members.push(Member { pid, number, parent: None, stat, at });
             } else {
-                let member = Member { pid, parent: Some(parent), stat, at };
+                let member = Member { pid, number, parent: Some(parent), stat, at };
                 orphans.entry(parent).or_default().push(member);
             }
         }
         let mut next = 0;
         while let Some(member) = members.get(next) {
-            let children = orphans.remove(&member.pid);
+            let children = orphans.remove(&member.number);
             members.extend(children.into_iter().flatten());
             next += 1;
         }
@@ -304,6 +315,12 @@ impl Family {
             Some(lost) => Err(CollectError::Nonsense { what: "the parent", pid: lost.pid }),
             None => Ok(Self { root, members }),
         }
+    }
+
+    /// Under which number /proc shows the parent of a member.
+    fn parent(&self, member: &Member) -> Option<HostPid> {
+        let parent = member.parent?;
+        self.members.iter().find(|other| other.number == parent).map(|other| other.pid)
     }
 }
 

@@ -9,7 +9,7 @@ use tracee::{HeldProcess, HostPid, Memory, StopKind, find_gate};
 
 use super::files::Files;
 use super::threads::Resting;
-use super::{CollectOptions, Member, Refusals, asked, creds, mm, settings, signals};
+use super::{CollectOptions, Member, Refusals, asked, creds, ended, mm, settings, signals};
 use crate::error::CollectError;
 use crate::survey::refusals::{Trouble, Whose};
 use crate::survey::task as judge;
@@ -33,8 +33,9 @@ impl Living<'_> {
         refusals: &mut Refusals,
         options: &CollectOptions,
     ) -> Result<Option<(Task, mm::Contents)>, CollectError> {
-        let Self { member: Member { pid, stat, parent, .. }, whose, table, .. } = *self;
-        let pid = *pid;
+        let Self { member: Member { pid, number: own, stat, parent, .. }, whose, table, .. } =
+            *self;
+        let (pid, own) = (*pid, *own);
         let before = refusals.len();
         let memory = Memory::open(pid)?;
         let resting = self.rest(held, &memory, refusals, options)?;
@@ -72,6 +73,9 @@ impl Living<'_> {
         for ((thread, told), stopped) in resting.into_iter().zip(asked.threads).zip(&held.threads) {
             threads.push(thread.awake(told, signals::pending(stopped, false)?));
         }
+        if let Some(first) = threads.first().filter(|_| own != pid) {
+            threads.insert(0, ended::main_thread(own, first, gate)?);
+        }
         let leader = held.leader();
         let stopped_by = match leader.stop_kind() {
             StopKind::GroupStop(signal) => Some(signal.unsigned_abs()),
@@ -79,7 +83,7 @@ impl Living<'_> {
         };
         let told = (asked.brk, asked.dumpable, asked.thp_disabled);
         let (mm, contents) = layout.finish(pid, stat, exe, told, options.memory)?;
-        let outside = settings::from_outside(pid, stat.session == pid.0);
+        let outside = settings::from_outside(pid, stat.session == own.0);
         let living = image::state::Living {
             threads,
             stopped_by,
@@ -99,7 +103,7 @@ impl Living<'_> {
             flags: stat.flags,
         };
         let body = Body::Living(Box::new(living));
-        Ok(Some((task(pid, parent.map(id), stat, body), contents)))
+        Ok(Some((task(own, parent.map(id), stat, body), contents)))
     }
 
     /// Reads every thread before anything runs in one.
@@ -141,7 +145,7 @@ pub(super) fn gate(memory: &Memory, vdso: PageRange) -> Option<VirtAddr> {
 /// A process that has ended.
 pub(super) fn zombie(member: &Member) -> Result<Task, CollectError> {
     let body = Body::Zombie { comm: comm(member.pid)?, status: member.stat.exit_code };
-    Ok(task(member.pid, member.parent.map(id), &member.stat, body))
+    Ok(task(member.number, member.parent.map(id), &member.stat, body))
 }
 
 fn task(pid: HostPid, parent: Option<TaskId>, stat: &Stat, body: Body) -> Task {

@@ -10,6 +10,7 @@ use image::state::{InetSocket, SocketState, UnixSocket, Watch};
 use nix::libc;
 use tracee::HostPid;
 use tracee::host::{pidfd_getfd, pidfd_open};
+use tracee::proc::children::shown_as;
 use tracee::proc::fdinfo::{Extra, FdInfo};
 
 use super::descriptor::{Allowed, OpenOn, open_at, plain_memory};
@@ -25,7 +26,7 @@ use crate::collect::streams::ends_of;
 /// A file through which devices write straight into the memory of the tree (O_DIRECT): no kernel
 /// tells of such writes as it does of others. `None` if there is none now.
 pub(crate) fn direct(root: HostPid) -> Option<String> {
-    tree::processes(root).into_iter().find_map(|pid| {
+    tree::processes(root).into_iter().map(shown_as).find_map(|pid| {
         tree::descriptors(pid).ok()?.into_iter().find_map(|number| {
             let info = FdInfo::read(pid, number.cast_signed()).ok()?;
             let link = fs::read_link(format!("/proc/{}/fd/{number}", pid.0)).ok()?;

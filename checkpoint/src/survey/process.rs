@@ -1,6 +1,6 @@
 //! Looks at the processes of a tree one by one, and gathers what the plan says of them all.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -8,10 +8,11 @@ use std::path::PathBuf;
 use image::plan::{Listener, PlannedTask, Refusal};
 use tracee::HostPid;
 use tracee::net::NetworkLock;
+use tracee::proc::children::{self, shown_as};
 use tracee::proc::maps::{self, Mapping};
 use tracee::proc::stat::Stat;
 use tracee::proc::status::Status;
-use tracee::proc::{children, timers};
+use tracee::proc::timers;
 
 use super::guards::Guards;
 use super::host::vdso_hash;
@@ -53,6 +54,8 @@ pub(crate) struct Look<'o> {
     /// Interfaces that sockets name.
     pub(crate) interfaces: BTreeSet<String>,
     guards: Guards,
+    /// Under which numbers /proc shows the processes.
+    shown: HashMap<HostPid, HostPid>,
 }
 
 impl<'o> Look<'o> {
@@ -62,7 +65,7 @@ impl<'o> Look<'o> {
         let sockets = SocketTables::read();
         Ok(Self {
             options,
-            judge: Judge::new(root),
+            judge: Judge::new(shown_as(root)),
             sockets: sockets
                 .map_err(|source| SurveyError::Host { act: "ask for all sockets", source })?,
             refusals: Vec::new(),
@@ -81,6 +84,7 @@ impl<'o> Look<'o> {
             objects: 0,
             interfaces: BTreeSet::new(),
             guards: Guards::default(),
+            shown: HashMap::new(),
         })
     }
 
@@ -167,21 +171,16 @@ impl<'o> Look<'o> {
 
     /// Looks at one; `None` if it went away.
     fn process(&mut self, pid: HostPid, earlier: &[HostPid]) -> Option<()> {
-        let stat = Stat::read(pid).ok()?;
-        let whose = Whose { pid, comm: crate::collect::comm(pid).ok()? };
+        let shown = shown_as(pid);
+        self.shown.insert(pid, shown);
+        let stat = Stat::read(shown).ok()?;
+        let whose = Whose { pid: shown, comm: crate::collect::comm(pid).ok()? };
         let parent = earlier.contains(&HostPid(stat.ppid)).then_some(HostPid(stat.ppid));
-        for trouble in self.judge.process(pid, &stat) {
+        for trouble in self.judge.process(shown, &stat) {
             self.refuse(trouble, whose.process());
         }
         let threads = children::threads(pid).ok()?;
         if stat.state == 'Z' || stat.state == 'X' {
-            // Its memory and descriptors are shown under no number of its own any more, and images
-            // have no place for such a thread.
-            if threads.len() > 1 {
-                let reason = "its main thread has ended while others go on";
-                self.refuse(Trouble::new("", reason), whose.process());
-                return Some(());
-            }
             self.tasks.push(planned(pid, parent, whose.comm, &[pid]));
             return Some(());
         }
@@ -189,16 +188,18 @@ impl<'o> Look<'o> {
             return Some(());
         }
         for other in earlier {
-            for trouble in task::sharing(pid, *other) {
+            let other = self.shown.get(other).copied().unwrap_or(*other);
+            for trouble in task::sharing(shown, other) {
                 self.refuse(trouble, whose.process());
             }
         }
-        threads.iter().for_each(|tid| self.thread(&whose, *tid));
+        let living = threads.iter().filter(|tid| **tid != pid || shown == pid);
+        living.for_each(|tid| self.thread(&whose, *tid));
         self.memory(&whose);
         self.places(&whose);
         self.descriptors(&whose);
         self.clocks(&whose);
-        if let Ok(limits) = tracee::host::rlimits(pid) {
+        if let Ok(limits) = tracee::host::rlimits(shown) {
             for (highest, (_, hard)) in self.hard_limits.iter_mut().zip(limits) {
                 *highest = (*highest).max(hard);
             }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::Source;
+use super::stat::Stat;
 use crate::{Error, HostPid, Result};
 
 const CHILDREN: Source = Source("/proc/PID/task/TID/children");
@@ -19,6 +20,17 @@ pub fn threads(pid: HostPid) -> Result<Vec<HostPid>> {
     }
     tids.sort_unstable();
     Ok(tids)
+}
+
+/// The number under which /proc shows memory and files of process `pid`: if its main thread has ended,
+/// that is the one of the first thread that lives. Without any, or if it is gone, `pid`.
+pub fn shown_as(pid: HostPid) -> HostPid {
+    let ended = |tid| Stat::read(tid).map_or(true, |stat| matches!(stat.state, 'Z' | 'X'));
+    if !ended(pid) {
+        return pid;
+    }
+    let others = threads(pid).unwrap_or_default();
+    others.into_iter().find(|tid| *tid != pid && !ended(*tid)).unwrap_or(pid)
 }
 
 /// The child processes a thread has made (or inherited), zombies included.

@@ -14,10 +14,16 @@ fn new_fd(result: c_long) -> nix::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// pidfd_open(2), Linux 5.3.
+/// pidfd_open(2), Linux 5.3; of a thread that is no main thread, Linux 6.9.
 pub(crate) fn pidfd_open(pid: i32) -> nix::Result<OwnedFd> {
+    const PIDFD_THREAD: i32 = libc::O_EXCL;
     // SAFETY: numbers only.
-    new_fd(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })
+    let open = |flags: i32| new_fd(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, flags) });
+    match open(0) {
+        // Which of the two differs by kernel.
+        Err(Errno::EINVAL | Errno::ENOENT) => open(PIDFD_THREAD),
+        opened => opened,
+    }
 }
 
 /// pidfd_getfd(2), Linux 5.6: our own descriptor on the same open file.
