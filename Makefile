@@ -22,10 +22,11 @@ check:
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items
 
-## Figures for BENCHMARKS.md (needs root; all take some 40 minutes, `target/release/qmig-bench TABLE…` does some).
+## Figures for BENCHMARKS.md, and the page and records of every trial in target/benchmarks (needs root; all take some
+## 40 minutes, `target/release/qmig-bench TABLE…` does some).
 bench: install-needs
 	$(CARGO) build --release --workspace --bins
-	$(BUILD_ROOT)/release/qmig-bench
+	$(BUILD_ROOT)/release/qmig-bench --out $(BUILD_ROOT)/benchmarks
 
 ## Man pages and shell completions, into target/docs.
 docs:

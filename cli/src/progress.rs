@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::{TimeVal, TimeValLike as _};
+use nix::time::{ClockId, clock_gettime};
 use pages::ByteCount;
 use serde_json::{Value, json};
 use transport::event::{Event, Watch};
@@ -104,7 +105,8 @@ impl Progress {
             return;
         }
         let at_us = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let mut line = json!({ "event": name, "at_us": at_us });
+        let clock = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| now.num_microseconds());
+        let mut line = json!({ "event": name, "at_us": at_us, "monotonic_us": clock });
         if let (Some(line), Some(fields)) = (line.as_object_mut(), fields.as_object_mut()) {
             line.append(fields);
         }
@@ -262,6 +264,7 @@ impl Watch for Progress {
                 self.say(&format!("every page is here; {}; {all}", in_words(&faults)));
                 self.emit("drained", json!({ "faults": faults_json(&faults, Some(all)) }));
             }
+            Event::Parted(link) => self.emit("parted", json!({ "link": link_json(&link) })),
             Event::Warning { text } => {
                 self.say(&format!("warning: {text}"));
                 self.emit("warning", json!({ "text": text }));
@@ -322,7 +325,10 @@ fn link_json(link: &LinkStats) -> Value {
         .lanes
         .iter()
         .map(|lane| {
-            let fields = json!({ "sent_bytes": lane.sent.0, "received_bytes": lane.received.0 });
+            let fields = json!({
+                "sent_bytes": lane.sent.0, "sent_frames": lane.sent_frames,
+                "received_bytes": lane.received.0, "received_frames": lane.received_frames,
+            });
             (lane.lane.name().to_owned(), fields)
         })
         .collect();
@@ -332,6 +338,7 @@ fn link_json(link: &LinkStats) -> Value {
         "bytes_per_second": link.rate.map(|rate| rate.0),
         "congestion_window": link.congestion_window.0,
         "sent_packets": link.sent_packets,
+        "received_packets": link.received_packets,
         "lost_packets": link.lost_packets,
         "mtu": link.mtu,
         "lanes": lanes,

@@ -123,7 +123,7 @@ impl Criu {
         keys: Option<&TlsKeys>,
     ) -> Result<Running> {
         let mut command = self.command("dump", folder);
-        command.arg("--tree").arg(pid.to_string()).arg("--lazy-pages");
+        command.arg("--tree").arg(pid.to_string()).arg("--lazy-pages").args(&self.args);
         command.args(["--address", &host.addr().to_string(), "--port", PORT]);
         keys.into_iter().for_each(|keys| keys.add_to(&mut command));
         once_it_listens(host, folder, "criu serve pages", command)
@@ -149,6 +149,7 @@ impl Criu {
     pub fn restore_lazily(&self, host: &Host, folder: &Path) -> Result<()> {
         let mut command = self.command("restore", folder);
         command.args(["--restore-detached", "--lazy-pages", "--work-dir"]).arg(folder);
+        command.args(&self.args);
         self.run(host, command, folder)
     }
 

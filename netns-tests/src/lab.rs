@@ -54,7 +54,7 @@ impl Side {
         }
     }
 
-    fn mac(self) -> &'static str {
+    pub(crate) fn mac(self) -> &'static str {
         match self {
             Self::Source => "02:77:00:00:00:01",
             Self::Destination => "02:77:00:00:00:02",
@@ -381,7 +381,7 @@ impl Lab {
     }
 }
 
-fn ip(host: &Host, args: &[&str]) -> Result<()> {
+pub(crate) fn ip(host: &Host, args: &[&str]) -> Result<()> {
     let mut ip = Command::new("ip");
     ip.args(args);
     host.run_on_network(ip).map(drop)

@@ -52,7 +52,7 @@ enum Language {
 
 impl Subject {
     /// Every subject in C: the file names in `subjects/`.
-    pub const ALL: [&str; 38] = [
+    pub const ALL: [&str; 39] = [
         "churn",
         "commons",
         "creds",
@@ -65,6 +65,7 @@ impl Subject {
         "headless",
         "heartbeat",
         "ipc",
+        "kv",
         "locks",
         "memory",
         "netlink",

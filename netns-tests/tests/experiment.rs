@@ -39,6 +39,45 @@ fn stop_and_copy_over_a_link() -> Outcome {
     Ok(())
 }
 
+/// Clients on a third host see a pause, where the phases are.
+#[test]
+fn clients_of_a_server_are_asked_what_they_saw() {
+    if missing() {
+        return;
+    }
+    let mut ways = vec![Way::STOP, Way::POST_COPY];
+    if Criu::installed().is_some() {
+        ways.push(Way::CriuStop { tls: false });
+    }
+    for way in ways {
+        let record = moved(&Trial::new(way, Load::server(4, 2, 100)));
+        let requests = &record.requests;
+        assert!(requests.count > 20 && requests.p50_us <= requests.p99_us, "{record:?}");
+        // Some have asked before, and some after; nobody waited less long than nobody was answered.
+        assert!(requests.points.first().is_some_and(|point| point.0 < 0), "{record:?}");
+        let last = requests.points.last().map_or(0, |point| point.0);
+        assert!(u64::try_from(last).is_ok_and(|last| last > record.running_us), "{record:?}");
+        let counted: u64 = requests.points.iter().map(|point| point.1).sum();
+        assert_eq!(counted, requests.count, "{record:?}");
+        let phases = &record.phases;
+        assert!(phases.len() >= 3 && phases[0].from_us == 0, "{record:?}");
+        assert!(phases.windows(2).all(|it| it[0].to_us == it[1].from_us), "{record:?}");
+    }
+}
+
+/// One that is ended when it runs has no verdict, but a standstill.
+#[test]
+fn only_the_hand_over() {
+    if missing() {
+        return;
+    }
+    let mut trial = Trial::new(Way::POST_COPY, Load::idle(8));
+    trial.until_running = true;
+    let record = trial.run();
+    assert!(record.error.is_none() && record.downtime_us > 0, "{record:?}");
+    assert_eq!((record.felt_us, record.verdict.as_str()), (0, ""));
+}
+
 #[test]
 fn a_failure_is_recorded() {
     if missing() {

@@ -61,9 +61,17 @@ fn an_experiment_from_its_file_to_its_page() -> Outcome {
     let same = lab(&["compare", &out, &out])?;
     assert!(said(&same).contains("\n0 of "), "{}", said(&same));
     let record: serde_json::Value = serde_json::from_str(records()?.lines().next().ok_or("none")?)?;
-    for number in
-        ["/lanes/bulk/sent_bytes", "/up/packets", "/source/peak_kib", "/destination/cpu_us"]
-    {
+    let sent = record.pointer("/lanes/bulk/sent_frames");
+    assert_eq!(sent, record.pointer("/destination_lanes/bulk/received_frames"), "{record}");
+    for number in [
+        "/lanes/bulk/sent_bytes",
+        "/lanes/bulk/sent_frames",
+        "/up/packets",
+        "/down/packets",
+        "/source/peak_kib",
+        "/destination/cpu_us",
+        "/machine/mtu",
+    ] {
         let number = record.pointer(number).and_then(serde_json::Value::as_u64);
         assert!(number.is_some_and(|number| number > 0), "{record}");
     }

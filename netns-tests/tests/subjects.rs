@@ -120,7 +120,7 @@ macro_rules! honest {
 }
 
 honest! {
-    churn commons creds datagrams events fifos files filler forks headless heartbeat ipc locks memory netlink packets pipes places posix ptys raw
+    churn commons creds datagrams events fifos files filler forks headless heartbeat ipc kv locks memory netlink packets pipes places posix ptys raw
     registers rseq rules server settings signals sockets streams sysv threads timers toucher vast waits watches writer zombie
 }
 

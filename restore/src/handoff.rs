@@ -212,7 +212,10 @@ impl Farewell {
                             inflow.unlink();
                             tell(Event::LinkLost { grace: None });
                         }
-                        (_, Some(link)) if said_goodbye(&link).await => return,
+                        (_, Some(link)) if said_goodbye(&link).await => {
+                            tell(Event::Parted(Box::new(link.stats())));
+                            return;
+                        }
                         _ => {}
                     }
                     lost_at = Some(Instant::now());

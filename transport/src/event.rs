@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::Arrival;
+use crate::LinkStats;
 use crate::session::Report;
 use crate::wire::FaultTotals;
 
@@ -110,6 +111,8 @@ pub enum Event {
     Faults(FaultTotals, Arrival),
     /// Every page has come, and how fast; the source is not needed any more (destination, post-copy).
     Drained(FaultTotals, Arrival),
+    /// The source has said goodbye; this is what the link had carried (destination).
+    Parted(Box<LinkStats>),
     /// Something is not carried exactly; the migration goes on.
     Warning {
         /// What, and why.

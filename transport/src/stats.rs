@@ -21,6 +21,8 @@ pub struct LinkStats {
     pub rate: Option<ByteCount>,
     /// Packets sent.
     pub sent_packets: u64,
+    /// Datagrams that came.
+    pub received_packets: u64,
     /// Packets declared lost.
     pub lost_packets: u64,
     /// Times the congestion controller stepped back.
@@ -33,7 +35,9 @@ pub struct LinkStats {
     pub lanes: [LaneStats; Lane::ALL.len()],
 }
 
-/// Bytes of the streams of one lane, without QUIC's own; what was sent again counts once.
+/// What the streams of one lane carried, without QUIC's own; what was sent again counts once. A packet
+/// holds what several lanes had to say, so it belongs to none: what is counted are frames, which are
+/// messages, wishes, runs of pages, and blobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LaneStats {
     /// Which.
@@ -42,4 +46,8 @@ pub struct LaneStats {
     pub sent: ByteCount,
     /// Taken from QUIC.
     pub received: ByteCount,
+    /// Frames handed to QUIC.
+    pub sent_frames: u64,
+    /// Frames taken from QUIC.
+    pub received_frames: u64,
 }

@@ -4,24 +4,20 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use super::clock::Clock;
 use super::failed;
-use super::trial::Clock;
+use super::service;
 use crate::criu::{Criu, TlsKeys};
 use crate::init::beside_current_exe;
 use crate::lab::{Lab, Side};
 use crate::running::Running;
-use crate::subject::{Started, Verdict};
+use crate::subject::Started;
 use crate::{LabError, Result};
 
 const SOON: Duration = Duration::from_secs(60);
 
 /// `criu dump --page-server`, its images copied, `criu restore`.
-pub(super) fn stop(
-    lab: &Lab,
-    subject: &Started,
-    tls: bool,
-    clock: &mut Clock<'_>,
-) -> Result<Verdict> {
+pub(super) fn stop(lab: &Lab, subject: &Started, tls: bool, clock: &mut Clock<'_>) -> Result<()> {
     let (criu, folder) = prepare(lab)?;
     let (src, dst) = (lab.src(), lab.dst());
     let keys = tls.then(|| TlsKeys::make(lab, "keys", &dst.addr().to_string())).transpose()?;
@@ -30,13 +26,17 @@ pub(super) fn stop(
     clock.began();
     let address = dst.addr().to_string();
     criu.dump(src, subject.pid(), &folder, Some((&address, keys.as_ref())))?;
+    clock.phase("dump");
     send(lab, &folder)?;
     ended_well(&receiver)?;
     ended_well(&server)?;
+    clock.phase("images");
+    arrive(lab)?;
     criu.restore(dst, &folder)?;
+    runs(lab)?;
+    clock.phase("restore");
     clock.running()?;
-    clock.complete()?;
-    subject.ask_orphan(dst, subject.pid())
+    clock.complete()
 }
 
 /// `criu dump --lazy-pages`, its images copied, `criu lazy-pages`, `criu restore --lazy-pages`.
@@ -46,7 +46,7 @@ pub(super) fn lazy(
     tls: bool,
     deadline: Duration,
     clock: &mut Clock<'_>,
-) -> Result<Verdict> {
+) -> Result<()> {
     let _pipes = Pipes::widen()?;
     let (criu, folder) = prepare(lab)?;
     let (src, dst) = (lab.src(), lab.dst());
@@ -54,10 +54,15 @@ pub(super) fn lazy(
     let receiver = receiver(lab, &folder)?;
     clock.began();
     let dump = criu.dump_lazily(src, subject.pid(), &folder, keys.as_ref())?;
+    clock.phase("dump");
     send(lab, &folder)?;
     ended_well(&receiver)?;
+    clock.phase("images");
+    arrive(lab)?;
     let daemon = criu.lazy_pages(dst, src, &folder, keys.as_ref())?;
     criu.restore_lazily(dst, &folder)?;
+    runs(lab)?;
+    clock.phase("restore");
     clock.running()?;
     for (side, process) in [(Side::Destination, &daemon), (Side::Source, &dump)] {
         if !process.wait(deadline)?.success() {
@@ -69,8 +74,8 @@ pub(super) fn lazy(
             return Err(failed(what, "it failed", process.logs() + &log.concat()));
         }
     }
-    clock.complete()?;
-    subject.ask_orphan(dst, subject.pid())
+    clock.phase("rest of the pages");
+    clock.complete()
 }
 
 /// There is none.
@@ -88,7 +93,17 @@ fn prepare(lab: &Lab) -> Result<(Criu, PathBuf)> {
         let path = lab.host(side).path(&folder);
         std::fs::create_dir(&path).map_err(LabError::file("make", path))?;
     }
+    let criu = if lab.client().is_some() { service::by_criu(lab, criu)? } else { criu };
     Ok((criu, folder))
+}
+
+/// The address of a server that has clients comes along.
+fn arrive(lab: &Lab) -> Result<()> {
+    if lab.client().is_some() { service::arrive(lab) } else { Ok(()) }
+}
+
+fn runs(lab: &Lab) -> Result<()> {
+    service::point_clients(lab, Side::Destination)
 }
 
 /// qmig-bench copies images, as CRIU's users must by themselves.

@@ -4,20 +4,28 @@
 //! What is compared between tools is what the moved process itself saw: its longest gap between two
 //! heartbeats, and how long it waited for each page that was not there.
 
+mod clients;
+mod clock;
 mod criu;
 mod flow;
+mod load;
 mod meter;
 mod pair;
+mod phases;
 mod record;
 mod remote;
 mod samples;
+mod service;
+mod timeline;
 mod trial;
 mod way;
 
+pub use clients::ask_server;
 pub use flow::{give_flow, take_flow};
+pub use load::Load;
 pub use pair::{Pair, PairWords};
-pub use record::{LaneUse, LinkUse, Machine, Process, Record, Waits};
-pub use trial::{Load, Trial};
+pub use record::{LaneUse, LinkUse, Machine, Phase, Process, Record, Requests, Waits};
+pub use trial::Trial;
 pub use way::{WAYS, Way};
 
 use crate::LabError;

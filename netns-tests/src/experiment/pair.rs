@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::load::Load;
 use super::record::{Machine, Process, Record};
 use super::remote::{Remote, host_of, quoted};
 use super::samples::Samples;
-use super::trial::{Load, Trial};
+use super::trial::Trial;
 use super::way::Way;
-use super::{failed, trial};
+use super::{clock, failed, trial};
 use crate::migration::{QmigEvent, qmig_binary};
 use crate::running::Running;
 use crate::subject::Verdict;
@@ -154,6 +155,10 @@ impl Pair {
         record.up.bytes = sent("/wire_bytes");
         record.up.packets = sent("/link/sent_packets");
         record.up.lost = sent("/link/lost_packets");
+        if let Ok(parted) = event(&restore, "parted", SOON) {
+            record.destination_lanes = trial::lanes(&parted);
+            record.down.packets = parted["link"]["sent_packets"].as_u64().unwrap_or(0);
+        }
 
         let here = event(&restore, "running", SOON)?["pid"].as_i64().unwrap_or(-1);
         self.destination.run(&format!("kill -USR1 {here}"))?;
@@ -161,7 +166,7 @@ impl Pair {
         restore.output(SOON)?;
         record.destination = used(&event(&restore, "exited", SOON)?);
         let verdict = Verdict::said(&line);
-        record.felt_us = verdict.longest_gap().map_or(0, trial::micros);
+        record.felt_us = verdict.longest_gap().map_or(0, clock::micros);
         record.verdict = verdict.to_string();
         let samples = Samples::parse(&self.destination.read("result.samples")?);
         // The clock of the moved process is its own: it begins with what it saw first.

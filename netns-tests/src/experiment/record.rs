@@ -11,6 +11,9 @@ use crate::link::Tally;
 /// One trial. Times are in microseconds; those of phases since the first command.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Record {
+    /// The table of BENCHMARKS.md that it is part of, if it is of one.
+    #[serde(default)]
+    pub table: String,
     /// The word of the way.
     pub way: String,
     /// The link, as asked for: its words, or `veth`.
@@ -41,6 +44,12 @@ pub struct Record {
     pub parts: BTreeMap<String, u64>,
     /// The pages the process waited for, by its own clock.
     pub waits: Waits,
+    /// When what was done, since the first command.
+    #[serde(default)]
+    pub phases: Vec<Phase>,
+    /// What clients of a server on a third host saw of it.
+    #[serde(default)]
+    pub requests: Requests,
     /// Pages written by the process in each tenth of a second: time in ms, count.
     pub written: Vec<(i64, u64)>,
     /// What qmig's destination said of faults.
@@ -61,6 +70,9 @@ pub struct Record {
     /// What each lane of qmig's last link carried, by its name.
     #[serde(default)]
     pub lanes: BTreeMap<String, LaneUse>,
+    /// The same as the destination counted it.
+    #[serde(default)]
+    pub destination_lanes: BTreeMap<String, LaneUse>,
     /// The tool's process on the source.
     pub source: Process,
     /// The one on the destination.
@@ -96,6 +108,38 @@ pub struct Waits {
     pub points: Vec<(i64, u64)>,
 }
 
+/// A part of a migration.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Phase {
+    /// What was done.
+    pub name: String,
+    /// Since the first command.
+    pub from_us: u64,
+    /// It follows the one before without a gap.
+    pub to_us: u64,
+}
+
+/// Questions by clients on a third host, each asked when it was due, whether others were answered or not;
+/// latencies are told from then.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Requests {
+    /// How many, before, during and after the move; all were answered, and rightly.
+    pub count: u64,
+    /// Half took no longer.
+    pub p50_us: u64,
+    /// 99 of 100.
+    pub p99_us: u64,
+    /// The longest.
+    pub max_us: u64,
+    /// The longest time without any answer.
+    pub silence_us: u64,
+    /// How wide the buckets of `points` are.
+    pub bucket_us: u64,
+    /// When a bucket of those that were due began (µs since the first command), how many were in it, the
+    /// middle and the longest latency.
+    pub points: Vec<(i64, u64, u64, u64)>,
+}
+
 /// One direction of the link during a trial; on a veth only its bytes, those of frames, are known.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LinkUse {
@@ -126,16 +170,23 @@ impl From<&Tally> for LinkUse {
     }
 }
 
-/// Bytes of the streams of one lane, without QUIC's own and without what was sent again: packets
-/// hold what several lanes had to say, so there is no count of them for one.
+/// Of the streams of one lane, without QUIC's own and without what was sent again: bytes and frames
+/// (messages, wishes, runs of pages, blobs). Packets hold what several lanes had to say, so there is no
+/// count of them for one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LaneUse {
     /// To the destination.
     #[serde(rename = "sent_bytes")]
     pub sent: u64,
+    /// The same in frames.
+    #[serde(default)]
+    pub sent_frames: u64,
     /// Back.
     #[serde(rename = "received_bytes")]
     pub received: u64,
+    /// The same in frames.
+    #[serde(default)]
+    pub received_frames: u64,
 }
 
 /// What a process of the tool used.

@@ -1,78 +1,33 @@
 //! One migration, watched.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::flow::Flow;
-use super::meter::Meter;
-use super::record::{LinkUse, Machine, Record};
-use super::samples::Samples;
-use super::way::Way;
-use super::{criu, monotonic_us};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use super::clients::Clients;
+use super::clock::{Clock, micros};
+use super::flow::Flow;
+use super::load::Load;
+use super::meter::Meter;
+use super::phases::phases;
+use super::record::{LaneUse, Machine, Record};
+use super::samples::Samples;
+use super::way::Way;
+use super::{criu, service};
+use crate::Result;
 use crate::criu::Criu;
 use crate::lab::{Lab, Side};
-use crate::link::{Link, Tally};
+use crate::link::Link;
 use crate::migration::{Migration, Moved, Moving, QmigEvent};
 use crate::running::GLANCE;
-use crate::subject::{Started, Subject, Verdict};
-use crate::{LabError, Result};
-
-/// What moves, and what it does meanwhile.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Load {
-    /// The name of the subject.
-    pub subject: String,
-    /// MiB of memory.
-    pub mib: u32,
-    /// More arguments of the subject.
-    pub args: Vec<(String, u32)>,
-}
-
-impl Load {
-    /// Threads that look at random pages each millisecond, and one that writes.
-    pub fn toucher(mib: u32, threads: u32) -> Self {
-        let args = vec![("threads".to_owned(), threads), ("random".to_owned(), 100)];
-        Self { subject: "toucher".to_owned(), mib, args }
-    }
-
-    /// A thread that rewrites random pages at so many MiB a second.
-    pub fn writer(mib: u32, rate: u32) -> Self {
-        Self { subject: "writer".to_owned(), mib, args: vec![("rate".to_owned(), rate)] }
-    }
-
-    /// Memory that nobody touches.
-    pub fn idle(mib: u32) -> Self {
-        Self { subject: "filler".to_owned(), mib, args: Vec::new() }
-    }
-
-    /// With one more argument of the subject, or another value of one.
-    #[must_use]
-    pub fn arg(mut self, name: &str, value: u32) -> Self {
-        self.args.retain(|(known, _)| known != name);
-        self.args.push((name.to_owned(), value));
-        self
-    }
-
-    /// `toucher mib 64 threads 2`.
-    pub fn words(&self) -> String {
-        let args = self.args.iter().map(|(name, value)| format!(" {name} {value}"));
-        format!("{} mib {}{}", self.subject, self.mib, args.collect::<String>())
-    }
-
-    fn subject(&self) -> Subject {
-        self.arguments().iter().fold(Subject::new(&self.subject), Subject::arg)
-    }
-
-    /// What the subject is started with.
-    pub(super) fn arguments(&self) -> Vec<String> {
-        let args = self.args.iter().flat_map(|(name, value)| [name.clone(), value.to_string()]);
-        ["mib".to_owned(), self.mib.to_string()].into_iter().chain(args).collect()
-    }
-}
+use crate::subject::Started;
 
 /// How long what moves goes on by itself before, unless its work is to be compared with that after.
 const BRIEFLY: Duration = Duration::from_millis(300);
+/// How long the destination may take to hear that the source is gone.
+const GOODBYE: Duration = Duration::from_secs(10);
 const VETH: &str = "veth";
 /// The size of Ethernet frames.
 const ETHERNET: u32 = 1500;
@@ -104,6 +59,8 @@ pub struct Trial {
     pub deadline: Duration,
     /// How long what moves goes on by itself, before and after.
     pub linger: Duration,
+    /// By qmig: it is ended as soon as it runs there, for what follows is not to be measured.
+    pub until_running: bool,
 }
 
 impl Trial {
@@ -123,6 +80,7 @@ impl Trial {
             deadline: Duration::from_secs(120),
             // It shall be as it always is, not as it was when it began.
             linger: BRIEFLY,
+            until_running: false,
         }
     }
 
@@ -160,7 +118,10 @@ impl Trial {
 
     /// The words of what carries it.
     pub fn link_words(&self) -> String {
-        self.link.as_ref().map_or_else(|| self.path.to_owned(), Link::to_string)
+        // A third host is joined to the others by an emulated link, be it a perfect one.
+        let perfect = || (self.path == VETH && self.load.asking().is_some()).then(Link::perfect);
+        let link = self.link.clone().or_else(perfect);
+        link.map_or_else(|| self.path.to_owned(), |link| link.to_string())
     }
 
     /// Do it. Whatever goes wrong is in the record.
@@ -191,13 +152,19 @@ impl Trial {
             Some(link) => Lab::plan().link(link.clone()),
             None => Lab::plan().mtu(self.mtu),
         };
-        let lab = plan.build()?;
+        let asking = self.load.asking();
+        let lab = if asking.is_some() { plan.client() } else { plan }.build()?;
         let subject = self.load.subject().start(&lab, lab.src())?;
+        let clients = asking.map(|asking| {
+            service::begin(&lab)?;
+            Clients::start(&lab, asking)
+        });
+        let clients = clients.transpose()?;
         std::thread::sleep(self.linger);
         let flow = self.rival.as_ref().map(|control| Flow::start(&lab, control)).transpose()?;
         lab.emulator().map_or(Ok(()), |link| link.reset())?;
         let mut clock = Clock::start(&lab, flow.as_ref());
-        let verdict = match self.way {
+        let moved = match self.way {
             Way::Qmig { mode, without } => {
                 let mut migration = Migration::new(&lab)?.deadline(self.deadline);
                 migration = migration.dump_arg("--mode").dump_arg(mode);
@@ -205,26 +172,49 @@ impl Trial {
                     let word = format!("--link-without={without}");
                     migration = migration.dump_arg(&word).restore_arg(&word);
                 }
-                self.by_qmig(&lab, &subject, migration, &mut clock, record)?
+                Some(self.by_qmig(&lab, &subject, migration, &mut clock, record)?)
             }
             Way::QmigCriu { mode } => {
                 let criu = Criu::installed().ok_or_else(|| criu::missing("to be the engine"))?;
                 let migration = Migration::new(&lab)?.deadline(self.deadline).criu(&criu);
                 let migration = migration.engines("criu", "criu");
                 let migration = migration.dump_arg("--mode").dump_arg(mode);
-                self.by_qmig(&lab, &subject, migration, &mut clock, record)?
+                Some(self.by_qmig(&lab, &subject, migration, &mut clock, record)?)
             }
-            Way::CriuStop { tls } => criu::stop(&lab, &subject, tls, &mut clock)?,
-            Way::CriuLazy { tls } => criu::lazy(&lab, &subject, tls, self.deadline, &mut clock)?,
+            Way::CriuStop { tls } => {
+                criu::stop(&lab, &subject, tls, &mut clock)?;
+                None
+            }
+            Way::CriuLazy { tls } => {
+                criu::lazy(&lab, &subject, tls, self.deadline, &mut clock)?;
+                None
+            }
+        };
+        if self.linger > BRIEFLY || clients.is_some() {
+            std::thread::sleep(self.linger);
+        }
+        if let Some(clients) = clients {
+            record.requests = clients.end(clock.began_us())?;
+        }
+        let verdict = match moved {
+            Some(moved) if self.until_running => {
+                clock.fill_in(record, None);
+                return match record.downtime_us {
+                    0 => Err(super::failed("the tree run", moved.dumped(), moved.logs())),
+                    _ => Ok(()),
+                };
+            }
+            Some(moved) => moved.ask(&lab, &subject)?,
+            None => subject.ask_orphan(lab.dst(), subject.pid())?,
         };
         clock.fill_in(record, self.link.as_ref().filter(|_| self.way.is_lazy()));
         record.felt_us = verdict.longest_gap().map_or(0, micros);
         record.verdict = verdict.to_string();
         let samples = lab.dst().path(format!("{}.samples", subject.result().display()));
         let samples = Samples::parse(&std::fs::read_to_string(samples).unwrap_or_default());
-        record.waits = samples.waits(clock.began_us);
+        record.waits = samples.waits(clock.began_us());
         record.written =
-            samples.written.iter().map(|(at, n)| ((at - clock.began_us) / 1000, *n)).collect();
+            samples.written.iter().map(|(at, n)| ((at - clock.began_us()) / 1000, *n)).collect();
         if verdict.passed() {
             return Ok(());
         }
@@ -239,7 +229,10 @@ impl Trial {
         mut migration: Migration<'_>,
         clock: &mut Clock<'_>,
         record: &mut Record,
-    ) -> Result<Verdict> {
+    ) -> Result<Moved> {
+        if self.load.asking().is_some() {
+            migration = service::by_qmig(migration);
+        }
         for arg in &self.dump_args {
             migration = migration.dump_arg(arg);
         }
@@ -250,20 +243,28 @@ impl Trial {
         let (source, destination) = (on(Side::Source), on(Side::Destination));
         if moving.wait_running()? {
             clock.running()?;
+            if self.until_running {
+                lab.dst().signal(subject.pid(), Signal::SIGKILL)?;
+            }
         }
         let moved = self.finish(lab, moving)?;
         clock.complete()?;
-        moved.succeeded()?;
+        if !self.until_running {
+            moved.succeeded()?;
+        }
         (record.source, record.destination) = (source.read(), destination.read());
+        let (here, there) = (moved.events(Side::Source), moved.events(Side::Destination));
+        record.phases = phases(&here, &there, clock.began_us(), clock.total_us());
         let report = moved.event(Side::Source, "report").map(QmigEvent::into_value);
         reported(record, &report.unwrap_or_default());
-        let rounds = moved.events(Side::Source).into_iter().filter(|event| event.name() == "round");
+        // A moment after the source has ended, unless the link was lost then.
+        let counted = moved.restore().wait_line("the goodbye", GOODBYE, |line| {
+            QmigEvent::parse(line).filter(|event| event.name() == "parted")
+        });
+        record.destination_lanes = counted.map(|it| lanes(&it.into_value())).unwrap_or_default();
+        let rounds = here.into_iter().filter(|event| event.name() == "round");
         record.rounds = rounds.map(QmigEvent::into_value).collect();
-        if self.linger > BRIEFLY {
-            std::thread::sleep(self.linger);
-        }
-        let verdict = moved.ask(lab, subject)?;
-        Ok(verdict)
+        Ok(moved)
     }
 }
 
@@ -271,8 +272,13 @@ impl Trial {
 pub(super) fn reported(record: &mut Record, report: &Value) {
     record.downtime_us = report["downtime_us"].as_u64().unwrap_or(0);
     record.parts = serde_json::from_value(report["parts"].clone()).unwrap_or_default();
-    record.lanes = serde_json::from_value(report["link"]["lanes"].clone()).unwrap_or_default();
+    record.lanes = lanes(report);
     record.faults = report["faults"].clone();
+}
+
+/// What each lane has carried, by what one side said at the end.
+pub(super) fn lanes(report: &Value) -> BTreeMap<String, LaneUse> {
+    serde_json::from_value(report["link"]["lanes"].clone()).unwrap_or_default()
 }
 
 impl Trial {
@@ -287,89 +293,4 @@ impl Trial {
         }
         moving.finish()
     }
-}
-
-/// The phases of a trial, and what the link had carried at each.
-pub(crate) struct Clock<'lab> {
-    lab: &'lab Lab,
-    flow: Option<&'lab Flow>,
-    began: Instant,
-    /// The same, as programs on the hosts call it.
-    began_us: i64,
-    /// Frames until then.
-    frames: (u64, u64),
-    running: Option<Mark>,
-    complete: Option<Mark>,
-}
-
-#[derive(Clone, Debug)]
-struct Mark {
-    after: Duration,
-    up: Option<Tally>,
-    down: Option<Tally>,
-    /// Bytes of the flow beside it.
-    rival: u64,
-    /// Bytes of frames from the source, and to it.
-    frames: (u64, u64),
-}
-
-impl<'lab> Clock<'lab> {
-    fn start(lab: &'lab Lab, flow: Option<&'lab Flow>) -> Self {
-        let (began, began_us) = (Instant::now(), monotonic_us());
-        let frames = lab.frames();
-        Self { lab, flow, began, began_us, frames, running: None, complete: None }
-    }
-
-    /// The first command is about to be given.
-    pub(crate) fn began(&mut self) {
-        self.frames = self.lab.frames();
-        (self.began, self.began_us) = (Instant::now(), monotonic_us());
-    }
-
-    /// The process runs on the destination.
-    pub(crate) fn running(&mut self) -> Result<()> {
-        self.running = Some(self.mark()?);
-        Ok(())
-    }
-
-    /// Every page is there.
-    pub(crate) fn complete(&mut self) -> Result<()> {
-        self.complete = Some(self.mark()?);
-        Ok(())
-    }
-
-    fn mark(&self) -> Result<Mark, LabError> {
-        let after = self.began.elapsed();
-        let tally = |side| self.lab.emulator().map(|link| link.tally(side)).transpose();
-        let (up, down) = (tally(Side::Source)?, tally(Side::Destination)?);
-        let rival = self.flow.map_or(0, Flow::bytes);
-        Ok(Mark { after, up, down, rival, frames: self.lab.frames() })
-    }
-
-    /// `lazily`: the link, if pages were missing while the process ran.
-    fn fill_in(&self, record: &mut Record, lazily: Option<&Link>) {
-        let (Some(running), Some(complete)) = (&self.running, &self.complete) else { return };
-        record.running_us = micros(running.after);
-        record.total_us = micros(complete.after);
-        record.up.bytes = complete.frames.0.saturating_sub(self.frames.0);
-        record.down.bytes = complete.frames.1.saturating_sub(self.frames.1);
-        let (Some(before), Some(after)) = (&running.up, &complete.up) else { return };
-        record.up = after.into();
-        record.down = complete.down.as_ref().map(LinkUse::from).unwrap_or_default();
-        let seconds = (complete.after.saturating_sub(running.after)).as_secs_f64();
-        let bytes = after.delivered_bytes.saturating_sub(before.delivered_bytes);
-        #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
-        if let Some(link) = lazily.filter(|_| seconds > 0.05) {
-            // Headers of TCP and IP are 52 of its 1500 bytes.
-            let rival = complete.rival.saturating_sub(running.rival) as f64;
-            record.rival_bps = rival * 8.0 / seconds;
-            record.fill_bps = (bytes as f64 - rival * 1500.0 / 1448.0).max(0.0) * 8.0 / seconds;
-            let rate = link.up.rate;
-            record.fill_share = rate.map(|rate| record.fill_bps / rate.as_bits() as f64);
-        }
-    }
-}
-
-pub(crate) fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }

@@ -69,6 +69,8 @@ impl Way {
     pub const HYBRID: Self = qmig("hybrid");
     /// Stop and copy.
     pub const STOP: Self = qmig("stop");
+    /// What qmig thinks is best.
+    pub const AUTO: Self = qmig("auto");
 
     /// Stop and copy, by a CRIU.
     pub const CRIU_ENGINE_STOP: Self = Self::QmigCriu { mode: "stop" };

@@ -33,6 +33,16 @@ impl Histogram {
         (self.min, self.max) = (self.min.min(time), self.max.max(time));
     }
 
+    /// With all that another has counted.
+    pub(crate) fn absorb(&mut self, other: &Self) {
+        if other.buckets.len() > self.buckets.len() {
+            self.buckets.resize(other.buckets.len(), 0);
+        }
+        self.buckets.iter_mut().zip(&other.buckets).for_each(|(mine, more)| *mine += more);
+        self.count += other.count;
+        (self.min, self.max) = (self.min.min(other.min), self.max.max(other.max));
+    }
+
     pub(crate) fn spread(&self) -> Spread {
         if self.count == 0 {
             return Spread::default();

@@ -29,6 +29,7 @@ mod switch;
 mod tally;
 
 pub use emulator::Emulator;
+pub(crate) use histogram::Histogram;
 pub use path::{Loss, Path, QueueLimit, Rate};
 pub use plan::{Link, PRESETS};
 pub use switch::link_main;

@@ -48,6 +48,7 @@ impl Batch {
         head: &[u8],
         body: Bytes,
     ) -> Result<(), LinkError> {
+        self.wires.sent_frame(self.lane);
         self.waiting.extend_from_slice(head);
         self.body(body).await
     }

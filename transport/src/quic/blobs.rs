@@ -63,6 +63,7 @@ impl BlobReceiver {
         wires: &Arc<Wires>,
     ) -> Self {
         let (most, wires) = (ByteCount(MAX_BLOB_BYTES), Arc::clone(wires));
+        wires.received_frame(Lane::Blob);
         Self { name, connection, stream, wires, most, read: 0 }
     }
 

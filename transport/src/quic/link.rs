@@ -200,6 +200,7 @@ impl Core {
     pub(super) async fn send(&self, message: &Control) -> Result<(), LinkError> {
         let frame = message.encode();
         self.wires.sent(Lane::Control, frame.len());
+        self.wires.sent_frame(Lane::Control);
         let mut sender = self.sender.lock().await;
         sender.write_chunk(frame).await.map_err(|error| write_error(error, Lane::Control))
     }
@@ -212,6 +213,7 @@ impl Core {
         match received {
             Some(message) => {
                 self.wires.received(Lane::Control, taken);
+                self.wires.received_frame(Lane::Control);
                 Ok(message)
             }
             None => {
@@ -250,6 +252,7 @@ impl Core {
             min_rtt: path.map_or(stats.path.min_rtt, |path| path.base),
             rate: path.map(|path| ByteCount(path.rate)),
             sent_packets: stats.path.sent_packets,
+            received_packets: stats.udp_rx.datagrams,
             lost_packets: stats.path.lost_packets,
             congestion_events: stats.path.congestion_events,
             congestion_window: ByteCount(stats.path.cwnd),

@@ -153,6 +153,7 @@ impl PageReceiver {
                     let error = PeerMisbehaved::EncodingNotAgreed { space, encoding };
                     return Err(self.reader.blame(error));
                 }
+                self.reader.wires.received_frame(self.reader.lane);
                 *self.run.insert(run)
             }
         };
@@ -200,7 +201,9 @@ impl FaultReceiver {
         let Some(bytes) = self.0.array("a wish").await? else {
             return Ok(None);
         };
-        Wanted::decode(&bytes).map(Some).map_err(|error| self.0.blame(error.into()))
+        let wanted = Wanted::decode(&bytes).map_err(|error| self.0.blame(error.into()))?;
+        self.0.wires.received_frame(Lane::Faults);
+        Ok(Some(wanted))
     }
 }
 

@@ -41,6 +41,8 @@ pub(super) struct Wires {
     agreed: AtomicU64,
     sent: [AtomicU64; Lane::ALL.len()],
     received: [AtomicU64; Lane::ALL.len()],
+    sent_frames: [AtomicU64; Lane::ALL.len()],
+    received_frames: [AtomicU64; Lane::ALL.len()],
     credit: Credit,
     /// How fast bulk may leave, if that is bounded.
     pace: OnceLock<Pace>,
@@ -58,6 +60,8 @@ impl Wires {
             agreed: AtomicU64::new(Features::NONE.0),
             sent: Default::default(),
             received: Default::default(),
+            sent_frames: Default::default(),
+            received_frames: Default::default(),
             credit: Credit::default(),
             pace: OnceLock::new(),
             consumed: AtomicU64::new(0),
@@ -128,12 +132,24 @@ impl Wires {
         self.received[lane.index()].fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
+    /// A message, a wish, a run or a blob begins its way.
+    pub(super) fn sent_frame(&self, lane: Lane) {
+        self.sent_frames[lane.index()].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One has come.
+    pub(super) fn received_frame(&self, lane: Lane) {
+        self.received_frames[lane.index()].fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(super) fn stats(&self) -> [LaneStats; Lane::ALL.len()] {
-        let load = |count: &AtomicU64| ByteCount(count.load(Ordering::Relaxed));
+        let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
         Lane::ALL.map(|lane| LaneStats {
             lane,
-            sent: load(&self.sent[lane.index()]),
-            received: load(&self.received[lane.index()]),
+            sent: ByteCount(load(&self.sent[lane.index()])),
+            received: ByteCount(load(&self.received[lane.index()])),
+            sent_frames: load(&self.sent_frames[lane.index()]),
+            received_frames: load(&self.received_frames[lane.index()]),
         })
     }
 }

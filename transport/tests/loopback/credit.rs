@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use pages::{PAGE_SIZE, PageCount, PageIndex, PageRange, SpaceId, TaskId};
+use transport::LinkStats;
 use transport::quic::credit::Waiting;
 use transport::quic::{
     Congestion, DestinationLink, Incoming, Lane, LinkOptions, PageReceiver, Remedies, SourceLink,
@@ -102,6 +103,13 @@ async fn bulk_waits_until_it_was_taken_and_faults_do_not() {
     assert_eq!(got(Lane::Bulk).0, sent.0 - 1, "without the tag");
     assert_eq!(got(Lane::Faults).0, 24 + PAGE_SIZE as u64);
     assert!(got(Lane::Control).0 > 0);
+    let frames = |stats: &LinkStats, lane: Lane| {
+        let lane = stats.lanes.iter().find(|stats| stats.lane == lane).expect("all");
+        (lane.sent_frames, lane.received_frames)
+    };
+    assert_eq!(frames(&source.stats(), Lane::Bulk), (PAGES / 8, 0), "runs of pages");
+    assert_eq!(frames(&stats, Lane::Bulk), (0, PAGES / 8));
+    assert_eq!(frames(&stats, Lane::Faults), (1, 1), "a wish and its page");
 }
 
 /// What each remedy is worth can be seen because it can be left out.

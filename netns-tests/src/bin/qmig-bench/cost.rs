@@ -3,17 +3,17 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use netns_tests::{Lab, Migration, Side, Subject};
+use netns_tests::experiment::{Load, Trial, Way};
 
 use crate::statistics::Sample;
-use crate::{Outcome, quiet};
+use crate::{Outcome, records};
 
 /// The size of the process.
 pub(crate) const MIB: u32 = 2;
 /// Its threads, the first included.
 pub(crate) const THREADS: u32 = 5;
 /// How often.
-pub(crate) const ROUNDS: usize = 20;
+pub(crate) const ROUNDS: u32 = 20;
 
 /// The standstill.
 #[derive(Debug)]
@@ -24,30 +24,24 @@ pub(crate) struct Cost {
     pub(crate) parts: Vec<(String, Sample)>,
     /// What the process itself felt: its longest time between two heartbeats, each one millisecond.
     pub(crate) felt: Sample,
-    /// From the first word to the last.
+    /// From the start of the dump to its end.
     pub(crate) total: Sample,
 }
 
 pub(crate) fn measure() -> Outcome<Cost> {
     let (mut whole, mut felt, mut total) = (Vec::new(), Vec::new(), Vec::new());
     let mut parts: BTreeMap<String, Vec<Duration>> = BTreeMap::new();
-    for _ in 0..ROUNDS {
-        let lab = Lab::two_hosts()?;
-        let subject = Subject::new("filler").arg("mib").arg(MIB).arg("threads").arg(THREADS - 1);
-        let subject = subject.start(&lab, lab.src())?;
-        quiet::wait()?;
-        let moved = Migration::new(&lab)?.run(subject.pid())?;
-        let verdict = moved.ask(&lab, &subject)?;
-        if !verdict.passed() {
-            return Err(format!("move a small process: {verdict}").into());
+    let load = Load::idle(MIB).arg("threads", THREADS - 1);
+    for round in 0..ROUNDS {
+        let record = records::of(&Trial::new(Way::AUTO, load.clone()).repetition(round))?;
+        if let Some(error) = record.error {
+            return Err(format!("move a small process: {error}").into());
         }
-        let report = moved.event(Side::Source, "report").ok_or("read the report")?;
-        let time = |value: &serde_json::Value| Duration::from_micros(value.as_u64().unwrap_or(0));
-        whole.push(time(report.field("downtime_us")));
-        total.push(time(report.field("total_us")));
-        felt.extend(verdict.longest_gap());
-        for (name, value) in report.field("parts").as_object().ok_or("read the parts")? {
-            parts.entry(name.clone()).or_default().push(time(value));
+        whole.push(Duration::from_micros(record.downtime_us));
+        total.push(Duration::from_micros(record.total_us));
+        felt.push(Duration::from_micros(record.felt_us));
+        for (name, us) in record.parts {
+            parts.entry(name).or_default().push(Duration::from_micros(us));
         }
     }
     // JSON objects have no order; this is the one in which they happen.

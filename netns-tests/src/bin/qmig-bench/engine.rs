@@ -6,7 +6,7 @@ use netns_tests::Criu;
 use netns_tests::experiment::{Load, Record, Trial, Way};
 
 use crate::statistics::median;
-use crate::{Outcome, quiet};
+use crate::{Outcome, records};
 
 /// In pairs: the first way of each, and what it is measured by.
 const WAYS: [Way; 6] = [
@@ -26,9 +26,8 @@ pub(crate) fn measure(quick: bool) -> Outcome<String> {
     let mut records: Vec<Vec<Record>> = vec![Vec::new(); WAYS.len()];
     for round in 0..rounds {
         for (way, records) in WAYS.iter().zip(&mut records) {
-            quiet::wait()?;
-            let record = Trial::new(*way, Load::toucher(mib, 2)).repetition(round).run();
-            crate::keep(&record)?;
+            let trial = Trial::new(*way, Load::toucher(mib, 2)).repetition(round);
+            let record = records::of(&trial)?;
             if let Some(error) = &record.error {
                 return Err(format!("move by {way}: {error}").into());
             }

@@ -4,16 +4,15 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use netns_tests::{Lab, Link, Migration, Side, Subject};
-use nix::sys::signal::Signal;
+use netns_tests::Link;
+use netns_tests::experiment::{Load, Trial, Way};
 
 use crate::report::millis;
 use crate::statistics::Sample;
-use crate::{Outcome, quiet};
+use crate::{Outcome, records};
 
 /// Its threads, the first included.
 const THREADS: u32 = 8;
-const MOVE: Duration = Duration::from_secs(120);
 
 pub(crate) fn measure(quick: bool) -> Outcome<String> {
     let (sizes, rounds): (&[u32], u32) = if quick { (&[64], 1) } else { (&[256, 4096], 5) };
@@ -22,35 +21,29 @@ pub(crate) fn measure(quick: bool) -> Outcome<String> {
          of qmig, {rounds} time(s). It is ended when it runs.\nGoal: ≤ 30 ms + 2 RTT for 4096 MiB.\n\n\
          | link | size | median | p90 | min | max |\n|---|---:|---:|---:|---:|---:|\n"
     );
-    for (name, words) in
-        [("veth", None), ("1 Gbit/s, RTT 20 ms", Some("rate=1Gbit rtt=20ms queue=1bdp"))]
-    {
+    for link in [("veth", None), ("1 Gbit/s, RTT 20 ms", Some("rate=1Gbit rtt=20ms queue=1bdp"))] {
         for mib in sizes {
             let times: Vec<_> =
-                (0..rounds).map(|_| standstill(*mib, words)).collect::<Outcome<_>>()?;
+                (0..rounds).map(|round| standstill(round, *mib, link)).collect::<Outcome<_>>()?;
             let sample = Sample::new(times).ok_or("measure anything")?;
             let row = [sample.median(), sample.p90(), sample.min(), sample.max()].map(millis);
-            let _ = writeln!(text, "| {name} | {mib} MiB | {} |", row.join(" | "));
+            let _ = writeln!(text, "| {} | {mib} MiB | {} |", link.0, row.join(" | "));
         }
     }
     Ok(text)
 }
 
-fn standstill(mib: u32, words: Option<&str>) -> Outcome<Duration> {
-    let lab = match words {
-        Some(words) => Lab::plan().link(words.parse::<Link>()?).build()?,
-        None => Lab::two_hosts()?,
-    };
-    let subject = Subject::new("filler").arg("mib").arg(mib).arg("threads").arg(THREADS - 1);
-    let subject = subject.start(&lab, lab.src())?;
-    quiet::wait()?;
-    let migration = Migration::new(&lab)?.deadline(MOVE).dump_arg("--mode").dump_arg("post-copy");
-    let moving = migration.listen()?.dump(subject.pid())?;
-    moving.wait_event(Side::Destination, "running")?;
-    lab.dst().signal(subject.pid(), Signal::SIGKILL)?;
-    let moved = moving.finish()?;
-    let report = moved.event(Side::Source, "report").ok_or("read the report")?;
-    let time = report.field("downtime_us").as_u64().ok_or("read the standstill")?;
-    eprintln!("hand-over of {mib} MiB: {time} µs");
-    Ok(Duration::from_micros(time))
+fn standstill(round: u32, mib: u32, (name, words): (&str, Option<&str>)) -> Outcome<Duration> {
+    let load = Load::idle(mib).arg("threads", THREADS - 1);
+    let mut trial = Trial::new(Way::POST_COPY, load);
+    if let Some(words) = words {
+        trial = trial.over(name, words.parse::<Link>()?);
+    }
+    trial.until_running = true;
+    let record = records::of(&trial.repetition(round))?;
+    if let Some(error) = record.error {
+        return Err(format!("hand over {mib} MiB: {error}").into());
+    }
+    eprintln!("hand-over of {mib} MiB: {} µs", record.downtime_us);
+    Ok(Duration::from_micros(record.downtime_us))
 }

@@ -14,6 +14,7 @@ mod memory;
 mod post_copy;
 mod pre_copy;
 mod quiet;
+mod records;
 mod report;
 mod shared;
 mod statistics;
@@ -21,18 +22,14 @@ mod toll;
 mod whole;
 
 use std::error::Error;
-use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use netns_tests::experiment::Record;
 use netns_tests::{Criu, qmig_binary};
 
 /// Where the report goes.
 const FILE: &str = "BENCHMARKS.md";
-/// The variable that names a file for every record of a trial, a line of JSON each.
-const RECORDS: &str = "QMIG_BENCH_RECORDS";
 
 /// Every table, in the order of the report, and what it shows.
 const TABLES: [(&str, &str); 18] = [
@@ -68,12 +65,16 @@ fn main() -> ExitCode {
         ["give-flow", address, control] => {
             netns_tests::experiment::give_flow(address, control).map_err(Into::into)
         }
+        ["ask-server", words @ ..] => netns_tests::experiment::ask_server(words),
         words => match asked(words) {
-            Some((tables, quick)) => run(&tables, quick),
+            Some(asked) => run(&asked),
             None => {
-                eprintln!("usage: qmig-bench [--quick] [TABLE…]   (root)\n");
+                eprintln!("usage: qmig-bench [--quick] [--out DIR] [TABLE…]   (root)\n");
                 eprintln!("All tables without a name; what is measured goes into {FILE}, except");
-                eprintln!("with --quick, which only shows that it runs.\n");
+                eprintln!(
+                    "with --quick, which only shows that it runs. The record of each trial goes into DIR,"
+                );
+                eprintln!("with the page of `qmig lab` for them.\n");
                 TABLES.iter().for_each(|(name, shows)| eprintln!("  {name:16} {shows}"));
                 return ExitCode::from(2);
             }
@@ -88,33 +89,53 @@ fn main() -> ExitCode {
     }
 }
 
-/// Which tables, and whether quickly; `None` for a word that is neither.
-fn asked(words: &[&str]) -> Option<(Vec<&'static str>, bool)> {
-    let quick = words.contains(&"--quick");
-    let names = words.iter().filter(|word| **word != "--quick");
-    let find = |word: &&str| TABLES.iter().find(|(name, _)| name == word).map(|(name, _)| *name);
-    let asked: Vec<_> = names.map(find).collect::<Option<_>>()?;
-    let all = || TABLES.iter().map(|(name, _)| *name).collect();
-    Some((if asked.is_empty() { all() } else { asked }, quick))
+/// What the words ask for.
+#[derive(Debug, PartialEq, Eq)]
+struct Asked {
+    tables: Vec<&'static str>,
+    quick: bool,
+    out: Option<PathBuf>,
 }
 
-fn run(tables: &[&'static str], quick: bool) -> Outcome<()> {
+/// `None` for a word that means nothing.
+fn asked(words: &[&str]) -> Option<Asked> {
+    let (mut tables, mut quick, mut out) = (Vec::new(), false, None);
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        match *word {
+            "--quick" => quick = true,
+            "--out" => out = Some(PathBuf::from(words.next()?)),
+            word => tables.push(TABLES.iter().find(|(name, _)| *name == word)?.0),
+        }
+    }
+    if tables.is_empty() {
+        tables = TABLES.iter().map(|(name, _)| *name).collect();
+    }
+    Some(Asked { tables, quick, out })
+}
+
+fn run(asked: &Asked) -> Outcome<()> {
     qmig_binary()?;
     if Criu::installed().is_none() {
         eprintln!("no CRIU to compare with: netns-tests/install-criu.sh /opt/qmig-criu");
     }
-    if quick {
+    if asked.quick {
         quiet::hurry();
     }
-    for table in tables {
+    if let Some(folder) = &asked.out {
+        records::into(folder)?;
+    }
+    for table in &asked.tables {
         let (started, machine) = (Instant::now(), machine::describe()?);
         let before = quiet::disturbed();
-        let text = one(table, quick)?;
+        records::begin(table)?;
+        let text = one(table, asked.quick)?;
         let text = format!("{text}\n{machine}{}", report::disturbance(before));
         println!("{text}");
-        if !quick {
+        if !asked.quick {
             report::write(Path::new(FILE), table, &text)?;
         }
+        records::page()?;
         eprintln!("{table}: {} s", started.elapsed().as_secs());
     }
     Ok(())
@@ -143,21 +164,17 @@ fn one(table: &str, quick: bool) -> Outcome<String> {
     }
 }
 
-/// Keep a record for whoever asked for records.
-fn keep(record: &Record) -> Outcome<()> {
-    let Some(path) = std::env::var_os(RECORDS) else { return Ok(()) };
-    let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path)?;
-    Ok(writeln!(file, "{}", serde_json::to_string(record)?)?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn tables_are_asked_for_by_name() {
-        assert_eq!(asked(&["cost", "--quick"]), Some((vec!["cost"], true)));
-        assert_eq!(asked(&[]).map(|(tables, _)| tables.len()), Some(TABLES.len()));
+        let out = Some(PathBuf::from("d"));
+        let cost = Asked { tables: vec!["cost"], quick: true, out };
+        assert_eq!(asked(&["cost", "--out", "d", "--quick"]), Some(cost));
+        assert_eq!(asked(&[]).map(|asked| asked.tables.len()), Some(TABLES.len()));
+        assert_eq!((asked(&["--out"]), asked(&["cost", "whale"])), (None, None));
         assert_eq!(asked(&["everything"]), None);
     }
 }

@@ -1,17 +1,11 @@
 //! How much memory qmig itself takes, at most, for a process far larger than that.
 
-use std::time::Duration;
+use netns_tests::experiment::{Load, Trial, Way};
 
-use netns_tests::{Host, Lab, Migration, Side, Subject};
-
-use crate::Outcome;
-use crate::machine::field;
+use crate::{Outcome, records};
 
 /// The size of the process.
 pub(crate) const MIB: u32 = 4096;
-/// How often the source is looked at; its peak only grows, and it ends soon after it.
-const GLANCE: Duration = Duration::from_millis(1);
-const MOVE: Duration = Duration::from_secs(120);
 
 /// Peaks of resident memory (VmHWM, proc_pid_status(5)), in kB.
 #[derive(Debug)]
@@ -21,22 +15,9 @@ pub(crate) struct Peaks {
 }
 
 pub(crate) fn measure() -> Outcome<Peaks> {
-    let lab = Lab::two_hosts()?;
-    let subject = Subject::new("filler").arg("mib").arg(MIB).start(&lab, lab.src())?;
-    let listening = Migration::new(&lab)?.deadline(MOVE).listen()?;
-    let moving = listening.dump(subject.pid())?;
-    let dump = moving.qmig(Side::Source);
-    let mut source = 0;
-    while dump.ended().is_none() {
-        source = source.max(peak(lab.src(), dump.pid()).unwrap_or(0));
-        std::thread::sleep(GLANCE);
+    let record = records::of(&Trial::new(Way::AUTO, Load::idle(MIB)))?;
+    if let Some(error) = record.error {
+        return Err(error.into());
     }
-    // As the parent of the tree it is still there to be looked at.
-    let destination = peak(lab.dst(), moving.qmig(Side::Destination).pid())?;
-    moving.finish()?.succeeded()?;
-    Ok(Peaks { source, destination })
-}
-
-fn peak(host: &Host, pid: i32) -> Outcome<u64> {
-    field(&host.path(format!("/proc/{pid}/status")).to_string_lossy(), "VmHWM:")
+    Ok(Peaks { source: record.source.peak_kib, destination: record.destination.peak_kib })
 }

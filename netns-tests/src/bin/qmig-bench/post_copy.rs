@@ -8,7 +8,7 @@ use netns_tests::experiment::{Load, Record, Trial, Way};
 use netns_tests::{Criu, Link};
 
 use crate::statistics::{median, middle};
-use crate::{Outcome, quiet};
+use crate::{Outcome, records};
 
 /// One row of a table: a way over a link.
 struct Cell {
@@ -126,10 +126,7 @@ fn table(title: &str, note: &str, cells: Vec<Cell>) -> Outcome<String> {
     for cell in &cells {
         let mut records = Vec::new();
         for round in 0..cell.rounds {
-            let trial = cell.trial(round)?;
-            quiet::wait()?;
-            let record = trial.run();
-            crate::keep(&record)?;
+            let record = records::of(&cell.trial(round)?)?;
             eprintln!(
                 "{title}, {}: {}, round {}: {}",
                 cell.name,

@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 use netns_tests::experiment::{Load, Record, Trial, Way};
 use netns_tests::{Criu, Link};
 
+use crate::Outcome;
 use crate::post_copy::said;
 use crate::statistics::median;
-use crate::{Outcome, quiet};
 
 pub(crate) fn measure(quick: bool) -> Outcome<String> {
     let (gib, rounds) = if quick { (1, 1) } else { (4, 5) };
@@ -94,10 +94,7 @@ pub(crate) fn records(
 ) -> Outcome<Vec<Record>> {
     (0..rounds)
         .map(|round| {
-            let trial = trial(round)?;
-            quiet::wait()?;
-            let record = trial.run();
-            crate::keep(&record)?;
+            let record = crate::records::of(&trial(round)?)?;
             eprintln!("{what}, round {}: {}", round + 1, said(&record));
             Ok(record)
         })

@@ -77,7 +77,7 @@ pub(crate) fn cost(cost: &Cost) -> String {
         row(name, sample);
     }
     row("as the process felt it (it beats each ms)", &cost.felt);
-    row("whole migration, from the first word to the last", &cost.total);
+    row("whole migration, the start and the end of qmig included", &cost.total);
     text
 }
 

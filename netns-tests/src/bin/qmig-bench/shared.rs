@@ -8,7 +8,7 @@ use netns_tests::experiment::{Load, Record, Trial, Way};
 
 use crate::post_copy::said;
 use crate::statistics::{median, middle};
-use crate::{Outcome, quiet};
+use crate::{Outcome, records};
 
 /// The name of a row, the congestion control of a flow beside, and changes after so many seconds.
 type Row = (&'static str, Option<&'static str>, &'static [(u64, &'static str)]);
@@ -45,9 +45,7 @@ pub(crate) fn measure(quick: bool) -> Outcome<String> {
                 (Duration::from_secs(*seconds), (*words).to_owned())
             };
             trial.changes = changes.iter().map(after).collect();
-            quiet::wait()?;
-            let record = trial.repetition(round).run();
-            crate::keep(&record)?;
+            let record = records::of(&trial.repetition(round))?;
             eprintln!("shared, {name}, round {}: {}", round + 1, said(&record));
             records.push(record);
         }

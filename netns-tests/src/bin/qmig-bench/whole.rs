@@ -6,7 +6,7 @@ use netns_tests::Criu;
 use netns_tests::experiment::{Load, Trial, Way};
 
 use crate::statistics::Sample;
-use crate::{Outcome, quiet, report};
+use crate::{Outcome, records, report};
 
 /// The size of the process.
 pub(crate) const MIB: u32 = 1024;
@@ -30,10 +30,9 @@ fn measure(beside_criu: bool, mtu: u32, quick: bool) -> Outcome<Vec<(Way, Sample
     let mut times = vec![Vec::new(); ways.len()];
     for round in 0..if quick { 1 } else { ROUNDS } {
         for (way, times) in ways.iter().zip(&mut times) {
-            quiet::wait()?;
             let mib = if quick { MIB / 8 } else { MIB };
-            let record = Trial::new(*way, Load::idle(mib)).frames(mtu).repetition(round).run();
-            crate::keep(&record)?;
+            let trial = Trial::new(*way, Load::idle(mib)).frames(mtu).repetition(round);
+            let record = records::of(&trial)?;
             if let Some(error) = record.error {
                 return Err(format!("move by {way}: {error}").into());
             }

@@ -9,13 +9,18 @@ use netns_tests::experiment::Record;
 type Measure = (&'static str, fn(&Record) -> Option<f64>, f64);
 
 #[expect(clippy::cast_precision_loss, reason = "microseconds for people")]
-const MEASURES: [Measure; 5] = [
-    ("stood still, ms", |r| Some(r.felt_us as f64), 1e3),
+const MEASURES: [Measure; 6] = [
+    ("stood still, ms", |r| (r.felt_us > 0).then_some(r.felt_us as f64), 1e3),
     ("until complete, s", |r| Some(r.total_us as f64), 1e6),
     ("wait p50, ms", |r| (r.waits.count > 0).then_some(r.waits.p50_us as f64), 1e3),
     ("wait p99, ms", |r| (r.waits.count > 0).then_some(r.waits.p99_us as f64), 1e3),
+    ("no client answered, ms", |r| asked(r).then_some(r.requests.silence_us as f64), 1e3),
     ("fill, Mbit/s", |r| (r.fill_bps > 0.0).then_some(r.fill_bps), 1e6),
 ];
+
+fn asked(record: &Record) -> bool {
+    record.requests.count > 0
+}
 
 /// The middle of some numbers and their extremes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -96,7 +101,11 @@ pub(crate) fn compare(one: &[Record], other: &[Record]) -> String {
 fn grouped(records: &[Record]) -> BTreeMap<String, Vec<&Record>> {
     let mut groups: BTreeMap<String, Vec<&Record>> = BTreeMap::new();
     for record in records.iter().filter(|record| record.error.is_none()) {
-        let key = format!("{} over {} ({})", record.way, record.link_name, record.load);
+        let table = if record.table.is_empty() { "" } else { ": " };
+        let key = format!(
+            "{}{table}{} over {} ({})",
+            record.table, record.way, record.link_name, record.load
+        );
         groups.entry(key).or_default().push(record);
     }
     groups

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 const PAGE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
-const SCRIPT: &str = include_str!("page.js");
+const SCRIPT: &str = concat!(include_str!("page.js"), include_str!("plots.js"));
 
 /// The page of an experiment.
 pub(crate) fn page(name: &str, records: &[Record]) -> String {

@@ -41,6 +41,8 @@ struct NamedLink {
     words: String,
     /// Only these ways over it.
     ways: Option<Vec<String>>,
+    /// Only these loads over it.
+    loads: Option<Vec<String>>,
 }
 
 /// Every combination of these.
@@ -55,6 +57,8 @@ struct Matrix {
     words: String,
     /// Only these ways over them.
     ways: Option<Vec<String>>,
+    /// Only these loads over them.
+    loads: Option<Vec<String>>,
 }
 
 fn three() -> u32 {
@@ -98,6 +102,11 @@ impl Plan {
                 self.left_out.push(format!("{}: not between two hosts", trial.way));
                 continue;
             }
+            if trial.load.subject == Load::SERVER {
+                let why = "there is no third host for its clients";
+                self.left_out.push(format!("{}: {why}", trial.load.words()));
+                continue;
+            }
             let trial = trial.between(name);
             let same = |other: &Trial| {
                 (other.way, &other.load, other.repetition)
@@ -117,14 +126,18 @@ impl Plan {
         let (mut trials, mut left_out) = (Vec::new(), Vec::new());
         let links = links(&written)?;
         for repetition in 0..written.repetitions {
-            for Over { name, link, ways } in &links {
-                for load in &written.loads {
+            for Over { name, link, ways, loads } in &links {
+                for load in loads {
                     let load = load_of(load)?;
                     for way in ways {
                         let way: Way = way.parse()?;
                         let is_criu = !matches!(way, Way::Qmig { .. });
                         if is_criu && Criu::installed().is_none() {
                             left_out.push(format!("{way}: no CRIU is installed"));
+                            continue;
+                        }
+                        if matches!(way, Way::QmigCriu { .. }) && load.subject == Load::SERVER {
+                            left_out.push(format!("{way}: it takes no address of a kv along"));
                             continue;
                         }
                         let mut trial = Trial::new(way, load.clone());
@@ -159,6 +172,7 @@ struct Over {
     name: String,
     link: Option<Link>,
     ways: Vec<String>,
+    loads: Vec<String>,
 }
 
 fn links(written: &Written) -> Outcome<Vec<Over>> {
@@ -167,17 +181,19 @@ fn links(written: &Written) -> Outcome<Vec<Over>> {
         let name = link.name.clone().unwrap_or_else(|| link.words.clone());
         let parsed = (link.words != "veth").then(|| link.words.parse::<Link>()).transpose()?;
         let ways = link.ways.as_ref().unwrap_or(&written.ways).clone();
-        links.push(Over { name, link: parsed, ways });
+        let loads = link.loads.as_ref().unwrap_or(&written.loads).clone();
+        links.push(Over { name, link: parsed, ways, loads });
     }
     if let Some(matrix) = &written.matrix {
         let ways = matrix.ways.as_ref().unwrap_or(&written.ways);
+        let loads = matrix.loads.as_ref().unwrap_or(&written.loads);
         for rate in &matrix.rate {
             for rtt in &matrix.rtt {
                 for loss in &matrix.loss {
                     let words = format!("rate={rate} rtt={rtt} loss={loss} {}", matrix.words);
                     let name = format!("{rate}, RTT {rtt}, loss {loss}");
-                    let (link, ways) = (Some(words.parse()?), ways.clone());
-                    links.push(Over { name, link, ways });
+                    let link = Some(words.parse()?);
+                    links.push(Over { name, link, ways: ways.clone(), loads: loads.clone() });
                 }
             }
         }
@@ -197,8 +213,8 @@ fn load_of(words: &str) -> Outcome<Load> {
         let value = words.next().ok_or_else(|| format!("find the number of {name}"))?.parse()?;
         if name == "mib" { mib = value } else { args.push((name.to_owned(), value)) }
     }
-    if !["toucher", "writer", "filler", "churn"].contains(&subject.as_str()) {
-        let known = "toucher, writer, filler, churn";
+    if !["toucher", "writer", "filler", "churn", Load::SERVER].contains(&subject.as_str()) {
+        let known = "toucher, writer, filler, churn, kv";
         return Err(format!("find a load {subject:?}: one of {known}").into());
     }
     Ok(Load { subject, mib, args })

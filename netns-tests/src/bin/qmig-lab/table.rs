@@ -7,7 +7,8 @@ use netns_tests::experiment::Record;
 /// A column: its name, and how a record fills it.
 type Column = (&'static str, fn(&Record) -> String);
 
-const COLUMNS: [Column; 32] = [
+const COLUMNS: [Column; 37] = [
+    ("table", |r| r.table.clone()),
     ("way", |r| r.way.clone()),
     ("link_name", |r| r.link_name.clone()),
     ("link", |r| r.link.clone()),
@@ -24,6 +25,10 @@ const COLUMNS: [Column; 32] = [
     ("wait_p90_us", |r| r.waits.p90_us.to_string()),
     ("wait_p99_us", |r| r.waits.p99_us.to_string()),
     ("wait_max_us", |r| r.waits.max_us.to_string()),
+    ("answers", |r| r.requests.count.to_string()),
+    ("answer_p50_us", |r| r.requests.p50_us.to_string()),
+    ("answer_max_us", |r| r.requests.max_us.to_string()),
+    ("no_answer_us", |r| r.requests.silence_us.to_string()),
     ("fill_bps", |r| format!("{:.0}", r.fill_bps)),
     ("fill_share", |r| r.fill_share.map_or_else(String::new, |share| format!("{share:.4}"))),
     ("up_bytes", |r| r.up.bytes.to_string()),
