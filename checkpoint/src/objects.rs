@@ -5,7 +5,8 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
-use image::outline::{SharedOutline, same_object};
+use image::kept::{Extent, same_object};
+use image::outline::SharedOutline;
 use image::state::SharedMemory;
 use pages::{ByteCount, PAGE_SIZE, PageCount, PageIndex, PageRange, PageSet, SpaceId};
 
@@ -42,13 +43,17 @@ struct Object {
 
 impl Objects {
     /// Takes what is worth it out of what was collected early.
-    pub(crate) fn of(spaces: Vec<SpacePages>, shared: &[SharedMemory]) -> Self {
+    pub(crate) fn of(spaces: Vec<SpacePages>, shared: &[SharedMemory], extent: Extent) -> Self {
+        let segments = extent == Extent::Whole;
         let objects = spaces.into_iter().filter_map(|space| {
             let (SpaceId::Shared(id), PageSource::Shared { file }) = (space.space, space.source)
             else {
                 return None;
             };
-            let early = shared.iter().find(|object| object.id == id && object.sysv.is_none())?;
+            let early = shared.iter().find(|object| object.id == id)?;
+            if early.sysv.is_some() && !segments {
+                return None;
+            }
             let file = File::from(file);
             let is = identity(&file).ok()?;
             pays(ByteCount(early.size)).then(|| Object {
@@ -194,7 +199,7 @@ mod tests {
             pages: PageSet::new(),
             source: PageSource::Shared { file: file.try_clone().expect("a copy").into() },
         };
-        (Objects::of(vec![space], &[shared]), file)
+        (Objects::of(vec![space], &[shared], Extent::Whole), file)
     }
 
     /// What the pump does.

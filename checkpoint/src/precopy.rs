@@ -78,7 +78,7 @@ async fn run(
     stop: &mut Stop,
     watch: &mut dyn Watch,
 ) -> Result<Option<(Rounds, Ending)>, Cause> {
-    let (mut rounds, stood) = match begin(job, plan, features.contains(Features::SHARED_ROUNDS)) {
+    let (mut rounds, stood) = match begin(job, plan, features) {
         Err(Cause::Watch(error)) if job.mode == Mode::Auto => {
             watch.event(Event::Warning { text: format!("not copied while it runs: {error}") });
             return Ok(None);
@@ -180,13 +180,13 @@ async fn run(
 }
 
 /// Stops the tree for a moment: reads what it is, and arranges that its writes are noted.
-fn begin(job: &Job, plan: &Plan, shared: bool) -> Result<(Rounds, Duration), Cause> {
+fn begin(job: &Job, plan: &Plan, features: Features) -> Result<(Rounds, Duration), Cause> {
     tracee::dirty::offered().map_err(Cause::Watch)?;
     let _urgency = Urgency::raise();
     let mut moment = Downtime::starts();
     let look = (None, MemoryLook::Nothing);
     let (mut held, collected) = stop_and_read(job.root, plan, &job.survey, look, &mut moment)?;
-    let rounds = Rounds::begin(&mut held, collected, shared).map_err(Cause::Watch)?;
+    let rounds = Rounds::begin(&mut held, collected, features).map_err(Cause::Watch)?;
     held.resume().map_err(Cause::Freeze)?;
     Ok((rounds, moment.so_far()))
 }

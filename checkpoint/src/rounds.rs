@@ -1,9 +1,8 @@
 //! Rounds of pre-copy: which pages to send while the program runs, and which are left when it does
 //! not any more.
 //!
-//! Private anonymous memory takes part, which is what programs are made of, and shared memory
-//! (`objects`). What private mappings of files hold of their own travels when the program stands
-//! still.
+//! Private anonymous memory takes part, which is what programs are made of, what private mappings of
+//! files hold of their own, and shared memory (`objects`).
 //!
 //! The pages of a round are told and protected first and read then ([`tracee::dirty`]); a page that
 //! changes while it is read is told again. For each process is kept: `sent`, what the destination has
@@ -11,13 +10,16 @@
 //! `made`, where the destination has it, which is what it was told with the last round. What is sent
 //! lies always within `made`, and leaving it means being forgotten, when a round tells: then the
 //! destination takes that memory away. Not before: memory that went after the last round, and came
-//! back before the end, is still there with what was sent into it.
+//! back before the end, is still there with what was sent into it. Pages of files are put `aside` over
+//! there and never forgotten: whatever maps a file at their place in the end has them.
 
-use image::outline::{LASTING, Outline, Room, SpaceOutline, kept, kept_in};
+use image::kept::{Extent, beside, kept, kept_in};
+use image::outline::{LASTING, Outline, Room, SpaceOutline};
 use image::state::{Checkpoint, FileKind, VmaFlags};
 use pages::{PageCount, PageIndex, PageRange, PageSet, SpaceId, TaskId};
 use tracee::proc::maps::{self, Mapping};
 use tracee::{Held, HostPid, Tracked, Tracker, Wanted};
+use transport::wire::Features;
 
 use crate::collect::{Collected, PageSource, SpacePages, Waits};
 use crate::failure::Cause;
@@ -30,6 +32,7 @@ pub struct Rounds {
     tracker: Tracker,
     early: Checkpoint,
     waits: Waits,
+    extent: Extent,
     spaces: Vec<Space>,
     objects: Objects,
     /// Pages of all rounds.
@@ -53,15 +56,24 @@ struct Space {
     room: Vec<Room>,
     /// As of the last round.
     made: Vec<Room>,
+    /// Private mappings of files.
+    files: PageSet,
     sent: PageSet,
+    aside: PageSet,
     changed: PageSet,
 }
 
 impl Rounds {
-    /// Begins to watch a tree that stands still, and of which `early` was read at this moment.
-    ///
-    /// `shared`: shared memory takes part.
-    pub(crate) fn begin(held: &mut Held, early: Collected, shared: bool) -> tracee::Result<Self> {
+    /// Begins to watch a tree that stands still, and of which `early` was read at this moment. What of
+    /// it takes part, the `features` tell that both ends have.
+    pub(crate) fn begin(
+        held: &mut Held,
+        early: Collected,
+        features: Features,
+    ) -> tracee::Result<Self> {
+        let shared = features.contains(Features::SHARED_ROUNDS);
+        let whole = features.contains(Features::WHOLE_ROUNDS);
+        let extent = if whole { Extent::Whole } else { Extent::Anonymous };
         let root = held.processes().first().map_or(HostPid(0), |process| process.number);
         let mut tracker = Tracker::of(root)?;
         for process in held.processes() {
@@ -75,8 +87,9 @@ impl Rounds {
         let host = |task| spaces.iter().find(|it| it.task == task).map(|it| it.pid);
         let waits = Waits::of(held, &early.checkpoint, host);
         let memory = early.spaces.into_iter().filter(|_| shared).collect();
-        let objects = Objects::of(memory, &early.checkpoint.shared);
-        Ok(Self { tracker, spaces, objects, waits, early: early.checkpoint, sent: PageCount(0) })
+        let objects = Objects::of(memory, &early.checkpoint.shared, extent);
+        let (early, sent) = (early.checkpoint, PageCount(0));
+        Ok(Self { tracker, spaces, objects, waits, extent, early, sent })
     }
 
     /// What the tree was when it began.
@@ -101,7 +114,7 @@ impl Rounds {
             // A process that has ended or become another: the tree is not the same any more, and
             // everything will be sent at the end.
             let Some(tracked) = self.tracker.space(space.pid) else { continue };
-            match space.look(tracked) {
+            match space.look(tracked, self.extent) {
                 Err(error) if error.is_gone() => {}
                 looked => looked.map_err(Cause::Watch)?,
             }
@@ -129,6 +142,7 @@ impl Rounds {
             outline.spaces.push(SpaceOutline {
                 task: space.task,
                 room: space.made.clone(),
+                beside: space.files.clone(),
                 pages: changed.count(),
             });
             self.sent = self.sent + changed.count();
@@ -169,7 +183,10 @@ impl Rounds {
             let left =
                 collected.spaces.iter_mut().find(|left| left.space == SpaceId::Process(space.task));
             let (Some(living), Some(left)) = (living, left) else { continue };
-            let there = kept(&space.made, &living.mm).intersect(&space.sent);
+            let shared = &collected.checkpoint.shared;
+            let there = kept(&space.made, &living.mm, shared, self.extent);
+            let mut there = there.intersect(&space.sent);
+            there.add_all(&beside(&living.mm).intersect(&space.aside));
             let written = collected.written.get(&space.task);
             let changed = match written.filter(|_| !unseen && self.tracks(space.pid)) {
                 Some(written) => {
@@ -201,40 +218,60 @@ fn remaining(content: &PageSet, there: &PageSet, changed: &PageSet) -> PageSet {
 impl Space {
     fn new(task: TaskId, pid: HostPid) -> Self {
         let (mappings, room, made) = (Vec::new(), Vec::new(), Vec::new());
-        let (sent, changed) = (PageSet::new(), PageSet::new());
-        Self { task, pid, mappings, room, made, sent, changed }
+        let [files, sent, aside, changed] = [const { PageSet::new() }; 4];
+        Self { task, pid, mappings, room, made, files, sent, aside, changed }
     }
 
     /// A round tells where there is room now, and brings `pages`.
     fn tell(&mut self, pages: &PageSet) {
         self.sent = self.sent.intersect(&kept_in(&self.made, self.room.iter().copied()));
         self.made.clone_from(&self.room);
+        let aside = pages.intersect(&self.files);
         self.sent.add_all(pages);
+        self.sent.remove_all(&aside);
+        self.aside.add_all(&aside);
     }
 
-    fn look(&mut self, tracked: &Tracked) -> tracee::Result<()> {
+    fn look(&mut self, tracked: &Tracked, extent: Extent) -> tracee::Result<()> {
         let mappings = tracked.register()?;
         if mappings != self.mappings {
             // Only smaps tells the flags, and to write it the kernel looks at every page.
-            let room = maps::read_with_flags(self.pid)?;
-            let room = disjoint(room.iter().filter_map(room_of));
-            let all = room.iter().map(|room| room.range).collect();
+            let flagged = maps::read_with_flags(self.pid)?;
+            let room = disjoint(flagged.iter().filter_map(room_of));
+            let mut all: PageSet = room.iter().map(|room| room.range).collect();
+            let files = flagged.iter().filter(|_| extent == Extent::Whole);
+            let mut files: PageSet = files.filter_map(file_of).collect();
+            files.remove_all(&all);
+            all.add_all(&files);
             self.changed = self.changed.intersect(&all);
-            (self.mappings, self.room) = (mappings, room);
+            (self.mappings, self.room, self.files) = (mappings, room, files);
         }
         for range in joined(self.room.iter().copied()) {
             self.changed.add_all(&tracked.written(range, Wanted::AnonContent)?);
+        }
+        for range in self.files.ranges() {
+            self.changed.add_all(&tracked.written(*range, Wanted::CowedFileContent)?);
         }
         Ok(())
     }
 }
 
+/// As it is without the watching.
+fn unwatched(mapping: &Mapping) -> Mapping {
+    let mut plain = mapping.clone();
+    plain.flags.retain(|flag| flag != b"uw");
+    plain
+}
+
+/// Where a private mapping of a file is, of a kind that can be moved.
+fn file_of(mapping: &Mapping) -> Option<PageRange> {
+    let private = !mapping.shared && matches!(shows(&unwatched(mapping)), Ok(None));
+    mapping.range().filter(|_| private)
+}
+
 /// The room a mapping takes, if it is private anonymous memory of a kind that can be moved.
 fn room_of(mapping: &Mapping) -> Option<Room> {
-    let ours = [b"uw"]; // the watching
-    let mut plain = mapping.clone();
-    plain.flags.retain(|flag| !ours.contains(&flag));
-    let Ok(Some(Shows::Anon)) = shows(&plain) else { return None };
+    let Ok(Some(Shows::Anon)) = shows(&unwatched(mapping)) else { return None };
     let flag = |name, flag| if mapping.has_flag(name) { flag } else { VmaFlags::empty() };
     let flags = flag(b"gd", VmaFlags::GROWS_DOWN) | flag(b"nr", VmaFlags::NO_RESERVE);
     Some(Room { range: mapping.range()?, prot: mapping.prot, flags: flags & LASTING })
@@ -326,6 +363,9 @@ mod tests {
         assert_eq!(room_of(&mapping(&[b"um"])), None, "somebody else's");
         assert_eq!(room_of(&mapping(&[b"ht"])), None);
         assert_eq!(room_of(&Mapping { inode: 3, ..mapping(&[]) }), None);
+        assert!(file_of(&Mapping { inode: 3, ..mapping(&[b"uw"]) }).is_some());
+        assert_eq!(file_of(&mapping(&[])), None);
+        assert_eq!(file_of(&Mapping { shared: true, inode: 3, ..mapping(&[]) }), None);
         assert_eq!(room_of(&Mapping { shared: true, inode: 3, ..mapping(&[]) }), None);
     }
 }

@@ -14,6 +14,7 @@ mod directory;
 mod error;
 pub mod frame;
 pub mod inspect;
+pub mod kept;
 pub mod kind;
 pub mod magic;
 pub mod messages;

@@ -3,22 +3,21 @@
 //! Before each round the source tells where private anonymous memory is *now*, so that the
 //! destination can make (and take away) room for it; and how many pages of each process the round
 //! brings. Everything else an address space has (files, shared memory, the kernel's own pages) is
-//! mapped when the program stands still, from the images.
+//! mapped when the program stands still, from the images. What private mappings of files hold of
+//! their own comes in rounds too, and is put aside until they are mapped.
 //!
 //! When it does, both ends must know which of the pages that were sent are still where they were put:
-//! [`kept`] tells, and both ask it.
+//! [`crate::kept`] tells, and both ask it.
 
 use pages::{PAGE_SIZE, PageCount, PageRange, PageSet, SharedId, TaskId};
 use prost::Message;
 
 use crate::error::{BadField, Flaw};
 use crate::state::check::{page_range, task_id};
-use crate::state::{Mm, SharedMemory, Vma, VmaFlags, VmaKind};
+use crate::state::{Vma, VmaFlags, VmaKind};
 
 /// Bytes of the longest outline: some 700 000 mappings.
 pub const LONGEST_OUTLINE: usize = 16 << 20;
-/// The name that CRIU's format gives to anonymous shared memory.
-const ANONYMOUS: &str = "/dev/zero";
 /// The blob with the outline of round `n` is called this and `n`.
 pub const OUTLINE: &str = "round-";
 
@@ -40,17 +39,6 @@ pub struct SharedOutline {
     pub pages: PageCount,
 }
 
-/// True if what was brought into the object `early` is good for the one that the tree has `now`.
-pub fn same_object(early: &SharedMemory, now: &SharedMemory) -> bool {
-    // Anonymous shared memory has the size it was made with.
-    let resizable = now.name != ANONYMOUS;
-    early.id == now.id
-        && early.name == now.name
-        && early.sysv.is_none()
-        && now.sysv.is_none()
-        && (resizable || early.size == now.size)
-}
-
 /// What one round brings for one process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SpaceOutline {
@@ -58,7 +46,9 @@ pub struct SpaceOutline {
     pub task: TaskId,
     /// All its private anonymous memory, ascending and disjoint.
     pub room: Vec<Room>,
-    /// Pages that follow, all of them inside `room`.
+    /// Its private mappings of files. Empty unless both ends put their pages aside.
+    pub beside: PageSet,
+    /// Pages that follow, all of them inside `room` or `beside`.
     pub pages: PageCount,
 }
 
@@ -82,36 +72,6 @@ impl Room {
         let flags = vma.flags & LASTING;
         (vma.kind == VmaKind::Anon).then_some(Self { range: vma.range, prot: vma.prot, flags })
     }
-}
-
-/// Where pages that were put into `room` are still as they were put, in the address space `mm`.
-///
-/// Nowhere if it has segments of System V: they are attached whole, over whatever is there.
-pub fn kept(room: &[Room], mm: &Mm) -> PageSet {
-    if mm.vmas.iter().any(|vma| matches!(vma.kind, VmaKind::SysV { .. })) {
-        return PageSet::new();
-    }
-    kept_in(room, mm.vmas.iter().filter_map(Room::of))
-}
-
-/// The same where there is room `now`, ascending.
-pub fn kept_in(room: &[Room], now: impl IntoIterator<Item = Room>) -> PageSet {
-    let mut kept = PageSet::new();
-    let mut rest = room.iter().peekable();
-    for now in now {
-        while let Some(had) = rest.peek() {
-            if let Some(both) = had.range.intersect(now.range)
-                && had.flags == now.flags
-            {
-                kept.insert(both);
-            }
-            if had.range.end() > now.range.end() {
-                break; // the next mapping may have the rest of it
-            }
-            rest.next();
-        }
-    }
-    kept
 }
 
 /// An outline that cannot be: the fault of whoever sent it.
@@ -165,6 +125,11 @@ struct SpaceMessage {
     counts: Vec<u64>,
     #[prost(uint32, repeated, tag = "5")]
     kinds: Vec<u32>,
+    /// For each private mapping of a file: pages from the end of the last, and pages.
+    #[prost(uint64, repeated, tag = "6")]
+    beside_gaps: Vec<u64>,
+    #[prost(uint64, repeated, tag = "7")]
+    beside_counts: Vec<u64>,
 }
 
 impl Outline {
@@ -206,6 +171,12 @@ impl From<&SpaceOutline> for SpaceMessage {
             message.kinds.push(room.prot & 7 | room.flags.bits());
             end = room.range.end().0;
         }
+        let mut end = 0;
+        for range in space.beside.ranges() {
+            message.beside_gaps.push(range.start().0 - end);
+            message.beside_counts.push(range.count().0);
+            end = range.end().0;
+        }
         message
     }
 }
@@ -214,62 +185,51 @@ impl TryFrom<&SpaceMessage> for SpaceOutline {
     type Error = BadField;
 
     fn try_from(message: &SpaceMessage) -> Result<Self, BadField> {
-        let rooms = message.gaps.len();
-        for (field, got) in [("counts", message.counts.len()), ("kinds", message.kinds.len())] {
-            if got != rooms {
-                return Err(BadField::value(field, got as u64, "as many as there are gaps"));
-            }
+        let spans = ranges(("counts", &message.gaps, &message.counts))?;
+        if message.kinds.len() != spans.len() {
+            let got = message.kinds.len() as u64;
+            return Err(BadField::value("kinds", got, "as many as there are gaps"));
         }
-        let mut end = 0_u64;
-        let numbers = message.gaps.iter().zip(&message.counts).zip(&message.kinds);
-        let room = numbers.map(|((gap, count), kind)| {
-            let bytes = |pages: u64| pages.saturating_mul(PAGE_SIZE as u64);
-            let start = end.saturating_add(*gap);
-            let after = start.saturating_add(*count);
-            let range = page_range("counts", bytes(start), bytes(after))?;
-            end = after;
-            Ok(Room { range, prot: kind & 7, flags: VmaFlags::from_bits_truncate(*kind) & LASTING })
+        let room = spans.into_iter().zip(&message.kinds).map(|(range, kind)| Room {
+            range,
+            prot: kind & 7,
+            flags: VmaFlags::from_bits_truncate(*kind) & LASTING,
         });
-        let room = room.collect::<Result<Vec<_>, BadField>>()?;
+        let room: Vec<Room> = room.collect();
+        let beside = ("beside_counts", &*message.beside_gaps, &*message.beside_counts);
+        let beside: PageSet = ranges(beside)?.into_iter().collect();
         let most: PageCount = room.iter().map(|room| room.range.count()).sum();
+        let most = most + beside.count();
         if message.pages > most.0 {
             return Err(BadField::value("pages", message.pages, "no more than there is room for"));
         }
         let task = task_id("task", message.task)?;
-        Ok(Self { task, room, pages: PageCount(message.pages) })
+        Ok(Self { task, room, beside, pages: PageCount(message.pages) })
     }
+}
+
+/// Ascending and disjoint, told by the gaps between them; `field` is what a flaw is told of.
+fn ranges(
+    (field, gaps, counts): (&'static str, &[u64], &[u64]),
+) -> Result<Vec<PageRange>, BadField> {
+    if counts.len() != gaps.len() {
+        return Err(BadField::value(field, counts.len() as u64, "as many as there are gaps"));
+    }
+    let mut end = 0_u64;
+    let ranges = gaps.iter().zip(counts).map(|(gap, count)| {
+        let bytes = |pages: u64| pages.saturating_mul(PAGE_SIZE as u64);
+        let start = end.saturating_add(*gap);
+        end = start.saturating_add(*count);
+        page_range(field, bytes(start), bytes(end))
+    });
+    ranges.collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use pages::{PageIndex, VirtAddr};
+    use pages::PageIndex;
 
     use super::*;
-    use crate::state::{Advice, FileId};
-
-    #[test]
-    fn what_was_brought_early_is_good_for_the_same_object() {
-        let object = |id, name: &str, size| SharedMemory {
-            id: SharedId(id),
-            name: name.to_owned(),
-            size,
-            seals: 0,
-            uid: 0,
-            gid: 0,
-            mode: 0o600,
-            sysv: None,
-        };
-        let table = [
-            (object(1, "a", 4096), object(1, "a", 8192), true),
-            (object(1, "a", 4096), object(2, "a", 4096), false),
-            (object(1, "a", 4096), object(1, "b", 4096), false),
-            (object(1, ANONYMOUS, 4096), object(1, ANONYMOUS, 4096), true),
-            (object(1, ANONYMOUS, 4096), object(1, ANONYMOUS, 8192), false),
-        ];
-        for (early, now, good) in table {
-            assert_eq!(same_object(&early, &now), good, "{early:?} {now:?}");
-        }
-    }
 
     fn range(start: u64, count: u64) -> PageRange {
         PageRange::new(PageIndex(start), PageCount(count)).expect("a range")
@@ -279,37 +239,6 @@ mod tests {
         Room { range: range(start, count), prot: 3, flags }
     }
 
-    fn mm(vmas: &[(u64, u64, VmaKind, VmaFlags)]) -> Mm {
-        let none = VirtAddr(0);
-        let vma = |(start, count, kind, flags): &(u64, u64, VmaKind, VmaFlags)| Vma {
-            name: None,
-            range: range(*start, *count),
-            prot: 1,
-            kind: *kind,
-            flags: *flags,
-            advice: Advice::empty(),
-        };
-        Mm {
-            start_code: none,
-            end_code: none,
-            start_data: none,
-            end_data: none,
-            start_stack: none,
-            start_brk: none,
-            brk: none,
-            arg_start: none,
-            arg_end: none,
-            env_start: none,
-            env_end: none,
-            auxv: Vec::new(),
-            exe: FileId(1),
-            guards: Vec::new(),
-            vmas: vmas.iter().map(vma).collect(),
-            dumpable: 1,
-            thp_disabled: false,
-        }
-    }
-
     #[test]
     fn what_travels_comes_back() {
         let rooms = [
@@ -317,7 +246,9 @@ mod tests {
             room(8, 1, VmaFlags::NO_RESERVE),
             room(900, 2, VmaFlags::GROWS_DOWN),
         ];
-        let space = SpaceOutline { task: TaskId(7), room: rooms.into(), pages: PageCount(6) };
+        let beside = [range(2, 1), range(70, 4)].into_iter().collect();
+        let pages = PageCount(10);
+        let space = SpaceOutline { task: TaskId(7), room: rooms.into(), beside, pages };
         let shared = vec![SharedOutline { id: SharedId(0x7f00_0001), pages: PageCount(3) }];
         let outline = Outline { spaces: vec![space], shared };
         assert_eq!(Outline::from_bytes(&outline.to_bytes()).expect("sound"), outline);
@@ -325,8 +256,15 @@ mod tests {
 
     #[test]
     fn what_cannot_be_is_named() {
-        let good =
-            SpaceMessage { task: 7, pages: 3, gaps: vec![1], counts: vec![3], kinds: vec![3] };
+        let good = SpaceMessage {
+            task: 7,
+            pages: 3,
+            gaps: vec![1],
+            counts: vec![2],
+            kinds: vec![3],
+            beside_gaps: vec![9],
+            beside_counts: vec![1],
+        };
         let table = [
             (SpaceMessage { task: 0, ..good.clone() }, "task"),
             (SpaceMessage { pages: 4, ..good.clone() }, "pages"),
@@ -335,6 +273,8 @@ mod tests {
             (SpaceMessage { gaps: vec![u64::MAX], ..good.clone() }, "counts"),
             (SpaceMessage { gaps: vec![1, 2], ..good.clone() }, "counts"),
             (SpaceMessage { kinds: vec![], ..good.clone() }, "kinds"),
+            (SpaceMessage { beside_counts: vec![], ..good.clone() }, "beside_counts"),
+            (SpaceMessage { beside_gaps: vec![u64::MAX], ..good.clone() }, "beside_counts"),
         ];
         for (space, wrong) in table {
             let bytes = OutlineMessage { spaces: vec![space], shared: Vec::new() }.encode_to_vec();
@@ -344,24 +284,5 @@ mod tests {
             }
         }
         assert!(Outline::from_bytes(b"\xff\xff\xff").is_err());
-    }
-
-    #[test]
-    fn pages_are_kept_where_the_same_memory_still_is() {
-        let (plain, nr) = (VmaFlags::empty(), VmaFlags::NO_RESERVE);
-        let file = VmaKind::File { file: FileId(1), offset: 0, shared: false, access: 0 };
-        let rooms =
-            [room(0, 10, plain), room(20, 10, plain), room(30, 10, nr), room(50, 10, plain)];
-        let now = mm(&[
-            (2, 3, VmaKind::Anon, plain),
-            (7, 5, VmaKind::Anon, plain | VmaFlags::LOCKED),
-            (25, 10, VmaKind::Anon, plain), // both what was there and something new
-            (36, 2, VmaKind::Anon, nr),
-            (50, 10, file, plain),
-        ]);
-        let ranges = [range(2, 3), range(7, 3), range(25, 5), range(36, 2)];
-        assert_eq!(kept(&rooms, &now).ranges(), ranges);
-        assert_eq!(kept(&rooms, &mm(&[])).ranges(), []);
-        assert_eq!(kept(&[], &now).ranges(), []);
     }
 }

@@ -1,4 +1,4 @@
-/* Memory whose shape keeps changing: `threads N` (2) map, unmap, move, grow, shrink, protect, drop,
+/* Memory whose shape keeps changing, private, shared, and of a file: `threads N` (2) map, unmap, move, grow, shrink, protect, drop,
  * write and fork at random, `ops N` (4) times a millisecond, from `seed N` (1). Each knows what every
  * byte of its memory must be; children see a copy of it, change it, and judge it too.
  */
@@ -9,8 +9,8 @@ enum { REGIONS = 48, LONGEST = 64, THREADS = 16 };
 struct region {
     char *at; /* NULL: free */
     size_t pages;
-    bool shared, readonly;
-    uint32_t id, rounds[LONGEST]; /* round 0: all zeros */
+    bool shared, readonly, of_file;
+    uint32_t id, rounds[LONGEST]; /* round 0: all zeros, as in the file */
 };
 
 struct churn {
@@ -24,13 +24,14 @@ struct churn {
 static struct churn *churns;
 static volatile bool stop;
 static long per_ms;
+static int zeros = -1; /* a file of them, larger than any region, which both hosts see */
 
 static uint64_t roll(struct churn *c, uint64_t sides) { return scramble(c->dice++) % sides; }
 
 static bool right(const struct region *r, size_t page) {
-    static const char zeros[PAGE];
+    static const char empty[PAGE];
     const char *at = r->at + page * PAGE;
-    if (!r->rounds[page]) return !memcmp(at, zeros, PAGE);
+    if (!r->rounds[page]) return !memcmp(at, empty, PAGE);
     return differs(at, PAGE, ((uint64_t)r->id << 32 | page << 24) + r->rounds[page]) < 0;
 }
 static void rewrite(struct region *r, size_t page) {
@@ -38,16 +39,16 @@ static void rewrite(struct region *r, size_t page) {
 }
 static void look(const struct region *r, size_t page, const char *who) {
     CHECK(right(r, page), "%s: page %zu of %zu of region %u (%s, round %u) differs", who, page, r->pages, r->id,
-          r->shared ? "shared" : "private", r->rounds[page]);
+          r->shared ? "shared" : r->of_file ? "of a file" : "private", r->rounds[page]);
 }
 
 static void map_one(struct churn *c, struct region *r) {
     size_t pages = 1 + roll(c, LONGEST / 2);
-    bool shared = !roll(c, 4);
+    bool shared = !roll(c, 4), of_file = !shared && !roll(c, 3);
     char *at = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE,
-                    MAP_ANONYMOUS | (shared ? MAP_SHARED : MAP_PRIVATE), -1, 0);
+                    (of_file ? 0 : MAP_ANONYMOUS) | (shared ? MAP_SHARED : MAP_PRIVATE), of_file ? zeros : -1, 0);
     if (at == MAP_FAILED) return complain("mmap: %s", strerror(errno));
-    *r = (struct region){.at = at, .pages = pages, .shared = shared, .id = ++c->next_id};
+    *r = (struct region){.at = at, .pages = pages, .shared = shared, .of_file = of_file, .id = ++c->next_id};
     for (size_t i = 0; i < pages; i++) if (roll(c, 4)) rewrite(r, i);
 }
 
@@ -143,6 +144,9 @@ int main(int argc, char **argv) {
     begin(argc, argv);
     long threads = option_number("threads", 2);
     per_ms = option_number("ops", 4);
+    char path[PATH_MAX];
+    snprintf(path, sizeof path, "%s/zeros-%d", shared_dir, getpid());
+    MUST((zeros = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600)) >= 0 && !ftruncate(zeros, 2 * LONGEST * PAGE));
     MUST(threads > 0 && threads <= THREADS && (churns = calloc((size_t)threads, sizeof *churns)));
     for (long i = 0; i < threads; i++) {
         churns[i].dice = scramble((uint64_t)option_number("seed", 1) * THREADS + (uint64_t)i);

@@ -1,7 +1,11 @@
 /* Shared memory that two processes keep writing to: `mib N` (4) without a name, which both have mapped,
  * and as much in a memfd, which one has mapped and the other writes by descriptor and punches holes
  * into; and a memfd that grows. Even pages are the parent's, odd ones the child's; each remembers in
- * private what it wrote. `rate N` (4) pages are written in each object and each millisecond. */
+ * private what it wrote. `rate N` (4) pages are written in each object and each millisecond. With
+ * `segment 1` a segment of System V takes the place of the nameless one. */
+#include <sys/ipc.h>
+#include <sys/shm.h>
+
 #include "subject.h"
 
 enum { HOLE = UINT32_MAX, JOURNAL_MIB = 1 };
@@ -85,7 +89,13 @@ static void *writer(void *argument) {
 int main(int argc, char **argv) {
     begin(argc, argv);
     pages = (size_t)option_number("mib", 4) << 8, rate = option_number("rate", 4);
-    nameless = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    int segment = -1;
+    if (option_number("segment", 0)) {
+        MUST((segment = shmget(0x72000000 | (getpid() & 0xffff), pages * PAGE, IPC_CREAT | IPC_EXCL | 0600)) >= 0);
+        nameless = shmat(segment, NULL, 0);
+    } else {
+        nameless = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    }
     MUST(nameless != MAP_FAILED && (memfd = memfd_create("commons", MFD_CLOEXEC)) >= 0);
     MUST(!ftruncate(memfd, (off_t)(pages * PAGE)) && (journal = memfd_create("journal", MFD_CLOEXEC)) >= 0);
     mapped = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, memfd, 0);
@@ -109,5 +119,6 @@ int main(int argc, char **argv) {
     check_exit(child, 0, "the other writer");
     if (sabotage) nameless[77] ^= 1;
     check(0);
+    if (segment >= 0) CHECK(!shmctl(segment, IPC_RMID, NULL), "the segment cannot be removed: %s", strerror(errno));
     verdict();
 }

@@ -1,7 +1,9 @@
 /* Memory that keeps changing. `mib N` (64), `random PERCENT` of it incompressible (50); a thread
  * rewrites random pages, whole, at `rate MIB` (50) per second, or as fast as it can for 0; `hot
- * PERCENT` (100) says of how much of the memory; with `direct 1` it has a file open with O_DIRECT. The main thread only beats its heart, so that the
- * longest gap is the standstill that the process saw and nothing of its own work.
+ * PERCENT` (100) says of how much of the memory; with `direct 1` it has a file open with O_DIRECT; with
+ * `file 1` the memory is a private mapping of a file, every other page of which it has made its own.
+ * The main thread only beats its heart, so that the longest gap is the standstill that the process saw
+ * and nothing of its own work.
  *
  * Before the verdict, `result.samples` gets a line `written AT_US PAGES` for each tenth of a second.
  */
@@ -40,15 +42,31 @@ static void *writer(void *argument) {
     return argument;
 }
 
+/* A file with the same content as the memory has in the beginning, which both hosts see. */
+static int backing(void) {
+    char path[PATH_MAX], page[PAGE];
+    snprintf(path, sizeof path, "%s/backing-%d", shared_dir, getpid());
+    int file = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    MUST(file >= 0);
+    for (size_t i = 0; i < pages; i++) {
+        fill_page(page, i, 0, percent);
+        MUST(write(file, page, PAGE) == PAGE);
+    }
+    return file;
+}
+
 int main(int argc, char **argv) {
     begin(argc, argv);
     pages = (size_t)option_number("mib", 64) << 8;
     percent = option_number("random", 50), rate = option_number("rate", 50);
     hot = pages * (size_t)option_number("hot", 100) / 100;
     if (option_number("direct", 0)) MUST(open("/proc/self/exe", O_RDONLY | O_DIRECT) >= 0);
-    block = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    int behind = -1;
+    if (option_number("file", 0)) behind = backing();
+    block = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | (behind < 0 ? MAP_ANONYMOUS : 0), behind, 0);
     MUST(block != MAP_FAILED && hot && (rounds = calloc(pages, sizeof *rounds)));
-    for (size_t i = 0; i < pages; i++) fill_page(block + i * PAGE, i, 0, percent);
+    if (behind >= 0) close(behind);
+    for (size_t i = 0; i < pages; i += behind < 0 ? 1 : 2) fill_page(block + i * PAGE, i, 0, percent);
     began = now();
     pthread_t thread;
     MUST(!pthread_create(&thread, NULL, writer, rounds));

@@ -89,13 +89,38 @@ fn memory_that_changes_its_shape_arrives() -> Outcome {
     (1..=3).try_for_each(|_| rounds(|lab| moves_by(lab, &churn(&seeds), precopy(lab)?).map(drop)))
 }
 
-/// Through mappings of two processes, by descriptor, with holes, and growing.
+/// What private mappings of files hold of their own; the other half is the file's.
+#[test]
+fn pages_of_files_that_a_program_made_its_own_arrive() -> Outcome {
+    if missing() {
+        return Ok(());
+    }
+    let subject = |rate: u32| {
+        Subject::new("writer").arg("mib").arg(64).arg("rate").arg(rate).arg("file").arg(1)
+    };
+    let moved = moves(&subject(5))?;
+    let (rounds, last) = (pages(&moved, "round"), pages(&moved, "frozen"));
+    assert!((32 << 8..40 << 8).contains(&rounds[0]), "half of it: {rounds:?}");
+    assert!(last[0] < rounds[0] / 2, "what was sent is not sent again: {last:?} after {rounds:?}");
+    let lab = Lab::two_hosts()?;
+    moves_by(&lab, &subject(200), hybrid(&lab)?).map(drop)
+}
+
+/// Through mappings of two processes, by descriptor, with holes, and growing; without a name, and as a
+/// segment of System V, which leaves private memory where it is.
 #[test]
 fn shared_memory_that_two_write_to_arrives() -> Outcome {
     if missing() {
         return Ok(());
     }
     let subject = |rate: u32| Subject::new("commons").arg("mib").arg(8).arg("rate").arg(rate);
+    rounds(|lab| {
+        let moved = moves_by(lab, &subject(1).arg("segment").arg(1), precopy(lab)?)?;
+        let (rounds, last) = (pages(&moved, "round"), pages(&moved, "frozen"));
+        assert!(rounds[0] >= 16 << 8, "the first round has the segment too: {rounds:?}");
+        assert!(last[0] < rounds[0], "what was sent is not sent again: {last:?}, {rounds:?}");
+        Ok(())
+    })?;
     rounds(|lab| {
         let moved = moves_by(lab, &subject(1), precopy(lab)?)?;
         let (rounds, last) = (pages(&moved, "round"), pages(&moved, "frozen"));
@@ -111,7 +136,7 @@ fn trees_of_many_kinds_arrive() -> Outcome {
     if missing() {
         return Ok(());
     }
-    for name in ["forks", "threads", "memory", "files", "waits", "zombie", "timers"] {
+    for name in ["forks", "threads", "memory", "files", "waits", "zombie", "timers", "sysv"] {
         moves(&Subject::new(name)).map_err(|error| format!("{name}: {error}"))?;
     }
     Ok(())

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use image::kept::Extent;
 use image::plan::{LONGEST_PLAN, PLAN, Plan};
 use pages::{ByteCount, PageCount, SpaceId};
 use tracee::{Keeper, chaos};
@@ -73,17 +74,20 @@ async fn take(
         true => Some(Keeper::start().map_err(|error| Failure::refused(crate::Error::from(error)))?),
         false => None,
     };
-    let greeted_rounds = greeted.features().contains(Features::PRE_COPY);
+    let features = greeted.features();
     let checked = agree(&link, greeted, &plan, host).await.map_err(Failure::refused)?;
     let files = match host.engine.files(&plan) {
         Ok(files) => files,
         Err(cause) => return Err(goodbye(&link, cause).await),
     };
 
-    let (hearing, early) = if greeted_rounds {
-        match rounds::rounds(&link, checked, host.engine.grows().unwrap_or_default(), stop, watch)
-            .await
-        {
+    let (hearing, early) = if features.contains(Features::PRE_COPY) {
+        let extent = match features.contains(Features::WHOLE_ROUNDS) {
+            true => Extent::Whole,
+            false => Extent::Anonymous,
+        };
+        let options = host.engine.grows().unwrap_or_default();
+        match rounds::rounds(&link, checked, (options, extent), stop, watch).await {
             Ok((filling, early)) => (Hearing::Filling(filling), early),
             Err(cause) => return Err(goodbye(&link, cause).await),
         }
@@ -149,7 +153,7 @@ async fn greet(link: &DestinationLink, hello: Control, host: &Host<'_>) -> Resul
 fn features(engine: &dyn Engine) -> Features {
     let lazy = tracee::uffd::Features::of_this_kernel().contains(tracee::uffd::Features::LAZY);
     let lazy = if lazy { Features::POST_COPY } else { Features::NONE };
-    let in_rounds = Features::PRE_COPY.with(Features::SHARED_ROUNDS);
+    let in_rounds = Features::PRE_COPY.with(Features::SHARED_ROUNDS).with(Features::WHOLE_ROUNDS);
     let early = if engine.grows().is_some() { in_rounds } else { Features::NONE };
     let eager = if engine.builds_early() { Features::EAGER_FIRST } else { Features::NONE };
     let always = Features::STOP_AND_COPY.with(early).with(eager);

@@ -12,6 +12,7 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use image::kept::Extent;
 use image::outline::{LONGEST_OUTLINE, OUTLINE, Outline};
 use image::state::Checkpoint;
 use image::{ImageSetBuilder, Limits};
@@ -66,7 +67,7 @@ impl Early {
 pub(crate) async fn rounds(
     link: &DestinationLink,
     checked: Checked,
-    options: BuildOptions,
+    (options, extent): (BuildOptions, Extent),
     stop: &mut Stop,
     watch: &mut dyn Watch,
 ) -> Result<(Filling, Option<Early>), Cause> {
@@ -83,7 +84,7 @@ pub(crate) async fn rounds(
     let made = Instant::now();
     checkpoint.clocks.monotonic += made - told;
     checkpoint.clocks.boottime += made - told;
-    let grown = Skeleton::create_growing(&checkpoint, options)?.grow();
+    let grown = Skeleton::create_growing(&checkpoint, options)?.grow(extent);
     let mut early = Early { grown, checkpoint };
     chaos::point("destination:outlined")?;
     let mut installed = PageCount(0);
@@ -147,7 +148,7 @@ async fn round(
     };
     let mut totals = Vec::new();
     for space in &outline.spaces {
-        early.grown.make_room(space.task, &space.room)?;
+        early.grown.make_room(space.task, &space.room, &space.beside)?;
         let (space, sent) = (SpaceId::Process(space.task), space.pages);
         totals.push(SpaceTotal { space, sent, owed: PageCount(0) });
     }

@@ -2,9 +2,10 @@
 
 mod world;
 
+use image::kept::Extent;
 use image::outline::Room;
 use image::state::VmaFlags;
-use pages::{PageCount, PageIndex, PageRange, SpaceId, TaskId, VirtAddr};
+use pages::{PageCount, PageIndex, PageRange, PageSet, SpaceId, TaskId, VirtAddr};
 use restore::{BuildOptions, Error, Grown, Skeleton};
 use world::{CODE, HEAP, World, alone, can_run, exists, free_ids, open_fds, regular, verdict};
 
@@ -17,11 +18,11 @@ fn room(start: u64, end: u64, prot: u32, flags: VmaFlags) -> Room {
 fn grown(world: &World) -> Grown {
     let early = &world.checkpoint;
     let skeleton = Skeleton::create_growing(early, BuildOptions::default()).expect("made");
-    let mut grown = skeleton.grow();
+    let mut grown = skeleton.grow(Extent::Whole);
     for task in &early.tasks {
         let Some(living) = task.living() else { continue };
         let room: Vec<_> = living.mm.vmas.iter().filter_map(Room::of).collect();
-        grown.make_room(task.id, &room).expect("room");
+        grown.make_room(task.id, &room, &PageSet::new()).expect("room");
     }
     grown
 }
@@ -64,7 +65,7 @@ fn memory_that_came_grew_changed_and_went_is_followed() {
     let mut world = World::new();
     world.process(id, None, 0, 42);
     let skeleton = Skeleton::create_growing(&world.checkpoint, BuildOptions::default());
-    let mut grown = skeleton.expect("made").grow();
+    let mut grown = skeleton.expect("made").grow(Extent::Whole);
     let plain = VmaFlags::empty();
     // The code not writable yet; a small heap of another kind; something that will be gone.
     let early = [
@@ -72,7 +73,7 @@ fn memory_that_came_grew_changed_and_went_is_followed() {
         room(HEAP, HEAP + 0x3000, 3, VmaFlags::NO_RESERVE),
         room(0x100_0000, 0x110_0000, 3, plain),
     ];
-    grown.make_room(task, &early).expect("room");
+    grown.make_room(task, &early, &PageSet::new()).expect("room");
     put(&grown, &world, None);
     let write = |grown: &Grown, at: u64, byte: u8| {
         let page = PageRange::new(VirtAddr(at).page(), PageCount(1)).expect("a page");
@@ -85,7 +86,7 @@ fn memory_that_came_grew_changed_and_went_is_followed() {
         room(HEAP, HEAP + 0x8000, 3, plain),
         room(0x108_0000, 0x120_0000, 1, plain),
     ];
-    grown.make_room(task, &next).expect("room");
+    grown.make_room(task, &next, &PageSet::new()).expect("room");
     write(&grown, HEAP + 0x7000, 2).expect("written");
     write(&grown, 0x11f_0000, 2).expect("written");
     let outside = write(&grown, 0x100_0000, 3).expect_err("gone");
@@ -123,11 +124,11 @@ fn what_the_kernel_cannot_join_is_joined() {
     let mut world = World::new();
     world.process(id, None, 0, 42);
     let skeleton = Skeleton::create_growing(&world.checkpoint, BuildOptions::default());
-    let mut grown = skeleton.expect("made").grow();
+    let mut grown = skeleton.expect("made").grow(Extent::Whole);
     let plain = VmaFlags::empty();
     let pieces =
         [room(HEAP, HEAP + 0x3000, 3, plain), room(HEAP + 0x6000, HEAP + 0x9000, 3, plain)];
-    grown.make_room(task, &pieces).expect("room");
+    grown.make_room(task, &pieces, &PageSet::new()).expect("room");
     let sink = grown.sink(SpaceId::Process(task)).expect("a sink");
     for (at, byte) in [(HEAP + 0x1000, 1), (HEAP + 0x8000, 2)] {
         let page = PageRange::new(VirtAddr(at).page(), PageCount(1)).expect("a page");
@@ -169,9 +170,12 @@ fn what_outgrew_its_tree_is_refused_and_leaves_nothing() {
     assert!(matches!(error, Error::Outgrown { .. }), "{error}");
     assert!(!exists(id));
 
-    let mut wide = Skeleton::create_growing(&early, BuildOptions::default()).expect("made").grow();
+    let mut wide = Skeleton::create_growing(&early, BuildOptions::default())
+        .expect("made")
+        .grow(Extent::Whole);
     let everything = [room(0x20_0000, 0x7000_0000_0000, 0, VmaFlags::NO_RESERVE)];
-    let error = wide.make_room(TaskId(id), &everything).expect_err("qmig is there");
+    let error =
+        wide.make_room(TaskId(id), &everything, &PageSet::new()).expect_err("qmig is there");
     assert!(matches!(error, Error::Outgrown { .. }), "{error}");
     drop(wide);
     assert!(!exists(id));

@@ -90,12 +90,55 @@ impl Pagemap {
         Ok(found.set)
     }
 
-    /// What of `range` holds content (as [`Wanted::AnonContent`]), and what of that was written to
-    /// since it was last told, or never was told; in one walk, which is three times as fast as to ask
-    /// for every page there is, because what is good is passed over. Adds the guard pages to `guards`.
+    /// What of `range` holds wanted content, and what of that was written to since it was last told,
+    /// or never was told; in one walk. Adds the guard pages to `guards`. Nobody may run in it.
     ///
-    /// All of the range must be mapped, as anonymous memory, and nobody may run in it.
-    pub fn scan_written(&self, range: PageRange, guards: &mut PageSet) -> Result<Written> {
+    /// # Panics
+    ///
+    /// If everything present is wanted.
+    pub fn scan_written(
+        &self,
+        range: PageRange,
+        wanted: Wanted,
+        guards: &mut PageSet,
+    ) -> Result<Written> {
+        match wanted {
+            Wanted::AnonContent => self.scan_written_anon(range, guards),
+            Wanted::CowedFileContent => self.scan_written_cowed(range, guards),
+            Wanted::Present => panic!("nobody notes writes to that"),
+        }
+    }
+
+    /// Most of a private mapping of a file is the file's, and passed over.
+    fn scan_written_cowed(&self, range: PageRange, guards: &mut PageSet) -> Result<Written> {
+        let categories = Categories {
+            all: IS_PFNZERO | IS_FILE,
+            inverted: IS_PFNZERO | IS_FILE,
+            any: IS_PRESENT | IS_SWAPPED,
+            told: IS_SWAPPED | IS_WRITTEN,
+            protect: false,
+        };
+        let mut found = Written::default();
+        let mut swapped = Found { set: PageSet::new(), guards };
+        self.walk(range, categories, |run, is| {
+            if is & IS_SWAPPED != 0 {
+                return self.add_entries(run, Wanted::CowedFileContent, &mut swapped);
+            }
+            found.content.insert(run);
+            if is & IS_WRITTEN != 0 {
+                found.written.insert(run);
+            }
+            Ok(())
+        })?;
+        // What is swapped out may have been written to before.
+        found.written.add_all(&swapped.set);
+        found.content.add_all(&swapped.set);
+        Ok(found)
+    }
+
+    /// Three times as fast as to ask for every page there is, because what is good is passed over. So
+    /// all of the range must be mapped, as anonymous memory.
+    fn scan_written_anon(&self, range: PageRange, guards: &mut PageSet) -> Result<Written> {
         let categories = Categories {
             all: 0,
             inverted: IS_PRESENT,

@@ -108,7 +108,8 @@ fn copied_exactly(kind: &[&str], wanted: Wanted) {
     }
     let held = Held::freeze(pid, PATIENCE).expect("frozen");
     let pagemap = Pagemap::open(pid).expect("readable");
-    let at_once = pagemap.scan_written(range, &mut PageSet::new()).expect("readable");
+    let at_once =
+        pagemap.scan_written(range, Wanted::AnonContent, &mut PageSet::new()).expect("readable");
     let written = tracker.space(pid).expect("tracked").written(range, wanted).expect("told");
     told.push(written.count().0);
     mirror.copy(&memory, &written);

@@ -214,8 +214,8 @@ fn scan(
 ) -> Result<(), CollectError> {
     let content = match question {
         None => return Ok(()),
-        Some((range, Wanted::AnonContent)) if watched => {
-            let looked = pagemap.scan_written(range, &mut found.guards)?;
+        Some((range, wanted)) if watched => {
+            let looked = pagemap.scan_written(range, wanted, &mut found.guards)?;
             looked.written.ranges().iter().for_each(|run| found.written.insert(*run));
             looked.content
         }

@@ -95,7 +95,8 @@ impl Fresh {
     }
 }
 
-fn slice(content: &[u8], from: PageCount, count: PageCount) -> &[u8] {
+/// The part of `content` that belongs to `count` pages from its page `from` on.
+pub(super) fn slice(content: &[u8], from: PageCount, count: PageCount) -> &[u8] {
     let [from, len] = [from, count].map(|pages| usize::try_from(pages.0).unwrap_or(0) * PAGE_SIZE);
     &content[from..from + len]
 }

@@ -10,15 +10,18 @@
 //! around what is there already, so that only what changed last is still to come.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Instant;
 
-use image::outline::{LASTING, Room, kept, kept_in};
+use image::kept::{Extent, beside, kept, kept_in};
+use image::outline::{LASTING, Room};
 use image::state::{Checkpoint, Vma, VmaKind};
 use nix::libc;
 use pages::{PageCount, PageIndex, PageRange, PageSet, SharedId, SpaceId, TaskId};
 use tracee::proc::maps::{self, Mapping};
 use tracee::{Memory, Pagemap, Wanted};
 
+use super::aside::Aside;
 use super::layout::Hole;
 use super::memfds::Memfds;
 use super::mm::{map_anew, remap};
@@ -31,21 +34,25 @@ use crate::skeleton::{Skeleton, channel_number};
 /// A tree with memory and nothing else.
 pub struct Grown {
     skeleton: Skeleton,
+    extent: Extent,
     room: HashMap<TaskId, Vec<Room>>,
+    /// Where private mappings of files are, and what came of their pages.
+    files: HashMap<TaskId, (PageSet, Arc<Aside>)>,
     objects: Memfds,
 }
 
 impl Skeleton {
-    /// Begins to be filled before the program stands still.
-    pub fn grow(self) -> Grown {
-        Grown { skeleton: self, room: HashMap::new(), objects: Memfds::default() }
+    /// Begins to be filled before the program stands still, with what takes part in that.
+    pub fn grow(self, extent: Extent) -> Grown {
+        let (room, files, objects) = (HashMap::new(), HashMap::new(), Memfds::default());
+        Grown { skeleton: self, extent, room, files, objects }
     }
 }
 
 impl Grown {
     /// Makes room in a process where the program has memory now, and takes away what it has given
-    /// up.
-    pub fn make_room(&mut self, id: TaskId, now: &[Room]) -> Result<()> {
+    /// up. The program has files mapped at `beside`.
+    pub fn make_room(&mut self, id: TaskId, now: &[Room], beside: &PageSet) -> Result<()> {
         let had = self.room.remove(&id).unwrap_or_default();
         let hole = self.skeleton.hole;
         if now.iter().any(|room| hole.touches(room.range)) {
@@ -54,6 +61,12 @@ impl Grown {
         let process = task(&mut self.skeleton.tree, id.0)?;
         change(process, &had, now)?;
         self.room.insert(id, now.to_vec());
+        match self.files.get_mut(&id) {
+            Some((places, _)) => places.clone_from(beside),
+            None => {
+                self.files.insert(id, (beside.clone(), Arc::new(Aside::new()?)));
+            }
+        }
         Ok(())
     }
 
@@ -62,7 +75,7 @@ impl Grown {
         if self.objects.has(id) {
             return Ok(());
         }
-        let object = from.shared.iter().find(|object| object.id == id && object.sysv.is_none());
+        let object = from.shared.iter().find(|object| object.id == id);
         let maker = task(&mut self.skeleton.tree, from.root().id.0)?;
         self.objects.make(object.ok_or(BadCheckpoint::Shared(id))?, maker)
     }
@@ -74,9 +87,10 @@ impl Grown {
         };
         let process = self.skeleton.tree.tasks.get(&id.0).ok_or(BadCheckpoint::NoLeader(id))?;
         let room = self.room.get(&id).map_or(&[][..], Vec::as_slice);
-        let own = room.iter().map(|room| room.range).collect();
-        let place =
-            Place::Process { host: process.host, own, kernels: PageSet::new(), fresh: None };
+        let room = room.iter().map(|room| room.range).collect();
+        let (beside, aside) = self.files.get(&id).ok_or(BadCheckpoint::NoLeader(id))?;
+        let (beside, aside) = (beside.clone(), Arc::clone(aside));
+        let place = Place::Growing { host: process.host, room, beside, aside };
         place.open(space, &Memfds::default())
     }
 
@@ -103,7 +117,7 @@ impl Grown {
                 return Err(Error::Outgrown { what: "uses addresses that qmig needs here" });
             }
             let had = self.room.remove(&id).unwrap_or_default();
-            let kept = kept(&had, &living.mm);
+            let kept = kept(&had, &living.mm, &from.shared, self.extent);
             let mut gone: PageSet = had.iter().map(|room| room.range).collect();
             gone.remove_all(&kept);
             let mut batch = Batch::default();
@@ -114,6 +128,12 @@ impl Grown {
         let hole = self.skeleton.hole;
         let mut built = self.skeleton.build_around(from, &all, self.objects)?;
         built.join_pieces(from, &hole)?;
+        for (living, id) in living(from) {
+            if let Some((_, aside)) = self.files.remove(&id) {
+                let process = task(&mut built.tree, id.0)?;
+                aside.settle(&beside(&living.mm), &Memory::open(process.host)?)?;
+            }
+        }
         Ok(built)
     }
 }

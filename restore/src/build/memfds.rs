@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 
-use image::outline::same_object;
+use image::kept::same_object;
 use image::state::SharedMemory;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl, open};
@@ -41,18 +41,24 @@ impl Memfds {
         maker: &mut Process,
     ) -> Result<Self> {
         let mut all = Self::default();
+        let mut missing = Vec::new();
         for object in shared {
             match early.objects.remove(&object.id) {
                 Some((made, had)) if same_object(&had, object) => {
                     let made = File::from(made);
-                    if object.name != ANONYMOUS {
+                    if let Some(sysv) = object.sysv {
+                        all.segments.adopt(&mut early.segments, object, sysv, maker)?;
+                    } else if object.name != ANONYMOUS {
                         describe(&made, object).during("resize shared memory")?;
                     }
                     all.objects.insert(object.id, (made.into(), object.clone()));
                 }
-                _ => all.make(object, maker)?,
+                _ => missing.push(object),
             }
         }
+        // With it go segments of which the tree has others by now, perhaps with their keys.
+        drop(early);
+        missing.into_iter().try_for_each(|object| all.make(object, maker))?;
         Ok(all)
     }
 

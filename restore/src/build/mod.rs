@@ -2,6 +2,7 @@
 //!
 //! One file per noun, each making what `image::state` says and `checkpoint::collect` reads.
 
+mod aside;
 pub(crate) mod channel;
 mod creds;
 mod events;

@@ -10,7 +10,8 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use pages::{PAGE_SIZE, PageCount, PageIndex, PageRange, PageSet, SpaceId, VirtAddr};
 use tracee::{HostPid, Memory};
 
-use super::fresh::Fresh;
+use super::aside::Aside;
+use super::fresh::{Fresh, slice};
 use super::memfds::Memfds;
 use super::mm;
 use crate::engine::{Late, PagesImage};
@@ -23,6 +24,8 @@ const ZEROS: u32 = 64;
 pub(crate) enum Place {
     /// An address space: pages with content of their own, and pages that are the kernel's.
     Process { host: HostPid, own: PageSet, kernels: PageSet, fresh: Option<Arc<Fresh>> },
+    /// An address space without its mappings of files, whose pages are put aside.
+    Growing { host: HostPid, room: PageSet, beside: PageSet, aside: Arc<Aside> },
     /// A shared object.
     Shared,
 }
@@ -41,6 +44,12 @@ impl Place {
                 kernels: kernels.clone(),
                 fresh: fresh.clone(),
             },
+            (Self::Growing { host, room, beside, aside }, _) => {
+                let mut own = room.clone();
+                own.add_all(beside);
+                let (beside, aside) = (beside.clone(), Arc::clone(aside));
+                To::Growing(Growing { memory: Memory::open(*host)?, own, beside, aside })
+            }
             (Self::Shared, SpaceId::Shared(id)) => {
                 let (file, size) = memfds.writer(id)?;
                 To::Shared { file, size }
@@ -59,6 +68,16 @@ pub struct Sink {
     to: To,
 }
 
+/// Where pages go while the program runs elsewhere.
+struct Growing {
+    memory: Memory,
+    /// Where there may be pages.
+    own: PageSet,
+    /// Those of them that are put aside.
+    beside: PageSet,
+    aside: Arc<Aside>,
+}
+
 enum To {
     Process {
         memory: Memory,
@@ -66,6 +85,7 @@ enum To {
         kernels: PageSet,
         fresh: Option<Arc<Fresh>>,
     },
+    Growing(Growing),
     Shared {
         file: File,
         size: u64,
@@ -104,6 +124,7 @@ impl Sink {
                 (true, Some(fresh)) => self.written(range, fresh.write(memory, range, Some(bytes))),
                 (true, None) => self.written(range, memory.write(range.start_addr(), bytes)),
             },
+            To::Growing(to) => self.grow(to, range, Some(bytes)),
             To::Shared { file, size } => {
                 let (offset, len) = self.within(range, *size)?;
                 file.write_all_at(&bytes[..len], offset)
@@ -128,12 +149,9 @@ impl Sink {
                 if let Some(fresh) = fresh {
                     return self.written(range, fresh.write(memory, range, None));
                 }
-                let zeros = [0; ZEROS as usize * PAGE_SIZE];
-                range.pieces(PageCount(ZEROS.into())).try_for_each(|piece| {
-                    let len = usize::try_from(piece.bytes().0).unwrap_or(0);
-                    self.written(piece, memory.write(piece.start_addr(), &zeros[..len]))
-                })
+                self.written(range, zeros(memory, range))
             }
+            To::Growing(to) => self.grow(to, range, None),
             To::Shared { file, size } => {
                 let (offset, len) = self.within(range, *size)?;
                 let hole =
@@ -148,6 +166,28 @@ impl Sink {
                 image.zero(range).map_err(|error| self.failed(range, errno_of(&error)))
             }
         }
+    }
+
+    /// Writes pages where there is room, and puts the others aside.
+    fn grow(&self, to: &Growing, range: PageRange, content: Option<&[u8]>) -> Result<()> {
+        if !within(&to.own, range) {
+            return Err(Error::OutsideSpace { space: self.space, range });
+        }
+        let mut done = PageCount(0);
+        while done < range.count() {
+            let (part, beside) = range.part(done, to.beside.ranges());
+            let bytes = content.map(|content| slice(content, done, part.count()));
+            done = done + part.count();
+            match bytes {
+                _ if beside => {
+                    let kept = to.aside.write(part, bytes);
+                    kept.map_err(|error| self.failed(part, errno_of(&error)))?;
+                }
+                Some(bytes) => self.written(part, to.memory.write(part.start_addr(), bytes))?,
+                None => self.written(part, zeros(&to.memory, part))?,
+            }
+        }
+        Ok(())
     }
 
     /// True if all of `range` is content; false if all of it is the kernel's.
@@ -184,6 +224,14 @@ impl Sink {
     fn failed(&self, range: PageRange, errno: Errno) -> Error {
         Error::WritePages { space: self.space, range, errno }
     }
+}
+
+fn zeros(memory: &Memory, range: PageRange) -> tracee::Result<()> {
+    let zeros = [0; ZEROS as usize * PAGE_SIZE];
+    range.pieces(PageCount(ZEROS.into())).try_for_each(|piece| {
+        let len = usize::try_from(piece.bytes().0).unwrap_or(0);
+        memory.write(piece.start_addr(), &zeros[..len])
+    })
 }
 
 /// True if one run of `set` has all of `range`.

@@ -54,17 +54,22 @@ impl Segments {
         if got != id {
             return Err(occupied(Errno::EEXIST));
         }
-        let owner = [sysv.key, object.uid, object.gid, 0, 0, object.mode & 0o777];
-        let mut wanted: Vec<u8> = owner.iter().flat_map(|word| word.to_le_bytes()).collect();
-        wanted.resize(SHMID_DS, 0);
-        let wanted = maker.put(&wanted)?;
-        let set = libc::IPC_SET.cast_unsigned().into();
-        maker.call(
-            "give System V shared memory its owner",
-            libc::SYS_shmctl,
-            &[u64::from(object.id.0), set, wanted],
-        )?;
+        describe(object, sysv, maker)?;
         content(object, maker)
+    }
+
+    /// One that was made early is what `object` says it is now.
+    pub(crate) fn adopt(
+        &mut self,
+        early: &mut Self,
+        object: &SharedMemory,
+        sysv: SysV,
+        maker: &mut Process,
+    ) -> Result<()> {
+        let id = object.id.0.cast_signed();
+        early.made.retain(|(made, _)| *made != id);
+        self.made.push((id, object.mode));
+        describe(object, sysv, maker)
     }
 
     /// Every process has attached: those that are to go with their last mapping may.
@@ -89,6 +94,18 @@ impl Drop for Segments {
             let _ = Object::Segment(*id).remove();
         }
     }
+}
+
+/// Owner and mode.
+fn describe(object: &SharedMemory, sysv: SysV, maker: &mut Process) -> Result<()> {
+    let owner = [sysv.key, object.uid, object.gid, 0, 0, object.mode & 0o777];
+    let mut wanted: Vec<u8> = owner.iter().flat_map(|word| word.to_le_bytes()).collect();
+    wanted.resize(SHMID_DS, 0);
+    let wanted = maker.put(&wanted)?;
+    let set = libc::IPC_SET.cast_unsigned().into();
+    let args = [u64::from(object.id.0), set, wanted];
+    maker.call("give System V shared memory its owner", libc::SYS_shmctl, &args)?;
+    Ok(())
 }
 
 /// Opens the content of a segment while `maker` maps it for a moment (proc_pid_map_files(5)).

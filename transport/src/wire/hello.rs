@@ -88,8 +88,10 @@ impl Features {
     pub const EAGER_FIRST: Self = Self(1 << 5);
     /// Shared memory takes part in rounds.
     pub const SHARED_ROUNDS: Self = Self(1 << 6);
+    /// So do segments of System V, and what private mappings of files hold of their own.
+    pub const WHOLE_ROUNDS: Self = Self(1 << 7);
 
-    const NAMES: [(Self, &str); 7] = [
+    const NAMES: [(Self, &str); 8] = [
         (Self::STOP_AND_COPY, "stop-and-copy"),
         (Self::PRE_COPY, "pre-copy"),
         (Self::POST_COPY, "post-copy"),
@@ -97,6 +99,7 @@ impl Features {
         (Self::ZSTD, "zstd"),
         (Self::EAGER_FIRST, "eager-first"),
         (Self::SHARED_ROUNDS, "shared-rounds"),
+        (Self::WHOLE_ROUNDS, "whole-rounds"),
     ];
 
     /// True if all of `other` are among these.
