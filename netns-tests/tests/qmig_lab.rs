@@ -79,3 +79,28 @@ fn an_experiment_from_its_file_to_its_page() -> Outcome {
     assert!(!wrong.status.success() && said(&wrong).contains("/nonexistent/x.toml"));
     Ok(())
 }
+
+/// What BENCHMARKS.md is made of is there beside it, as records of the same form and their page; done again,
+/// a table's records are replaced.
+#[test]
+fn a_published_table_leaves_the_records_it_is_made_of() -> Outcome {
+    if requirements::missing(&[])
+        || qmig_binary().err().is_some_and(|error| requirements::skip(&error.to_string()))
+    {
+        return Ok(());
+    }
+    let folder = tempfile::tempdir()?;
+    for _ in 0..2 {
+        let mut bench = Command::new(env!("CARGO_BIN_EXE_qmig-bench"));
+        bench.args(["--quick", "--out", "out", "hand-over"]).current_dir(folder.path());
+        let ran = bench.env("QMIG_BIN", qmig_binary()?).output()?;
+        assert!(ran.status.success() && said(&ran).contains("| veth | 64 MiB |"), "{}", said(&ran));
+        let records = std::fs::read_to_string(folder.path().join("out/records.ndjson"))?;
+        let of_it = records.lines().filter(|line| line.contains("\"table\":\"hand-over\""));
+        assert_eq!((of_it.count(), records.lines().count()), (2, 2), "{records}");
+    }
+    let page = std::fs::read_to_string(folder.path().join("out/index.html"))?;
+    assert!(page.contains("\"table\":\"hand-over\"") && page.contains("\"way\":\"post-copy\""));
+    assert!(!folder.path().join("BENCHMARKS.md").exists(), "a quick one publishes nothing");
+    Ok(())
+}

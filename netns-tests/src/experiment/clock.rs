@@ -9,6 +9,9 @@ use crate::lab::{Lab, Side};
 use crate::link::{Link, Tally};
 use crate::{LabError, Result};
 
+/// If less has come since it runs, hardly a page was missing: that has no rate.
+const FILL: u64 = 256 << 10;
+
 /// The phases of a trial, and what the link had carried at each.
 pub(crate) struct Clock<'lab> {
     lab: &'lab Lab,
@@ -101,7 +104,7 @@ impl<'lab> Clock<'lab> {
         let seconds = (complete.after.saturating_sub(running.after)).as_secs_f64();
         let bytes = after.delivered_bytes.saturating_sub(before.delivered_bytes);
         #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
-        if let Some(link) = lazily.filter(|_| seconds > 0.05) {
+        if let Some(link) = lazily.filter(|_| seconds > 0.05 && bytes > FILL) {
             // Headers of TCP and IP are 52 of its 1500 bytes.
             let rival = complete.rival.saturating_sub(running.rival) as f64;
             record.rival_bps = rival * 8.0 / seconds;

@@ -27,7 +27,7 @@ Builds two hosts out of namespaces and a link between them (root), moves a proce
 of the experiment, again and again, and writes into DIR: records.ndjson (each trial, with everything
 that is needed to repeat it), records.csv, and index.html, one page that needs no network. A run that
 was interrupted goes on where it stopped. ONLY keeps the trials that hold this text in their way, load
-or link. `example` prints the experiment that quick runs, or full, which takes days unless ONLY bounds it.
+or link; if it is the word of a way, that way alone and others so named. `example` prints the experiment that quick runs, or full, which takes days unless ONLY bounds it.
 
 Between two real hosts, over the network that is there:
   --source ssh:USER@HOST --destination ssh:USER@HOST   root there, or somebody who may `sudo -n`

@@ -86,12 +86,19 @@ impl Plan {
         Self::parse(&text)
     }
 
-    /// Only what holds each of `only` in its way, its load or the name of its link.
+    /// Only the ways that `only` names, if it names any, and what holds each other word of it in its way, its
+    /// load or the name of its link.
     pub(crate) fn keep(&mut self, only: &[String]) {
         let text = |trial: &Trial| {
             format!("{} | {} | {}", trial.way.word(), trial.load.words(), trial.link_name)
         };
-        self.trials.retain(|trial| only.iter().all(|word| text(trial).contains(word)));
+        let (ways, rest): (Vec<_>, Vec<_>) =
+            only.iter().partition(|word| word.parse::<Way>().is_ok());
+        let of_way = |trial: &Trial| ways.iter().any(|word| *word == trial.way.word());
+        self.trials.retain(|trial| {
+            (ways.is_empty() || of_way(trial))
+                && rest.iter().all(|word| text(trial).contains(*word))
+        });
     }
 
     /// Between two real hosts: once over what is there, and by qmig alone.
@@ -240,6 +247,13 @@ mod tests {
         assert_eq!(keys.len(), plan.trials.len());
         plan.keep(&["stop".to_owned(), "RTT 10ms".to_owned()]);
         assert_eq!(plan.trials.len(), 2 * 2 * 2);
+        let mut full = Plan::parse(FULL).expect("full");
+        full.keep(&["stop", "post-copy", "toucher", "loss 1%"].map(str::to_owned));
+        assert_eq!(
+            full.trials.len(),
+            3 * 2 * 5 * 4,
+            "two ways and no others whose words hold theirs"
+        );
     }
 
     #[test]

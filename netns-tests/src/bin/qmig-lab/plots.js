@@ -12,7 +12,7 @@ function waits() {
       const curves = here.map(way => [way, curve(way)]), all = curves.flatMap(c => c[1]);
       const range = [10 ** Math.floor(Math.log10(Math.min(...all))), 10 ** Math.ceil(Math.log10(Math.max(...all, 10)))];
       const { svg, X, Y } = axes({ range, log: true, show: time }, { range: [0, 100], show: v => v + " %" }, ["wait", "share of waits"]);
-      for (const [way, list] of curves) svg.append(make("path", { class: "curve", stroke: color(way),
+      for (const [way, list] of curves) svg.append(make("path", { class: "curve", stroke: color(way), "stroke-dasharray": dash(way),
         d: list.map((us, percent) => `${percent ? "L" : "M"}${X(us).toFixed(1)} ${Y(percent).toFixed(1)}`).join("") }, hover(`${told(way)}: p50 ${time(list[50])}, p99 ${time(list[99])}`)));
       const rows = here.map(way => {
         const runs = of(way, link).filter(run => run.waits.count > 0), column = (get, show) => spread(runs.map(get), show);
