@@ -4,15 +4,16 @@
 # and for tests of the image format; qmig itself needs no CRIU. With it a crun of the same release, because
 # that of Debian 12 was built without CRIU.
 #
-#   install-criu.sh PREFIX [SUITE]      SUITE: a Debian release that has criu 4.2 or newer, because older
-#                                       ones cannot dump sockets on Linux 6.16 (default forky)
+#   install-criu.sh PREFIX [SUITE [LEAST]]   SUITE: a Debian release that has criu LEAST or newer (default
+#                                            forky and 4.2: older ones cannot dump sockets on Linux 6.16)
 set -euo pipefail
 
-prefix=$(realpath -m "${1:?usage: install-criu.sh PREFIX [SUITE]}")
+prefix=$(realpath -m "${1:?usage: install-criu.sh PREFIX [SUITE [LEAST]]}")
 suite=${2:-forky}
+least=${3:-4.2}
 if [ -x "$prefix/sbin/criu" ] && [ -x "$prefix/sbin/crun" ]; then
 	version=$("$prefix/sbin/criu" --version | sed -n 's/^Version: //p')
-	if printf '4.2\n%s\n' "$version" | sort --version-sort --check=quiet; then echo "CRIU $version"; exit 0; fi
+	if printf '%s\n%s\n' "$least" "$version" | sort --version-sort --check=quiet; then echo "CRIU $version"; exit 0; fi
 	rm -rf "$prefix"/{sbin,lib}
 fi
 

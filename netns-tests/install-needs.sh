@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that the tests move around: real programs, a C compiler for the
 # subjects, iproute2 for the hosts; and, beside the system, a current CRIU that the image format is
-# tested against. Does nothing where everything is there already.
+# tested against, and one whose page server speaks as all up to 4.1 did. Does nothing where everything is there already.
 set -euo pipefail
 
 needs=(
@@ -17,7 +17,11 @@ done
 # A browser with windows does as well.
 command -v chromium >/dev/null || command -v chromium-headless-shell >/dev/null || missing+=(chromium-headless-shell)
 here=$(dirname "$0")
-if [ ${#missing[@]} -eq 0 ]; then exec "$here/install-criu.sh" /opt/qmig-criu; fi
+criu() {
+	"$@" "$here/install-criu.sh" /opt/qmig-criu
+	"$@" "$here/install-criu.sh" /opt/qmig-criu-4.1 trixie 4.1
+}
+if [ ${#missing[@]} -eq 0 ]; then criu env; exit 0; fi
 
 if ! command -v apt-get >/dev/null; then
 	echo "not a Debian machine: please install ${missing[*]} yourself" >&2
@@ -39,4 +43,4 @@ fi
 "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq update
 "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install \
 	"${missing[@]}" >/dev/null
-"${as_root[@]}" "$here/install-criu.sh" /opt/qmig-criu
+criu "${as_root[@]}"

@@ -100,6 +100,7 @@ pub async fn migrate_out(
     let able = job.engine.pre_copies() && tracee::dirty::offered().is_ok() && unseen.is_none();
     chaos::point("source:surveyed").map_err(Failure::refused)?;
 
+    job.engine.get_ready(job.root, &job.survey);
     let link = quic::dial(&job.to, &job.trust, &job.link).await.map_err(Failure::refused)?;
     watch.event(Event::Connected { peer: link.peer().to_string() });
     let beginning = Beginning { able, resident: plan.resident, rtt: link.stats().min_rtt };

@@ -5,6 +5,8 @@ use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use nix::sys::socket::{setsockopt, sockopt};
+
 use crate::binary::Criu;
 use crate::container::{Container, Task};
 use crate::error::{Error, Result};
@@ -16,6 +18,9 @@ use crate::scratch::Scratch;
 use crate::stream::{Asked, Conversation};
 use crate::work::Work;
 
+/// Bytes of pages that may be on their way from CRIU to us.
+const ON_THEIR_WAY: usize = 4 << 20;
+
 /// What is dumped, and what may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DumpOptions {
@@ -23,15 +28,29 @@ pub struct DumpOptions {
     pub root: i32,
     /// The tree stands on a terminal from outside.
     pub shell_job: bool,
-    /// TCP connections become closed sockets.
-    pub tcp_close: bool,
+    /// What becomes of TCP connections.
+    pub tcp: Connections,
     /// Locks on files are carried.
     pub file_locks: bool,
     /// Most bytes of one deleted file.
     pub ghost_limit: u32,
 }
 
-/// CRIU reads a tree. Dropped, it is told to stop, and the tree runs on.
+/// What becomes of established TCP connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Connections {
+    /// There may be none.
+    #[default]
+    Refused,
+    /// They become closed sockets.
+    Closed,
+    /// They go on.
+    Kept,
+}
+
+/// CRIU waits for a word to begin ([`Dumping::until_images`]), or reads a tree. Dropped, it is told to
+/// stop, and the tree runs on.
+#[derive(Debug)]
 pub struct Dumping<S> {
     worker: Worker,
     images: Scratch,
@@ -66,6 +85,8 @@ impl Criu {
         store: S,
     ) -> Result<Dumping<S>> {
         let (ours, theirs) = UnixStream::pair().map_err(Error::os("make a socket for pages"))?;
+        // CRIU would wait for us each few pages. That it may not be larger is no reason to fail.
+        let _ = setsockopt(&theirs, sockopt::SndBufForce, &ON_THEIR_WAY);
         let pages = Some(OwnedFd::from(theirs));
         let mut worker = match container {
             Some(container) => Worker::start_by(container, Task::Checkpoint, self, &images, pages)?,
@@ -81,7 +102,8 @@ impl Criu {
         let asked = Options {
             pid: Some(options.root),
             shell_job: Some(options.shell_job),
-            tcp_close: Some(options.tcp_close),
+            tcp_close: Some(options.tcp == Connections::Closed),
+            tcp_established: Some(options.tcp == Connections::Kept),
             file_locks: Some(options.file_locks),
             ghost_limit: Some(options.ghost_limit),
             page_server: worker.page_server(),
@@ -167,7 +189,7 @@ impl Dumped {
             }
             By::Hook(asked, mut conversation) => {
                 asked.answer(false);
-                conversation.until_ended()
+                conversation.until_let_go()
             }
         }
     }

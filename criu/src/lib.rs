@@ -3,6 +3,7 @@
 //! ```text
 //! Criu ── dump ──▶ Dumping ── until_images ──▶ Dumped ── let_die ──▶ (gone)
 //!                                                 └──── let_run ──▶ (runs on)
+//! Criu ── stand_by ──▶ Standby ── restore ──▶ Restoring
 //! Criu ── restore ──▶ Restoring ── until_restored ──▶ Restored ── run ──▶ its root
 //! ```
 //!
@@ -32,6 +33,7 @@ mod restore;
 pub mod rpc;
 mod scratch;
 pub mod shim;
+mod standby;
 pub mod stream;
 mod work;
 
@@ -40,8 +42,9 @@ pub use bundle::{rerooted, root_of};
 pub use container::{
     CHECKPOINT, CONFIG, ChangedFiles, Container, ContainerState, DESCRIPTORS, Mounted,
 };
-pub use dump::{DumpOptions, Dumped, Dumping};
+pub use dump::{Connections, DumpOptions, Dumped, Dumping};
 pub use error::{Error, Result};
 pub use lazy_socket::LazyProcess;
 pub use restore::{RestoreOptions, Restored, Restoring};
 pub use scratch::Scratch;
+pub use standby::{INVENTORY, Standby};

@@ -10,6 +10,7 @@ use nix::unistd::Pid;
 
 use crate::binary::Criu;
 use crate::container::{Container, Task};
+use crate::dump::Connections;
 use crate::error::{Error, Result};
 use crate::lazy_socket::{Handed, LazyProcess, LazySocket};
 use crate::log;
@@ -24,8 +25,8 @@ use crate::work::Work;
 pub struct RestoreOptions {
     /// It was dumped as a shell job: it gets our terminal.
     pub shell_job: bool,
-    /// It was dumped with its TCP connections closed.
-    pub tcp_close: bool,
+    /// What became of its TCP connections when it was dumped.
+    pub tcp: Connections,
     /// Locks on files are taken again.
     pub file_locks: bool,
     /// So many processes live, and pages that their maps call lazy are put there by us.
@@ -117,21 +118,45 @@ impl Criu {
             }
             None => Worker::start(self, None)?,
         };
+        worker.ask_for_restore(options, lazy.is_some(), &images, &work)?;
+        Ok(Restoring::begun(worker, images, work, lazy))
+    }
+}
+
+impl Worker {
+    /// Asks it for a restore from `images`.
+    pub(crate) fn ask_for_restore(
+        &mut self,
+        options: RestoreOptions,
+        lazily: bool,
+        images: &Scratch,
+        work: &Work,
+    ) -> Result<()> {
         let asked = Options {
             shell_job: Some(options.shell_job),
-            tcp_close: Some(options.tcp_close),
+            tcp_close: Some(options.tcp == Connections::Closed),
+            tcp_established: Some(options.tcp == Connections::Kept),
             file_locks: Some(options.file_locks),
             auto_dedup: Some(true),
-            lazy_pages: Some(lazy.is_some()),
+            lazy_pages: Some(lazily),
             rst_sibling: Some(true),
             ..Options::default()
         };
-        worker.ask(RequestType::Restore, asked, &images, &work)?;
-        Ok(Restoring { tree: Tree { worker, _images: images, work, root: None }, lazy })
+        self.ask(RequestType::Restore, asked, images, work)
     }
 }
 
 impl Restoring {
+    /// By a worker that was asked to.
+    pub(crate) fn begun(
+        worker: Worker,
+        images: Scratch,
+        work: Work,
+        lazy: Option<(LazySocket, usize)>,
+    ) -> Self {
+        Self { tree: Tree { worker, _images: images, work, root: None }, lazy }
+    }
+
     /// Waits until every task is there and none has run.
     pub fn until_restored(self) -> Result<Restored> {
         let Self { mut tree, lazy } = self;
@@ -192,7 +217,7 @@ impl Hooked {
         if let Some(asked) = self.asked.take() {
             asked.answer(true);
         }
-        match self.conversation.until(Some(&Hook::PostResume))? {
+        match self.conversation.until_done(&Hook::PostResume)? {
             true => Ok(()),
             false => Err(Error::Ended { log: Vec::new() }),
         }

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount,
-    fsopen,
+    FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, fsconfig_create, fsconfig_reconfigure,
+    fsconfig_set_string, fsmount, fsopen, fspick,
 };
 
 use crate::error::{Error, Result};
@@ -24,7 +24,7 @@ impl Scratch {
     /// An empty one that takes up to `most` bytes.
     pub fn new(most: u64) -> Result<Self> {
         let act = "make a directory in memory";
-        let room = CString::new(most.max(1 << 20).to_string()).expect("digits");
+        let room = in_digits(most);
         let kind = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).map_err(Error::rustix(act))?;
         for (key, value) in [(c"size", room.as_c_str()), (c"mode", c"0700")] {
             fsconfig_set_string(kind.as_fd(), key, value).map_err(Error::rustix(act))?;
@@ -38,6 +38,16 @@ impl Scratch {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let folder = openat(&mount, ".", flags, Mode::empty()).map_err(Error::errno(act))?;
         Ok(Self { folder })
+    }
+
+    /// From now on it takes up to `most` bytes.
+    pub fn resize(&self, most: u64) -> Result<()> {
+        let act = "make room in memory";
+        let flags = FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH;
+        let kind = fspick(&self.folder, "", flags).map_err(Error::rustix(act))?;
+        let room = in_digits(most);
+        fsconfig_set_string(kind.as_fd(), c"size", room.as_c_str()).map_err(Error::rustix(act))?;
+        fsconfig_reconfigure(kind.as_fd()).map_err(Error::rustix(act))
     }
 
     /// A path by which this process can use it, and which is a directory also to those who follow no
@@ -55,6 +65,10 @@ impl Scratch {
     pub(crate) fn number(&self) -> i32 {
         self.folder.as_raw_fd()
     }
+}
+
+fn in_digits(most: u64) -> CString {
+    CString::new(most.max(1 << 20).to_string()).expect("digits")
 }
 
 impl AsFd for Scratch {
@@ -83,6 +97,8 @@ mod tests {
         assert_eq!(before.lines().count(), after.lines().count());
         let error = std::fs::write(&file, vec![1; 2 << 20]).expect_err("too much");
         assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
+        scratch.resize(4 << 20).expect("larger");
+        std::fs::write(&file, vec![1; 2 << 20]).expect("there is room now");
         let number = scratch.number();
         drop(scratch);
         assert!(std::fs::read(format!("/proc/self/fd/{number}/a")).is_err());

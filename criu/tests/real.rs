@@ -9,7 +9,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use criu::page_server::{PageMaps, Store, Whereabouts};
-use criu::{Criu, DumpOptions, Dumped, Error, RestoreOptions, Scratch, Version};
+use criu::{
+    Connections, Criu, DumpOptions, Dumped, Error, INVENTORY, RestoreOptions, Scratch, Version,
+};
 use image::PagesWriter;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -62,7 +64,7 @@ impl Subject {
         DumpOptions {
             root: self.pid(),
             shell_job: false,
-            tcp_close: false,
+            tcp: Connections::Refused,
             file_locks: false,
             ghost_limit: 1 << 20,
         }
@@ -232,6 +234,36 @@ fn a_restored_tree_runs_when_we_say_so_and_is_gone_if_we_do_not() {
             assert_eq!(state_of(pid), None);
         }
     }
+}
+
+/// One that waits for its images is through with everything else, and goes on when they are there.
+#[test]
+fn one_that_stands_by() {
+    let Some(criu) = criu() else { return };
+    let mut subject = Subject::start();
+    let pid = subject.pid();
+    let (dumped, kept) = dumped(&criu, &subject, Kept::default());
+    let saved = saved(&dumped);
+    dumped.let_die().expect("ended");
+    subject.0.wait().expect("reaped");
+    let images = Scratch::new(ROOM).expect("a scratch directory");
+    let unwanted = criu.stand_by(RestoreOptions::default(), &images).expect("it waits");
+    drop(unwanted);
+    fs::remove_file(images.path().join(INVENTORY)).expect("its pipe");
+    let standby = criu.stand_by(RestoreOptions::default(), &images).expect("it waits");
+    let (inventory, others): (Vec<_>, Vec<_>) =
+        saved.iter().partition(|(name, _)| name == INVENTORY);
+    for (name, bytes) in others {
+        fs::write(images.path().join(name), bytes).expect("written");
+    }
+    write_pages(&images, &kept);
+    let restoring = standby.restore(images, &inventory[0].1, 1).expect("begun");
+    let mut restored = restoring.until_restored().expect("restored");
+    drop(restored.take_lazy());
+    assert_eq!(restored.run().expect("runs"), pid);
+    kill(Pid::from_raw(pid), Signal::SIGTERM).expect("sent");
+    let ended = waitpid(Pid::from_raw(pid), None).expect("our child");
+    assert_eq!(ended, WaitStatus::Signaled(Pid::from_raw(pid), Signal::SIGTERM, false));
 }
 
 /// Every process of a lazy restore comes with its userfaultfd, before it has run.

@@ -23,6 +23,10 @@ pub(crate) const BEAT: &str = r#"BEGIN {
 /// The same, and it also says so in a file of its root file system, which it keeps open.
 const JOURNAL: &str = r#"print beat >>"/journal"; fflush("/journal");"#;
 
+/// Tells every beat over a connection of its own to a program of its own, which writes it down.
+const TALK: &str = "ip link set lo up; sleep 100000 | nc -l -p 7000 >/tmp/came & \
+    awk \"$0\" | { sleep 1; exec nc 127.0.0.1 7000; }";
+
 /// A directory with a root file system and a configuration.
 #[derive(Clone, Debug)]
 pub struct Bundle {
@@ -32,12 +36,18 @@ pub struct Bundle {
 impl Bundle {
     /// One that both hosts see.
     pub fn make(lab: &Lab) -> Result<Self> {
-        Self::running(lab, BEAT)
+        Self::running(lab, &["/bin/awk", BEAT])
+    }
+
+    /// The same with a container that says its beats over a TCP connection, to be found in `/tmp/came`.
+    pub fn with_connection(lab: &Lab) -> Result<Self> {
+        let beats = BEAT.replace("print beat, wrong", "print beat; fflush(); print beat, wrong");
+        Self::running(lab, &["/bin/sh", "-c", TALK, &beats])
     }
 
     /// The same with a container that keeps a journal on its root file system.
     pub fn with_journal(lab: &Lab) -> Result<Self> {
-        Self::running(lab, &with_journal())
+        Self::running(lab, &["/bin/awk", &with_journal()])
     }
 
     /// A folder with nothing in it.
@@ -49,7 +59,7 @@ impl Bundle {
         Ok(Self { folder })
     }
 
-    fn running(lab: &Lab, program: &str) -> Result<Self> {
+    fn running(lab: &Lab, args: &[&str]) -> Result<Self> {
         let bundle = Self::empty(lab)?;
         let root = bundle.root();
         for name in ["bin", "dev", "proc", "sys", "tmp"] {
@@ -59,12 +69,12 @@ impl Bundle {
         let busybox = which("busybox").unwrap_or_default();
         let copy = root.join("bin/busybox");
         std::fs::copy(&busybox, &copy).map_err(LabError::file("copy", &busybox))?;
-        for name in ["awk", "cat", "ip", "sh", "sleep"] {
+        for name in ["awk", "cat", "ip", "nc", "sh", "sleep"] {
             let path = root.join("bin").join(name);
             std::os::unix::fs::symlink("busybox", &path).map_err(LabError::file("link", &path))?;
         }
         let path = bundle.config();
-        let config = serde_json::to_vec_pretty(&config(program)).unwrap_or_default();
+        let config = serde_json::to_vec_pretty(&config(args)).unwrap_or_default();
         std::fs::write(&path, config).map_err(LabError::file("write", &path))?;
         Ok(bundle)
     }
@@ -91,7 +101,7 @@ pub(crate) fn with_journal() -> String {
 }
 
 /// Namespaces of its own for everything, a tmpfs, no terminal.
-fn config(program: &str) -> Value {
+fn config(args: &[&str]) -> Value {
     let own = ["pid", "network", "ipc", "uts", "mount"].map(|kind| json!({"type": kind}));
     let may = ["CAP_NET_ADMIN", "CAP_KILL"];
     let plain = ["nosuid", "noexec", "nodev"];
@@ -102,7 +112,7 @@ fn config(program: &str) -> Value {
         "process": {
             "terminal": false,
             "user": {"uid": 0, "gid": 0},
-            "args": ["/bin/awk", program],
+            "args": args,
             "env": ["PATH=/bin"],
             "cwd": "/",
             "noNewPrivileges": true,

@@ -12,6 +12,8 @@ use crate::{Lab, LabError, Result, qmig_binary, requirements};
 
 /// Where `install-criu.sh` puts it, unless `QMIG_CRIU` names another.
 const INSTALLED: &str = "/opt/qmig-criu/sbin/criu";
+/// The same for one that is older than 4.2, whose page server speaks otherwise.
+const OLDER: &str = "/opt/qmig-criu-4.1/sbin/criu";
 /// The port of its page server.
 const PORT: &str = "9876";
 /// How long a page server may take until it listens.
@@ -49,6 +51,18 @@ impl Criu {
             let _ = requirements::skip("no CRIU here (netns-tests/install-criu.sh /opt/qmig-criu)");
         }
         criu
+    }
+
+    /// One from before 4.2 to test with, whose page server speaks with shorter headers.
+    pub fn older_to_test_with(programs: &[&str]) -> Option<Self> {
+        Self::to_test_with(programs)?;
+        let older = Self { program: OLDER.into(), args: Vec::new() };
+        if older.program.is_file() {
+            return Some(older);
+        }
+        let how = "netns-tests/install-criu.sh /opt/qmig-criu-4.1 trixie 4.1";
+        let _ = requirements::skip(&format!("no CRIU 4.1 here ({how})"));
+        None
     }
 
     /// The same for what is done with containers.

@@ -1,5 +1,6 @@
 /* Sockets without a peer outside: unix pairs (one end with a child), listeners that must accept
- * afterwards (unix by path and abstract, TCP on IPv4 and IPv6), idle bound UDP, and their options. */
+ * afterwards (unix by path and abstract, TCP on IPv4 and IPv6), idle bound UDP, and their options. With "criu 1" only
+ * what a stock CRIU has a place for: it loses some options, and descriptors on their way. */
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -98,13 +99,16 @@ int main(int argc, char **argv) {
     MUST(!socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, packets) && !socketpair(AF_UNIX, SOCK_STREAM, 0, with_child));
     /* On their way: an end of a pipe that we have too, and things that nobody else has: a file, and a
      * socket with a descriptor on its way in it. */
+    bool all = !option_number("criu", 0);
     int carrier[2], parcels[2], inner[2], tube[2];
-    MUST(!socketpair(AF_UNIX, SOCK_STREAM, 0, carrier) && !socketpair(AF_UNIX, SOCK_DGRAM, 0, parcels) && !socketpair(AF_UNIX, SOCK_STREAM, 0, inner) && !pipe(tube));
-    int passed = open(path_in(shared_dir, "passed"), O_RDWR | O_CREAT, 0600);
-    MUST(passed >= 0 && write(passed, "content", 7) == 7 && lseek(passed, 3, SEEK_SET) == 3);
-    MUST(pass(inner[0], "inner", tube, 2) && send(carrier[0], "before", 6, 0) == 6);
-    MUST(pass(carrier[0], "with", (int[]){passed, tube[1], inner[1]}, 3) && send(carrier[0], "after", 5, 0) == 5);
-    MUST(pass(parcels[0], "parcel", (int[]){tube[1]}, 1) && !close(passed) && !close(inner[1]) && !close(inner[0]));
+    if (all) {
+        MUST(!socketpair(AF_UNIX, SOCK_STREAM, 0, carrier) && !socketpair(AF_UNIX, SOCK_DGRAM, 0, parcels) && !socketpair(AF_UNIX, SOCK_STREAM, 0, inner) && !pipe(tube));
+        int passed = open(path_in(shared_dir, "passed"), O_RDWR | O_CREAT, 0600);
+        MUST(passed >= 0 && write(passed, "content", 7) == 7 && lseek(passed, 3, SEEK_SET) == 3);
+        MUST(pass(inner[0], "inner", tube, 2) && send(carrier[0], "before", 6, 0) == 6);
+        MUST(pass(carrier[0], "with", (int[]){passed, tube[1], inner[1]}, 3) && send(carrier[0], "after", 5, 0) == 5);
+        MUST(pass(parcels[0], "parcel", (int[]){tube[1]}, 1) && !close(passed) && !close(inner[1]) && !close(inner[0]));
+    }
     long queued = option_number("queued", 0);
     if (queued) MUST(write(stream[0], "waiting", 7) == 7 && send(dgram[0], "one", 3, 0) == 3 && send(dgram[0], "three", 5, 0) == 5);
 
@@ -130,10 +134,13 @@ int main(int argc, char **argv) {
     /* What differs from a new socket's, for each of the levels. */
     int tos = 0x28, ttl = 33, hops = 9, timeout = 54321, off = 0;
     MUST(!setsockopt(udp.fd, IPPROTO_IP, IP_TOS, &tos, sizeof tos) && !setsockopt(udp.fd, IPPROTO_IP, IP_TTL, &ttl, sizeof ttl));
-    MUST(!setsockopt(udp.fd, IPPROTO_IP, IP_MULTICAST_TTL, &hops, sizeof hops) && !setsockopt(udp.fd, IPPROTO_IP, IP_MULTICAST_LOOP, &off, sizeof off));
-    MUST(!setsockopt(udp.fd, IPPROTO_IP, IP_PKTINFO, &one, sizeof one) && !setsockopt(udp.fd, SOL_SOCKET, SO_TIMESTAMPNS, &one, sizeof one));
-    MUST(!setsockopt(udp6.fd, IPPROTO_IPV6, IPV6_UNICAST_HOPS, &hops, sizeof hops) && !setsockopt(udp6.fd, IPPROTO_IPV6, IPV6_RECVPKTINFO, &one, sizeof one));
-    MUST(!setsockopt(tcp.fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout, sizeof timeout) && !setsockopt(tcp.fd, IPPROTO_TCP, TCP_CONGESTION, "reno", 4));
+    MUST(!setsockopt(udp.fd, IPPROTO_IP, IP_PKTINFO, &one, sizeof one));
+    if (all) {
+        MUST(!setsockopt(udp.fd, IPPROTO_IP, IP_MULTICAST_TTL, &hops, sizeof hops) && !setsockopt(udp.fd, IPPROTO_IP, IP_MULTICAST_LOOP, &off, sizeof off));
+        MUST(!setsockopt(udp.fd, SOL_SOCKET, SO_TIMESTAMPNS, &one, sizeof one));
+        MUST(!setsockopt(udp6.fd, IPPROTO_IPV6, IPV6_UNICAST_HOPS, &hops, sizeof hops) && !setsockopt(udp6.fd, IPPROTO_IPV6, IPV6_RECVPKTINFO, &one, sizeof one));
+        MUST(!setsockopt(tcp.fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout, sizeof timeout) && !setsockopt(tcp.fd, IPPROTO_TCP, TCP_CONGESTION, "reno", 4));
+    }
     int room_was = option(stream[0], SOL_SOCKET, SO_SNDBUF);
     pid_t child = echo_child(with_child[1]);
     close(with_child[1]);
@@ -149,16 +156,18 @@ int main(int argc, char **argv) {
         CHECK(recv(dgram[1], bytes, 64, 0) == 3 && recv(dgram[1], bytes, 64, 0) == 5, "the queue of the datagram pair");
     }
     CHECK(recv(stream[0], bytes, 1, MSG_DONTWAIT) < 0 && errno == EAGAIN, "the stream pair is not idle: %s", strerror(errno));
-    int came[3], deeper[2], again[1];
-    char through[8] = "";
-    check_passed(carrier[1], 6, "before", came, 0);
-    check_passed(carrier[1], 64, "with", came, 3);
-    check_passed(carrier[1], 64, "after", deeper, 0);
-    check_passed(parcels[1], 64, "parcel", again, 1);
-    CHECK(read(came[0], through, 8) == 4 && !memcmp(through, "tent", 4), "the passed file");
-    check_passed(came[2], 64, "inner", deeper, 2);
-    CHECK(write(came[1], "1", 1) == 1 && write(again[0], "2", 1) == 1 && write(deeper[1], "3", 1) == 1 && read(tube[0], through, 8) == 3, "the passed pipe");
-    CHECK(read(came[2], through, 1) == 0, "the passed socket has not ended");
+    if (all) {
+        int came[3], deeper[2], again[1];
+        char through[8] = "";
+        check_passed(carrier[1], 6, "before", came, 0);
+        check_passed(carrier[1], 64, "with", came, 3);
+        check_passed(carrier[1], 64, "after", deeper, 0);
+        check_passed(parcels[1], 64, "parcel", again, 1);
+        CHECK(read(came[0], through, 8) == 4 && !memcmp(through, "tent", 4), "the passed file");
+        check_passed(came[2], 64, "inner", deeper, 2);
+        CHECK(write(came[1], "1", 1) == 1 && write(again[0], "2", 1) == 1 && write(deeper[1], "3", 1) == 1 && read(tube[0], through, 8) == 3, "the passed pipe");
+        CHECK(read(came[2], through, 1) == 0, "the passed socket has not ended");
+    }
     CHECK(write(stream[0], "there", 5) == 5 && read(stream[1], bytes, 64) == 5, "the stream pair, there");
     CHECK(write(stream[1], "back", 4) == 4 && read(stream[0], bytes, 64) == 4, "the stream pair, back");
     CHECK(recv(dgram[0], bytes, 64, 0) < 0 && errno == EAGAIN, "the datagram pair is not idle or blocks");
@@ -192,16 +201,18 @@ int main(int argc, char **argv) {
     CHECK_EQUAL(option(udp.fd, SOL_SOCKET, SO_BROADCAST), 1, "SO_BROADCAST");
     CHECK_EQUAL(option(udp.fd, IPPROTO_IP, IP_TOS), tos, "IP_TOS");
     CHECK_EQUAL(option(udp.fd, IPPROTO_IP, IP_TTL), ttl, "IP_TTL");
-    CHECK_EQUAL(option(udp.fd, IPPROTO_IP, IP_MULTICAST_TTL), hops, "IP_MULTICAST_TTL");
-    CHECK_EQUAL(option(udp.fd, IPPROTO_IP, IP_MULTICAST_LOOP), 0, "IP_MULTICAST_LOOP");
     CHECK_EQUAL(option(udp.fd, IPPROTO_IP, IP_PKTINFO), 1, "IP_PKTINFO");
-    CHECK_EQUAL(option(udp.fd, SOL_SOCKET, SO_TIMESTAMPNS), 1, "SO_TIMESTAMPNS");
-    CHECK_EQUAL(option(udp6.fd, IPPROTO_IPV6, IPV6_UNICAST_HOPS), hops, "IPV6_UNICAST_HOPS");
-    CHECK_EQUAL(option(udp6.fd, IPPROTO_IPV6, IPV6_RECVPKTINFO), 1, "IPV6_RECVPKTINFO");
-    CHECK_EQUAL(option(tcp.fd, IPPROTO_TCP, TCP_USER_TIMEOUT), timeout, "TCP_USER_TIMEOUT");
-    char control[16] = "";
-    socklen_t control_size = sizeof control;
-    CHECK(!getsockopt(tcp.fd, IPPROTO_TCP, TCP_CONGESTION, control, &control_size) && !strcmp(control, "reno"), "TCP_CONGESTION is %s", control);
+    if (all) {
+        CHECK_EQUAL(option(udp.fd, IPPROTO_IP, IP_MULTICAST_TTL), hops, "IP_MULTICAST_TTL");
+        CHECK_EQUAL(option(udp.fd, IPPROTO_IP, IP_MULTICAST_LOOP), 0, "IP_MULTICAST_LOOP");
+        CHECK_EQUAL(option(udp.fd, SOL_SOCKET, SO_TIMESTAMPNS), 1, "SO_TIMESTAMPNS");
+        CHECK_EQUAL(option(udp6.fd, IPPROTO_IPV6, IPV6_UNICAST_HOPS), hops, "IPV6_UNICAST_HOPS");
+        CHECK_EQUAL(option(udp6.fd, IPPROTO_IPV6, IPV6_RECVPKTINFO), 1, "IPV6_RECVPKTINFO");
+        CHECK_EQUAL(option(tcp.fd, IPPROTO_TCP, TCP_USER_TIMEOUT), timeout, "TCP_USER_TIMEOUT");
+        char control[16] = "";
+        socklen_t control_size = sizeof control;
+        CHECK(!getsockopt(tcp.fd, IPPROTO_TCP, TCP_CONGESTION, control, &control_size) && !strcmp(control, "reno"), "TCP_CONGESTION is %s", control);
+    }
     CHECK_EQUAL(option(stream[0], SOL_SOCKET, SO_SNDBUF), room_was, "SO_SNDBUF");
     struct timeval is = {0, 0};
     socklen_t time_size = sizeof is;

@@ -72,6 +72,54 @@ fn of_crun_by_post_copy() -> Outcome {
     moves("crun", "post-copy")
 }
 
+/// A connection between two of its processes goes on: not a beat that was said over it is lost.
+fn talks_on(mode: &str) -> Outcome {
+    let Some(criu) = Criu::for_containers(&["runc"]) else { return Ok(()) };
+    let lab = Lab::two_hosts()?;
+    let bundle = Bundle::with_connection(&lab)?;
+    let boxed = Boxed::start(&lab, &criu, "runc", &bundle)?;
+    let Boxed { src, dst, there, here, .. } = &boxed;
+    wait_heard(src, there, 1)?;
+    let refused = boxed.migration(&bundle)?.dump_arg("--mode").dump_arg(mode).run(0)?;
+    assert!(!refused.dumped().success(), "it has a connection: {}", refused.logs());
+    refused.restore().wait(SOON)?;
+    let before = src.wait_beats(there, 1)?;
+    let migration = boxed.migration(&bundle)?.dump_arg("--tcp-established");
+    let moved = migration.dump_arg("--mode").dump_arg(mode).run(0)?;
+    moved.succeeded()?;
+    moved.restore().wait(SOON)?;
+    assert_eq!(src.state(there), None, "the source's runtime still has it");
+    wait_heard(dst, here, before.number + 2)?;
+    assert_eq!(dst.wait_beats(here, 2)?.wrong, 0);
+    Ok(())
+}
+
+/// Waits until a beat was heard, and those before it one after the other.
+fn wait_heard(runtime: &Runtime<'_>, id: &str, beat: u64) -> Outcome {
+    let end = Instant::now() + SOON;
+    loop {
+        let heard = runtime.exec(id, &["cat", "/tmp/came"])?;
+        let whole = heard.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        let heard: Vec<u64> = whole.lines().map(str::parse).collect::<Result<_, _>>()?;
+        assert!(heard.iter().zip(1..).all(|(heard, due)| *heard == due), "{heard:?}");
+        if heard.len() as u64 >= beat {
+            return Ok(());
+        }
+        assert!(Instant::now() < end, "{} beats were heard of {beat}", heard.len());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn connections_within_one_go_on_by_stop_and_copy() -> Outcome {
+    talks_on("stop")
+}
+
+#[test]
+fn connections_within_one_go_on_by_post_copy() -> Outcome {
+    talks_on("post-copy")
+}
+
 /// Whoever fails before the hand-over: the container goes on where it was, its runtime still knows
 /// it, the runtime over there knows nothing, and it can be moved afterwards.
 fn stays(side: Side, phase: &str, action: Action) -> Outcome {

@@ -76,6 +76,7 @@ async fn take(
     };
     let features = greeted.features();
     let checked = agree(&link, greeted, &plan, host).await.map_err(Failure::refused)?;
+    host.engine.get_ready();
     let files = match host.engine.files(&plan) {
         Ok(files) => files,
         Err(cause) => return Err(goodbye(&link, cause).await),

@@ -50,6 +50,10 @@ impl Engine for Auto {
         }
     }
 
+    fn get_ready(&self, root: HostPid, options: &SurveyOptions) {
+        self.chosen().get_ready(root, options);
+    }
+
     fn files(&self, root: HostPid) -> Result<Option<Files>, Cause> {
         self.chosen().files(root)
     }

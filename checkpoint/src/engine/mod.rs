@@ -38,6 +38,9 @@ pub trait Engine {
     /// Looks at a tree without touching it, and refuses by name.
     fn survey(&self, root: HostPid, options: &SurveyOptions) -> Result<Plan, SurveyError>;
 
+    /// Gets ready to stop it, while the other end is asked. It is not touched.
+    fn get_ready(&self, _root: HostPid, _options: &SurveyOptions) {}
+
     /// Files that go along with the tree under `root`; `None` if none do.
     fn files(&self, root: HostPid) -> Result<Option<Files>, Cause>;
 

@@ -76,7 +76,7 @@ fn maps(images: &mut ImageSet) -> Result<Vec<(SpaceId, PageSet)>, Cause> {
         let bytes = images.take(&name).unwrap_or_default();
         let runs = PagemapReader::open(&name, &*bytes).and_then(PagemapReader::runs);
         let runs = runs.map_err(|bad| Cause::CriuImages(bad.into()))?;
-        if runs.iter().any(|run| run.place != Place::Here) {
+        if runs.iter().any(|run| run.place == Place::Parent) {
             return Err(Cause::Elsewhere(name));
         }
         maps.push((space, runs.iter().map(|run| run.range).collect()));

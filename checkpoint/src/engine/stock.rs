@@ -1,10 +1,13 @@
 //! A stock CRIU as the engine.
 //!
 //! CRIU stops the tree, writes every image into memory, and asks whether the tree may die; that is all
-//! that is wanted of it (see `standing`).
+//! that is wanted of it (see `standing`). It looks at its kernel first, for tens of milliseconds, which it
+//! does while the destination is asked.
+
+use std::cell::RefCell;
 
 use criu::page_server::PageMaps;
-use criu::{Container, Criu, DumpOptions, Dumping, Scratch};
+use criu::{Connections, Container, Criu, DumpOptions, Dumping, Scratch};
 use image::plan::{CHANGED_FILES, Plan, ROOT_FILES};
 use tracee::HostPid;
 
@@ -19,23 +22,26 @@ use crate::rounds::Rounds;
 use crate::survey::{self, SurveyOptions, TcpPolicy};
 
 /// A CRIU of this host.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Stock {
     criu: Criu,
     container: Option<Container>,
     /// Its root file system goes along.
     with_rootfs: bool,
+    /// It waits for a word to begin.
+    ready: RefCell<Option<Dumping<PageMaps>>>,
 }
 
 impl Stock {
     /// This one.
     pub fn new(criu: Criu) -> Self {
-        Self { criu, container: None, with_rootfs: false }
+        Self { criu, container: None, with_rootfs: false, ready: RefCell::default() }
     }
 
     /// The same, as the servant of the runtime of a container.
     pub fn of_container(criu: Criu, container: Container) -> Self {
-        Self { criu, container: Some(container), with_rootfs: false }
+        let container = Some(container);
+        Self { criu, container, with_rootfs: false, ready: RefCell::default() }
     }
 
     /// The same, and the container's root file system goes along.
@@ -78,6 +84,13 @@ impl Engine for Stock {
         false
     }
 
+    /// If it cannot be started, it is started again, and that told, when there is something to do.
+    fn get_ready(&self, root: HostPid, options: &SurveyOptions) {
+        if self.container.is_none() {
+            *self.ready.borrow_mut() = begin(&self.criu, None, asked(root, options)).ok();
+        }
+    }
+
     fn freeze<'a>(
         &'a self,
         root: HostPid,
@@ -86,19 +99,16 @@ impl Engine for Stock {
         downtime: &'a mut Downtime,
     ) -> Freezing<'a> {
         Box::pin(async move {
-            let images = Scratch::new(ROOM.saturating_add(options.ghost_limit.0))?;
-            let asked = DumpOptions {
-                root: root.0,
-                shell_job: false,
-                tcp_close: options.tcp == TcpPolicy::Close,
-                file_locks: true,
-                ghost_limit: u32::try_from(options.ghost_limit.0).unwrap_or(u32::MAX),
-            };
+            let ready = self.ready.take();
             let papers = self.container.as_ref().map(Papers::of).transpose()?;
-            let Self { criu, container, .. } = self.clone();
+            let (criu, container) = (self.criu.clone(), self.container.clone());
+            let asked = asked(root, options);
             let dump = move || {
-                let dumping = criu.dump(container.as_ref(), asked, images, PageMaps::default());
-                let (dumped, maps) = dumping.and_then(Dumping::until_images)?;
+                let dumping = match ready {
+                    Some(ready) => ready,
+                    None => begin(&criu, container.as_ref(), asked)?,
+                };
+                let (dumped, maps) = dumping.until_images()?;
                 Ok((dumped, Some(maps)))
             };
             let (still, mut taken) = standing::stand(root, dump, downtime).await?;
@@ -108,4 +118,27 @@ impl Engine for Stock {
             Ok((Box::new(still) as Still, taken))
         })
     }
+}
+
+fn asked(root: HostPid, options: &SurveyOptions) -> DumpOptions {
+    DumpOptions {
+        root: root.0,
+        shell_job: false,
+        tcp: match options.tcp {
+            TcpPolicy::Close => Connections::Closed,
+            TcpPolicy::Keep => Connections::Kept,
+            TcpPolicy::Refuse => Connections::Refused,
+        },
+        file_locks: true,
+        ghost_limit: u32::try_from(options.ghost_limit.0).unwrap_or(u32::MAX),
+    }
+}
+
+fn begin(
+    criu: &Criu,
+    container: Option<&Container>,
+    asked: DumpOptions,
+) -> criu::Result<Dumping<PageMaps>> {
+    let images = Scratch::new(ROOM.saturating_add(asked.ghost_limit.into()))?;
+    criu.dump(container, asked, images, PageMaps::default())
 }

@@ -2,7 +2,7 @@
 //! are in namespaces of its own, so that the destination need not be asked about them.
 
 use criu::{CONFIG, ContainerState};
-use image::plan::{CONTAINER, Plan, Refusal};
+use image::plan::{CONNECTIONS, CONTAINER, Plan, Refusal};
 use tracee::HostPid;
 
 use super::{SurveyError, SurveyOptions, TcpPolicy, brief};
@@ -28,12 +28,24 @@ pub(crate) fn survey(
         let object = format!("network {}", state.network.escape_debug());
         refusals.push(Refusal::new(object, "", reason).hint(hint));
     }
-    if options.tcp == TcpPolicy::Keep {
-        let reason = "CRIU takes them along under a lock that it cannot hold until the hand-over";
-        refusals.push(Refusal::new("TCP connections", "", reason).hint("use --tcp-close"));
+    let keeps = options.tcp == TcpPolicy::Keep;
+    if keeps && !has_own_network(root) {
+        // Nobody else may speak to them before they are over there.
+        let reason = "its network is the host's: CRIU would not keep their packets back";
+        refusals.push(Refusal::new(CONNECTIONS, "", reason).hint("use --tcp-close"));
     }
     if !refusals.is_empty() {
         return Err(SurveyError::Refused(refusals));
     }
-    brief::survey(root, CONTAINER)
+    let mut plan = brief::survey(root, CONTAINER)?;
+    plan.needs.extend(keeps.then(|| CONNECTIONS.to_owned()));
+    Ok(plan)
+}
+
+/// True if both ends of each of its connections are in it: nothing of its network leads outside, or
+/// CRIU does not take it.
+fn has_own_network(root: HostPid) -> bool {
+    let network = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/net")).ok();
+    let (its, ours) = (network(&root.0.to_string()), network("self"));
+    its.is_some() && its != ours
 }

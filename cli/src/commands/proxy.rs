@@ -55,8 +55,7 @@ async fn begun(mut capture: Capture, stop: &mut Stop) -> Result<(Capture, i32), 
         }
     };
     begun.map_err(|error| Failure::here(error.to_string()))?.map_err(|error| {
-        let hint =
-            "start it as qmig says, and without --lazy-pages, --leave-running, --leave-stopped";
+        let hint = "start it as qmig says, and without --leave-running, --leave-stopped";
         Failure::here(format!("wait for a CRIU: {error}")).hint(hint)
     })
 }

@@ -13,7 +13,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
 use pages::{PageCount, PageRange, SpaceId};
-use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, splice};
+use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 
 pub use maps::PageMaps;
 pub use wire::{BadHeader, HeaderSize, Whereabouts};
@@ -164,6 +164,9 @@ impl Server {
     }
 }
 
+/// Bytes that are let go at once: what a pipe may hold on most machines (fs.pipe-max-size).
+const AT_ONCE: usize = 1 << 20;
+
 /// Where bytes go that nobody wants: through a pipe into nothing, without being copied.
 struct Waste {
     from: OwnedFd,
@@ -174,6 +177,7 @@ struct Waste {
 impl Waste {
     fn new() -> io::Result<Self> {
         let (from, to) = pipe_with(PipeFlags::CLOEXEC)?;
+        let _ = fcntl_setpipe_size(&to, AT_ONCE); // a smaller one only takes longer
         let nothing = OpenOptions::new().write(true).open("/dev/null")?;
         Ok(Self { from, to, nothing })
     }
@@ -181,7 +185,7 @@ impl Waste {
     fn take(&self, client: &UnixStream, bytes: u64) -> io::Result<()> {
         let mut left = bytes;
         while left > 0 {
-            let most = usize::try_from(left.min(1 << 20)).expect("a mebibyte");
+            let most = usize::try_from(left).unwrap_or(AT_ONCE).min(AT_ONCE);
             let mut moved =
                 moved(|| splice(client, None, &self.to, None, most, SpliceFlags::MOVE))?;
             left -= moved as u64;

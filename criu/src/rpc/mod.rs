@@ -241,6 +241,14 @@ impl Worker {
         Ok(())
     }
 
+    /// True once it has ended, if we started it.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        match &mut self.starter {
+            Starter::Us(child) => !matches!(child.try_wait(), Ok(None)),
+            Starter::Runtime(_) => false,
+        }
+    }
+
     /// True if its tree is no child of ours.
     pub(crate) fn is_of_runtime(&self) -> bool {
         matches!(self.starter, Starter::Runtime(_))

@@ -1,4 +1,8 @@
-//! `criu dump`, started by somebody else: with `--stream`, with `--page-server`, or with both.
+//! `criu dump`, started by somebody else: with `--stream`, with `--page-server`, with `--lazy-pages`, or
+//! with several of them.
+//!
+//! One with `--lazy-pages` keeps pages and serves them when everything else is done. They are read from
+//! the tree itself all the same, before that; then it is only told that nobody wants any (more).
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -28,6 +32,8 @@ pub struct Capture {
     conversation: Conversation,
     /// CRIU waits to begin.
     begun: Option<Asked>,
+    /// It keeps pages.
+    lazily: bool,
     /// Without `--stream`, images are here.
     folder: PathBuf,
     images: Vec<JoinHandle<io::Result<()>>>,
@@ -44,7 +50,8 @@ impl Capture {
         conversation.pages = Some(doors.map_err(Error::os("listen for pages"))?);
         let folder = folder.to_owned();
         let (images, connected, pages) = (Vec::new(), None, None);
-        Ok(Self { conversation, begun: None, folder, images, connected, pages })
+        let (begun, lazily) = (None, false);
+        Ok(Self { conversation, begun, lazily, folder, images, connected, pages })
     }
 
     /// To end the wait.
@@ -63,7 +70,7 @@ impl Capture {
             match self.conversation.next()? {
                 Next::Asks(asked) if asked.hook == Hook::PreDump => {
                     let root = asked.root.ok_or_else(|| unasked(&asked.hook))?;
-                    suits(asked.criu)?;
+                    self.lazily = keeps_pages(asked.criu)?;
                     self.begun = Some(asked);
                     return Ok(root);
                 }
@@ -84,8 +91,10 @@ impl Capture {
     pub fn until_images(mut self, images: Scratch) -> Result<(Dumped, Option<PageMaps>)> {
         let begun = self.begun.take().ok_or_else(|| unasked(&Hook::PreDump))?;
         let criu = begun.criu;
-        if let Some(stream) = self.connected.take() {
-            self.take_pages(stream, criu)?;
+        match self.connected.take() {
+            Some(stream) if self.lazily => self.conversation.kept = Some(stream),
+            Some(stream) => self.take_pages(stream, criu)?,
+            None => {}
         }
         let since = Instant::now();
         begun.answer(true);
@@ -116,7 +125,10 @@ impl Capture {
 
     /// Hears which pages there are, on a thread of its own, if it is CRIU that tells.
     fn take_pages(&mut self, stream: UnixStream, criu: Option<i32>) -> Result<()> {
-        if self.pages.is_some() || !is_of(&stream, criu).map_err(Error::os("hear CRIU"))? {
+        if self.lazily
+            || self.pages.is_some()
+            || !is_of(&stream, criu).map_err(Error::os("hear CRIU"))?
+        {
             tracing::warn!("somebody else than CRIU has connected to send pages");
             return Ok(());
         }
@@ -144,24 +156,45 @@ impl Capture {
     }
 }
 
-/// What must not be among the words of whoever started CRIU: a tree that is to live on here, or whose
-/// pages stay with CRIU.
-const UNSUITED: [&str; 3] = ["--lazy-pages", "--leave-running", "--leave-stopped"];
+/// What must not be among the words of whoever started CRIU: a tree that is to live on here.
+const UNSUITED: [&str; 2] = ["--leave-running", "--leave-stopped"];
+/// What must not be among them beside `--lazy-pages`: pages that it both sends and keeps, and a
+/// conversation about them that nobody here can read.
+const UNSUITED_LAZILY: [&str; 2] = ["--page-server", "--tls"];
 /// One of these must be, or its pages would be written to a disk.
-const NEEDED: [&str; 2] = ["--stream", "--page-server"];
+const NEEDED: [&str; 3] = ["--stream", "--page-server", LAZY];
+const LAZY: &str = "--lazy-pages";
 
-fn suits(criu: Option<i32>) -> Result<()> {
+/// Whether that CRIU keeps pages, if it can be served at all.
+fn keeps_pages(criu: Option<i32>) -> Result<bool> {
     let line = criu.map(|pid| std::fs::read(format!("/proc/{pid}/cmdline")));
     let line = line.transpose().map_err(Error::os("look at CRIU's command line"))?;
-    let line = line.unwrap_or_default();
+    suits(&line.unwrap_or_default()).map_err(|said| {
+        let due = "a dump that ends the tree and sends its pages here";
+        Error::OutOfTurn { said, due }
+    })
+}
+
+fn suits(line: &[u8]) -> Result<bool, String> {
     let words: Vec<_> = line.split(|byte| *byte == 0).collect();
-    let has = |word: &&str| words.contains(&word.as_bytes());
-    let said = match UNSUITED.iter().find(|word| has(word)) {
-        Some(word) => format!("{word} on its command line"),
-        None if NEEDED.iter().any(has) => return Ok(()),
-        None => "neither --stream nor --page-server".to_owned(),
-    };
-    Err(Error::OutOfTurn { said, due: "a dump that ends the tree and sends its pages here" })
+    let has = |option: &&str| words.iter().any(|word| is_option(word, option));
+    let lazily = has(&LAZY);
+    let unsuited =
+        UNSUITED_LAZILY.iter().filter(|_| lazily).chain(&UNSUITED).find(|word| has(word));
+    match unsuited {
+        Some(word) if lazily && UNSUITED_LAZILY.contains(word) => {
+            Err(format!("{LAZY} and {word} on its command line"))
+        }
+        Some(word) => Err(format!("{word} on its command line")),
+        None if NEEDED.iter().any(has) => Ok(lazily),
+        None => Err(format!("none of {} on its command line", NEEDED.join(", "))),
+    }
+}
+
+/// True if a word is this option, in full or cut short, as getopt_long(3) has it. One that is cut too
+/// short to be told from others CRIU refuses by itself.
+fn is_option(word: &[u8], option: &str) -> bool {
+    word.len() > "--".len() && option.as_bytes().starts_with(word)
 }
 
 /// Takes the images that CRIU has written into a directory out of it.
@@ -169,7 +202,12 @@ fn fetch(folder: &Path, into: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
         let name = entry.file_name();
+        let pages = name.to_string_lossy().starts_with(PAGES);
         if entry.file_type()?.is_file() && name.to_string_lossy().ends_with(IMAGE) {
+            if pages {
+                std::fs::remove_file(entry.path())?;
+                continue;
+            }
             let (from, into) = (File::open(entry.path())?, File::create_new(into.join(name))?);
             copy(from.into(), into)?;
             std::fs::remove_file(entry.path())?;
@@ -180,4 +218,28 @@ fn fetch(folder: &Path, into: &Path) -> io::Result<()> {
 
 fn copy(from: OwnedFd, mut into: File) -> io::Result<()> {
     io::copy(&mut File::from(from), &mut into).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_suits_and_what_does_not() {
+        let said = |line: &str| suits(line.replace(' ', "\0").as_bytes());
+        assert_eq!(said("criu dump --tree 7 --stream"), Ok(false));
+        assert_eq!(said("criu dump --page-server --port 9"), Ok(false));
+        assert_eq!(said("criu dump --stream --lazy-pages --port 9"), Ok(true));
+        assert_eq!(said("criu dump --lazy"), Ok(true));
+        for (line, word) in [
+            ("--stream --leave-running", "--leave-running"),
+            ("--stream --leave-s", "--leave-stopped"),
+            ("--lazy-pages --tls", "--tls"),
+            ("--lazy-pages --page-server --ps-socket 3", "--page-server"),
+            ("--tree 7", "--stream, --page-server"),
+        ] {
+            let why = said(line).expect_err(line);
+            assert!(why.contains(word), "{line}: {why}");
+        }
+    }
 }

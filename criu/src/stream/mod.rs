@@ -41,6 +41,8 @@ pub(crate) struct Conversation {
     hooks: Hooks,
     door: Door,
     pages: Option<PageDoors>,
+    /// A connection over which it will serve the pages that it keeps.
+    kept: Option<UnixStream>,
     images: Images,
     /// CRIU's process, since it first asked.
     criu: Option<OwnedFd>,
@@ -95,7 +97,8 @@ impl Conversation {
         let hooks = Hooks::listen(&folder).map_err(Error::os(act))?;
         let door = Door::open(folder.join(socket)).map_err(Error::os(act))?;
         let cancel = UnixStream::pair().map_err(Error::os(act))?;
-        Ok(Self { hooks, door, pages: None, images: Images::Awaited, criu: None, cancel })
+        let (pages, kept, criu) = (None, None, None);
+        Ok(Self { hooks, door, pages, kept, images: Images::Awaited, criu, cancel })
     }
 
     /// Its connection for images, if it is there.
@@ -174,15 +177,32 @@ impl Conversation {
         (self.images, self.criu) = (Images::Awaited, None);
     }
 
-    /// Waits until CRIU has ended; it asks nothing any more whose answer counts.
+    /// Waits until CRIU has ended; it asks nothing any more whose answer counts. Of pages that it keeps
+    /// none is wanted (any more).
     pub(crate) fn until_ended(&mut self) -> Result<()> {
-        self.until(None).map(drop)
+        self.until(None, Kept::Unwanted).map(drop)
+    }
+
+    /// The same of a dump that was told to let its tree run: it is not to wait for whoever wants pages.
+    pub(crate) fn until_let_go(&mut self) -> Result<()> {
+        self.until(None, Kept::Unserved).map(drop)
     }
 
     /// Waits until CRIU has done what it tells of then, or has ended without: whether it has.
-    pub(crate) fn until(&mut self, last: Option<&Hook>) -> Result<bool> {
+    pub(crate) fn until_done(&mut self, last: &Hook) -> Result<bool> {
+        self.until(Some(last), Kept::Unserved)
+    }
+
+    fn until(&mut self, last: Option<&Hook>, kept: Kept) -> Result<bool> {
         loop {
             match self.next()? {
+                Next::Asks(asked) if asked.hook == Hook::StatusReady => {
+                    drop(self.kept.take());
+                    if kept == Kept::Unwanted {
+                        pages::want_none(asked.criu).map_err(Error::os("end CRIU's service"))?;
+                    }
+                    asked.answer(kept == Kept::Unwanted);
+                }
                 Next::Asks(asked) => {
                     let done = Some(&asked.hook) == last;
                     asked.answer(true);
@@ -197,6 +217,15 @@ impl Conversation {
             }
         }
     }
+}
+
+/// What becomes of pages that CRIU keeps when it is about to serve them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kept {
+    /// It may, and hears that nobody wants any: so it is done.
+    Unwanted,
+    /// It may not, and fails.
+    Unserved,
 }
 
 impl Door {

@@ -36,6 +36,8 @@ pub const CONTAINER: &str = "container";
 pub const ROOT_FILES: &str = "its root file system, which comes along";
 /// A need, with an image after it, of a container whose changed files come along.
 pub const CHANGED_FILES: &str = "the same image, ";
+/// A need of a container whose TCP connections come along.
+pub const CONNECTIONS: &str = "its TCP connections";
 /// Name of the blob of files that cross while a container runs.
 pub const FILES: &str = "files";
 /// Name of the blob of those that have changed meanwhile.

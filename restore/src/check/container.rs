@@ -4,14 +4,14 @@
 use std::path::Path;
 
 use criu::{CONFIG, Container};
-use image::plan::{CHANGED_FILES, CONTAINER, CRIU, Plan, ROOT_FILES, Refusal};
+use image::plan::{CHANGED_FILES, CONNECTIONS, CONTAINER, CRIU, Plan, ROOT_FILES, Refusal};
 use rootfs::Claim;
 
 use super::{HERE, host};
 use crate::skeleton::BuildOptions;
 
 /// What a container may need.
-const KNOWN: [&str; 3] = [CONTAINER, CRIU, ROOT_FILES];
+const KNOWN: [&str; 4] = [CONNECTIONS, CONTAINER, CRIU, ROOT_FILES];
 
 /// Every reason why `plan` cannot become this container of that bundle.
 pub(crate) fn check(plan: &Plan, container: &Container, bundle: &Path) -> Result<(), Vec<Refusal>> {

@@ -44,6 +44,9 @@ pub trait Engine {
     /// True if it builds while pages arrive, once those are here that must be.
     fn builds_early(&self) -> bool;
 
+    /// Gets ready to build, while the other end stops the tree.
+    fn get_ready(&self) {}
+
     /// Takes a place for the files that come along with what `plan` tells of; `None` if none do.
     fn files(&self, plan: &Plan) -> Result<Option<Files>, Cause>;
 

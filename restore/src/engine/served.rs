@@ -48,6 +48,6 @@ impl Engine for Served {
 
     fn build(&self, arrived: Arrived, spaces: &[SpaceTotal]) -> Result<Hollow, Cause> {
         let serve = self.0.take().ok_or(Cause::NotEntrusted("a tree has been served already"))?;
-        Ok(Box::new(Gathering::begin(By::Served(serve), arrived, spaces)?))
+        Ok(Box::new(Gathering::begin(By::Served(serve), None, arrived, spaces)?))
     }
 }

@@ -1,17 +1,21 @@
 //! A stock CRIU as the engine.
 //!
-//! Images and pages are put into a directory in memory, which CRIU reads once they are complete; it
-//! takes the pages out as it goes, so that memory is not needed twice. It then asks whether the tree
+//! Images and pages are put into a directory in memory, which CRIU reads once they are complete (it is
+//! started before, and waits); it takes the pages out as it goes, so that memory is not needed twice. It then asks whether the tree
 //! may be let go. Until the hand-off has arrived it has no answer, and if none ever comes (because we
 //! died) it kills the tree.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::thread::JoinHandle;
 
 use criu::stream::{Cancel, Serve};
-use criu::{CONFIG, Container, Criu, LazyProcess, RestoreOptions, Restored, Scratch};
+use criu::{
+    CONFIG, Connections, Container, Criu, INVENTORY, LazyProcess, RestoreOptions, Restored,
+    Scratch, Standby,
+};
 use image::ImageSet;
 use image::plan::{CHANGED_FILES, Plan, ROOT_FILES, Refusal};
 use image::state::{Living, Task};
@@ -36,10 +40,12 @@ use crate::files::Files;
 use crate::skeleton::BuildOptions;
 
 /// A CRIU of this host.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Stock {
     criu: Criu,
     container: Option<Bundle>,
+    /// It waits for images, in there.
+    ready: RefCell<Option<(Standby, Scratch)>>,
 }
 
 /// What a restored container becomes.
@@ -54,12 +60,12 @@ pub struct Bundle {
 impl Stock {
     /// This one.
     pub fn new(criu: Criu) -> Self {
-        Self { criu, container: None }
+        Self { criu, container: None, ready: RefCell::default() }
     }
 
     /// The same, as the servant of the runtime of a container.
     pub fn of_container(criu: Criu, container: Bundle) -> Self {
-        Self { criu, container: Some(container) }
+        Self { criu, container: Some(container), ready: RefCell::default() }
     }
 }
 
@@ -77,6 +83,17 @@ impl Engine for Stock {
 
     fn builds_early(&self) -> bool {
         tracee::uffd::Features::of_this_kernel().contains(tracee::uffd::Features::LAZY)
+    }
+
+    /// If it cannot be started, it is started again, and that told, when there is something to do.
+    fn get_ready(&self) {
+        if self.container.is_none() && self.builds_early() {
+            let ready = || -> criu::Result<_> {
+                let images = Scratch::new(ROOM)?;
+                Ok((self.criu.stand_by(OPTIONS, &images)?, images))
+            };
+            *self.ready.borrow_mut() = ready().ok();
+        }
     }
 
     fn files(&self, plan: &Plan) -> Result<Option<Files>, Cause> {
@@ -103,7 +120,8 @@ impl Engine for Stock {
             }
             _ => None,
         };
-        let mut gathering = Gathering::begin(By::Stock(self.clone()), arrived, spaces)?;
+        let by = By::Stock(self.criu.clone(), self.container.clone());
+        let mut gathering = Gathering::begin(by, self.ready.take(), arrived, spaces)?;
         gathering.put.config = config;
         Ok(match late::of(&gathering.images, spaces) {
             Some(late) => Box::new(Early::new(gathering, late)),
@@ -115,10 +133,18 @@ impl Engine for Stock {
 /// What CRIU itself writes: its log, its statistics.
 const ROOM: u64 = 16 << 20;
 
+/// How trees are restored.
+const OPTIONS: RestoreOptions =
+    RestoreOptions { shell_job: false, tcp: Connections::Closed, file_locks: true, lazy: None };
+/// How the images of TCP connections that go on begin.
+const CONNECTION: &str = "tcp-stream-";
+
 /// Pages arrive.
 pub(super) struct Gathering {
     by: By,
     pub(super) images: ImageSet,
+    /// Of a CRIU that waits for them.
+    ready: Option<Standby>,
     folder: Scratch,
     pub(super) into: HashMap<SpaceId, (u32, PagesImage)>,
     put: Put,
@@ -163,25 +189,40 @@ impl Drop for Awaited {
 /// Who restores.
 pub(super) enum By {
     /// A CRIU that we start.
-    Stock(Stock),
+    Stock(Criu, Option<Bundle>),
     /// One that somebody else starts.
     Served(Serve),
 }
 
 impl Gathering {
-    /// Makes room for images and pages.
-    pub(super) fn begin(by: By, arrived: Arrived, spaces: &[SpaceTotal]) -> Result<Self, Cause> {
-        let Arrived { images, files, .. } = arrived;
+    /// Makes room for images and pages, if a CRIU is `ready` where it waits for them. The inventory
+    /// comes last.
+    pub(super) fn begin(
+        by: By,
+        ready: Option<(Standby, Scratch)>,
+        arrived: Arrived,
+        spaces: &[SpaceTotal],
+    ) -> Result<Self, Cause> {
+        let Arrived { mut images, files, .. } = arrived;
         let pages: u64 = spaces.iter().map(|space| space.sent.0).sum();
         let room = ByteCount(pages.saturating_mul(pages::PAGE_SIZE as u64));
-        let folder = Scratch::new(ROOM.saturating_add(images.total_bytes() + room.0))?;
+        let room = ROOM.saturating_add(images.total_bytes() + room.0);
+        let (ready, folder) = match ready {
+            Some((ready, folder)) => {
+                folder.resize(room)?;
+                (Some(ready), folder)
+            }
+            None => (None, Scratch::new(room)?),
+        };
+        let inventory = images.take(INVENTORY).unwrap_or_default();
         images.to_directory(&folder.path())?;
+        images.add(INVENTORY, inventory)?;
         let mut into = HashMap::new();
         for (space, id) in spaces.iter().zip(1..) {
             let image = PagesImage::create(&folder.path(), id).during("make a pages image")?;
             into.insert(space.space, (id, image));
         }
-        Ok(Self { by, images, folder, into, put: Put { config: None, files } })
+        Ok(Self { by, images, ready, folder, into, put: Put { config: None, files } })
     }
 }
 
@@ -214,7 +255,7 @@ impl Shell for Gathering {
             let missing = owed.clone();
             let cancel = match &self.by {
                 By::Served(serve) => Some(serve.cancel()?),
-                By::Stock(_) => None,
+                By::Stock(..) => None,
             };
             let thread =
                 std::thread::spawn(move || drop(tell.send(self.restore(living, &missing))));
@@ -244,7 +285,7 @@ impl Gathering {
     }
 
     pub(super) fn restore(
-        self,
+        mut self,
         lazy: Option<usize>,
         owed: &HashMap<SpaceId, PageSet>,
     ) -> Result<(Restored, Put), Cause> {
@@ -254,12 +295,22 @@ impl Gathering {
             let finished = image.finish(&self.folder.path(), *space, *id, owed);
             finished.during("complete a pages image")?;
         }
+        let inventory = self.images.get(INVENTORY).unwrap_or_default();
+        if let (Some(ready), Some(living)) = (self.ready.take_if(|_| lazy.is_some()), lazy) {
+            let restored = ready.restore(self.folder, inventory, living)?.until_restored()?;
+            return Ok((restored, self.put));
+        }
+        drop(self.ready.take()); // it waits for a tree whose pages come late
+        let path = self.folder.path().join(INVENTORY);
+        let _ = std::fs::remove_file(&path);
+        std::fs::write(path, inventory).during("write an inventory")?;
         let restored = match self.by {
-            By::Stock(Stock { criu, container }) => {
+            By::Stock(criu, container) => {
                 let container = container.as_ref();
                 let container = container.map(|bundle| (&bundle.container, &*bundle.folder));
-                let options =
-                    RestoreOptions { shell_job: false, tcp_close: true, file_locks: true, lazy };
+                let kept = self.images.iter().any(|(name, _)| name.starts_with(CONNECTION));
+                let tcp = if kept { Connections::Kept } else { OPTIONS.tcp };
+                let options = RestoreOptions { lazy, tcp, ..OPTIONS };
                 criu.restore(container, options, self.folder)?.until_restored()?
             }
             By::Served(serve) => {
