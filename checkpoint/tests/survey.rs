@@ -70,7 +70,7 @@ fn a_rich_program_has_everything_in_its_plan() {
 
 /// What is refused, one by one: the subject's argument, words of the object, words of the reason.
 const TABLE: &[(&str, &str, &str)] = &[
-    ("fanotify", "fd 4 of", "fanotify"),
+    ("fanotify", "fd 4 of", "it decides what others may open"),
     ("pidfd", "fd 4 of", "outside the tree"),
     ("packet-pipe", "fd 5 of", "packet mode"),
     ("io-uring", "fd 4 of", "requests in flight belong to this kernel"),

@@ -242,9 +242,14 @@ fn what_we_cannot_carry_is_refused_by_name() {
         ("pid namespace", |i| {
             i.one("ids-110.img", |ids: &mut TaskKobjIdsEntry| ids.pid_ns_id = Some(77));
         }),
-        ("fanotify", |i| type_of(i, FdType::Fanotify)),
+        ("BPF map", |i| type_of(i, FdType::Bpfmap)),
         ("handle alone", |i| {
             i.file(18, |file| file.ify.as_mut().expect("it").wd[0].f_handle.path = None);
+        }),
+        ("marked file that is known by its handle", |i| {
+            i.file(101, |file| {
+                file.ffy.as_mut().expect("it").mark[1].me.as_mut().expect("a mount").path = None;
+            });
         }),
         ("process that is gone", |i| {
             i.file(19, |file| file.pidfd.as_mut().expect("it").nspid = -1);

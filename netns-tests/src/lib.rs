@@ -54,6 +54,7 @@ pub mod requirements;
 mod rounds;
 mod running;
 mod subject;
+mod swap;
 mod terminal;
 mod workshop;
 
@@ -72,4 +73,5 @@ pub use migration::{Listening, Migration, Moved, Moving, QmigEvent, qmig_binary}
 pub use rounds::{REPEAT_VARIABLE, rounds, rounds_on};
 pub use running::Running;
 pub use subject::{Started, Subject, Verdict};
+pub use swap::Swap;
 pub use terminal::on_terminal;

@@ -52,7 +52,7 @@ enum Language {
 
 impl Subject {
     /// Every subject in C: the file names in `subjects/`.
-    pub const ALL: [&str; 39] = [
+    pub const ALL: [&str; 41] = [
         "churn",
         "commons",
         "creds",
@@ -67,6 +67,7 @@ impl Subject {
         "ipc",
         "kv",
         "locks",
+        "marks",
         "memory",
         "netlink",
         "packets",
@@ -83,6 +84,7 @@ impl Subject {
         "signals",
         "sockets",
         "streams",
+        "swapped",
         "sysv",
         "threads",
         "timers",

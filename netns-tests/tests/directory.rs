@@ -68,8 +68,8 @@ macro_rules! round_trips {
 }
 
 round_trips! {
-    creds datagrams events fifos files filler forks headless heartbeat ipc memory netlink packets pipes places posix ptys raw registers rseq rules settings signals
-    sockets sysv threads timers watches zombie
+    creds datagrams events fifos files filler forks headless heartbeat ipc marks memory netlink packets pipes places posix ptys raw registers rseq rules settings signals
+    sockets swapped sysv threads timers watches zombie
 }
 
 /// The tree runs on, and its checkpoint is a copy that runs too. (One that writes no files: both

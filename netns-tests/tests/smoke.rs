@@ -7,7 +7,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use netns_tests::chaos::{Runs, who_runs};
-use netns_tests::{Lab, Migration, Side, Subject, qmig_binary, requirements};
+use netns_tests::{Lab, Migration, Side, Subject, Swap, qmig_binary, requirements};
 
 type Outcome = Result<(), Box<dyn Error>>;
 
@@ -77,8 +77,8 @@ macro_rules! smoke {
 }
 
 smoke! {
-    churn commons creds datagrams events fifos files filler forks headless heartbeat ipc kv locks memory netlink packets pipes places posix ptys raw registers
-    rseq rules settings signals sockets sysv threads timers toucher vast waits watches writer zombie
+    churn commons creds datagrams events fifos files filler forks headless heartbeat ipc kv locks marks memory netlink packets pipes places posix ptys raw registers
+    rseq rules settings signals sockets swapped sysv threads timers toucher vast waits watches writer zombie
 }
 
 /// Those that need more than two hosts, and where they are moved in every mode.
@@ -132,4 +132,18 @@ fn a_thousand_threads() -> Outcome {
 fn memory_that_keeps_changing() -> Outcome {
     let subject = Subject::new("filler").arg("mib").arg(256).arg("dirty").arg(64);
     ["stop", "post-copy", "hybrid", "auto"].iter().try_for_each(|mode| moves(&subject, mode))
+}
+
+#[test]
+fn memory_that_is_swapped_out() -> Outcome {
+    if missing() {
+        return Ok(());
+    }
+    let _swap = match Swap::on(64) {
+        Ok(swap) => swap,
+        Err(why) if requirements::skip(&why) => return Ok(()),
+        Err(why) => return Err(why.into()),
+    };
+    let subject = Subject::new("swapped").arg("must").arg(1);
+    ["stop", "pre-copy", "post-copy"].iter().try_for_each(|mode| moves(&subject, mode))
 }

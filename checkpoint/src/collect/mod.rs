@@ -13,6 +13,7 @@ mod advised;
 mod asked;
 mod carried;
 mod creds;
+mod described;
 mod ended;
 mod files;
 mod ghosts;

@@ -30,6 +30,8 @@ pub(crate) enum OpenOn {
     Epoll,
     /// inotify(7).
     Inotify,
+    /// fanotify(7).
+    Fanotify,
     /// pidfd_open(2).
     PidFd,
     /// signalfd(2).
@@ -182,9 +184,7 @@ fn anonymous(shown: &str, name: &str) -> Result<OpenOn, Trouble> {
         "timerfd" => return Ok(OpenOn::TimerFd),
         "inotify" => return Ok(OpenOn::Inotify),
         "pidfd" => return Ok(OpenOn::PidFd),
-        "fanotify" => {
-            return Err(Trouble::new(shown, format!("{name} is not carried yet")).but(BY_CRIU));
-        }
+        "fanotify" => return Ok(OpenOn::Fanotify),
         "io_uring" => "io_uring: requests in flight belong to this kernel",
         "userfaultfd" => "userfaultfd: its memory is served by its holder",
         "perf_event" => "perf events count on this CPU",
@@ -230,9 +230,8 @@ mod tests {
         assert_eq!(judged(epoll.0.as_fd(), 2, ALLOWED), Ok(OpenOn::Epoll));
         let memfd = memfd_create("a name", MFdFlags::empty()).expect("memfd");
         assert_eq!(judged(memfd.as_fd(), 2, ALLOWED), Ok(OpenOn::Memfd("a name".into())));
-        let trouble = anonymous("anon_inode:[fanotify]", "[fanotify]").expect_err("not carried");
-        let told = (trouble.place.as_str(), trouble.hint);
-        assert_eq!(told, ("anon_inode:[fanotify]", Some(BY_CRIU)));
+        let trouble = anonymous("anon_inode:[perf_event]", "[perf_event]").expect_err("refused");
+        assert_eq!(trouble.place, "anon_inode:[perf_event]");
     }
 
     #[test]

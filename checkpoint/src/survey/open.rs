@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use image::plan::{Listener, Protocol};
-use image::state::{InetSocket, SocketState, UnixSocket, Watch};
+use image::state::{InetSocket, SocketState, UnixSocket};
 use nix::libc;
 use tracee::HostPid;
 use tracee::host::{pidfd_getfd, pidfd_open};
@@ -18,7 +18,7 @@ use super::named::Named;
 use super::needed::Use;
 use super::process::Look;
 use super::refusals::{Trouble, Whose};
-use super::{inotify, locks, terminal, tree, watches};
+use super::{fanotify, inotify, locks, terminal, tree, watches};
 use crate::collect::queues::carries_files;
 use crate::collect::sockets::{Socket, Tcp, interfaces, socket};
 use crate::collect::streams::ends_of;
@@ -102,7 +102,24 @@ impl Look<'_> {
                 troubles.extend(inotify::unread(&copy));
                 if let Extra::Inotify(found) = &info.extra {
                     match inotify::watches(whose.pid, found) {
-                        Ok(watches) => self.watched(&watches, whose, number),
+                        Ok(watches) => {
+                            let paths = watches.iter().map(|watch| watch.path.as_str());
+                            self.watched(paths, whose, number);
+                        }
+                        Err(trouble) => troubles.push(trouble),
+                    }
+                }
+            }
+            OpenOn::Fanotify => {
+                let process = pidfd_open(whose.pid).ok()?;
+                let copy = pidfd_getfd(&process, number.cast_signed()).ok()?;
+                if let Extra::Fanotify(found) = &info.extra {
+                    troubles.extend(fanotify::unread(&copy, found));
+                    match fanotify::group(whose.pid, found) {
+                        Ok(group) => {
+                            let paths = group.marks.iter().map(|mark| mark.path.as_str());
+                            self.watched(paths, whose, number);
+                        }
                         Err(trouble) => troubles.push(trouble),
                     }
                 }
@@ -129,11 +146,11 @@ impl Look<'_> {
     }
 
     /// What is watched must be on the destination too.
-    fn watched(&mut self, watches: &[Watch], whose: &Whose, number: u32) {
-        for watch in watches {
+    fn watched<'p>(&mut self, paths: impl Iterator<Item = &'p str>, whose: &Whose, number: u32) {
+        for path in paths {
             let used_as = || format!("watched by {}", whose.fd(number));
-            if let Ok(stat) = fs::symlink_metadata(&watch.path) {
-                self.needed.add(&Named::Path(watch.path.clone()), &stat, Use::Place, used_as);
+            if let Ok(stat) = fs::symlink_metadata(path) {
+                self.needed.add(&Named::Path(path.to_owned()), &stat, Use::Place, used_as);
             }
         }
     }

@@ -82,7 +82,8 @@ static int vm_child(void *arg) {
 static void make(const char *what) {
     if (!strcmp(what, "quiet")) {
     } else if (!strcmp(what, "fanotify")) {
-        must(fanotify_init(0, O_RDONLY) >= 0, what);
+        int fd = fanotify_init(FAN_CLASS_CONTENT, O_RDONLY);
+        must(fd >= 0 && !fanotify_mark(fd, FAN_MARK_ADD, FAN_OPEN_PERM, AT_FDCWD, folder), what);
     } else if (!strcmp(what, "pidfd")) {
         must(syscall(SYS_pidfd_open, getppid(), 0) >= 0, what);
     } else if (!strcmp(what, "packet-pipe")) {

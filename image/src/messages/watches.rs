@@ -83,6 +83,8 @@ pub struct FanotifyMarkEntry {
 pub enum MarkType {
     Inode = 1,
     Mount = 2,
+    /// qmig's own; CRIU knows no such marks.
+    FileSystem = 3,
 }
 
 /// A mark on an inode.

@@ -2,7 +2,7 @@
 
 use pages::{SharedId, TaskId};
 
-use super::{InetSocket, NetlinkSocket, PacketSocket, TimerFd, UnixSocket};
+use super::{Fanotify, InetSocket, NetlinkSocket, PacketSocket, TimerFd, UnixSocket};
 
 /// One open file description; dup'ed and inherited descriptors share it. Never zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -97,6 +97,8 @@ pub enum FileKind {
         /// What it watches, ascending by number.
         watches: Vec<Watch>,
     },
+    /// fanotify(7).
+    Fanotify(Fanotify),
     /// pidfd_open(2): a process of the tree, a zombie perhaps.
     PidFd {
         /// Which process.

@@ -8,6 +8,7 @@
 
 pub(crate) mod check;
 pub mod creds;
+pub mod fanotify;
 pub mod files;
 pub mod ipc;
 pub mod mm;
@@ -24,6 +25,7 @@ pub mod timers;
 pub mod tree;
 
 pub use creds::{Creds, Rlimit};
+pub use fanotify::Fanotify;
 pub use files::{
     EpollTarget, Fd, FdTable, FdTableId, Fifo, File, FileId, FileKind, FileLock, Ghost, GhostBody,
     GhostId, LockKind, Owner, PipeBuffer, PipeId, Regular, Tty, Watch,

@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use pages::{SharedId, TaskId};
 
 use super::nodes::FreeIds;
-use super::{Reader, Writer, descriptors, inotify, netlink, packet, sockets, streams, tty};
+use super::{
+    Reader, Writer, descriptors, fanotify, inotify, netlink, packet, sockets, streams, tty,
+};
 use crate::error::{BadField, BadImage};
 use crate::frame::FrameWriter;
 use crate::kind::ImageKind;
@@ -77,6 +79,7 @@ pub(super) fn type_of(kind: &FileKind) -> FdType {
         FileKind::Pipe { .. } => FdType::Pipe,
         FileKind::Fifo(_) => FdType::Fifo,
         FileKind::Inotify { .. } => FdType::Inotify,
+        FileKind::Fanotify(_) => FdType::Fanotify,
         FileKind::PidFd { .. } => FdType::Pidfd,
         FileKind::EventFd { .. } => FdType::Eventfd,
         FileKind::Epoll { .. } => FdType::Eventpoll,
@@ -119,6 +122,9 @@ fn to_entry(file: &File, node: Option<u32>, net: u32) -> FileEntry {
         FileKind::Inotify { watches } => {
             let wd = watches.iter().map(InotifyWdEntry::from).collect();
             entry.ify = Some(Box::new(InotifyFileEntry { id, flags, fown, wd }));
+        }
+        FileKind::Fanotify(group) => {
+            entry.ffy = Some(Box::new(fanotify::entry(group, id, flags, fown)));
         }
         FileKind::PidFd { task } => {
             let (flags, nspid) = (flags & !O_RDWR, task.0.cast_signed());
@@ -308,6 +314,10 @@ fn from_entry(
             let watches = inotify::watches(&ify.wd)?;
             (ify.id, ify.flags, &ify.fown, FileKind::Inotify { watches })
         }
+        FdType::Fanotify => {
+            let ffy = entry.ffy.as_deref().ok_or_else(|| BadField::missing("ffy"))?;
+            (ffy.id, ffy.flags, &ffy.fown, FileKind::Fanotify(fanotify::from(ffy)?))
+        }
         FdType::Pidfd => {
             let pidfd = entry.pidfd.as_deref().ok_or_else(|| BadField::missing("pidfd"))?;
             if pidfd.nspid == -1 {
@@ -381,7 +391,6 @@ fn from_entry(
 
 fn unsupported(kind: FdType) -> &'static str {
     match kind {
-        FdType::Fanotify => "a fanotify group",
         FdType::Ns => "a namespace held open",
         FdType::Tunf => "a tun device",
         FdType::Ext => "a file of a plugin of CRIU",

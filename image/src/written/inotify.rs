@@ -8,6 +8,14 @@ use crate::state::check::absolute_path;
 /// CRIU's handles have room for 128 bytes, always.
 const HANDLE_WORDS: usize = 16;
 
+impl FhEntry {
+    /// Of a file that is known by its path.
+    pub(super) fn by_path() -> Self {
+        let handle = vec![0; HANDLE_WORDS];
+        Self { bytes: 0, r#type: 0, handle, path: None, mnt_id: None }
+    }
+}
+
 impl From<&Watch> for InotifyWdEntry {
     /// With a path CRIU needs no handle, and the destination's would be another.
     fn from(watch: &Watch) -> Self {
@@ -18,13 +26,7 @@ impl From<&Watch> for InotifyWdEntry {
             ignored_mask: 0,
             s_dev: watch.dev,
             wd: watch.number,
-            f_handle: FhEntry {
-                bytes: 0,
-                r#type: 0,
-                handle: vec![0; HANDLE_WORDS],
-                path: Some(watch.path.clone()),
-                mnt_id: None,
-            },
+            f_handle: FhEntry { path: Some(watch.path.clone()), ..FhEntry::by_path() },
         }
     }
 }

@@ -6,6 +6,7 @@
 mod check;
 mod creds;
 mod descriptors;
+mod fanotify;
 mod files;
 mod ghosts;
 mod groups;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use image::state::fanotify::{Mark, MarkOn};
 use image::state::packet::{Device, Membership};
 use image::state::*;
 use pages::{SharedId, TaskId};
@@ -171,6 +172,26 @@ pub(super) fn files() -> Vec<File> {
                 groups: vec![1, 2, 64],
                 destination: Some((0, 2)),
                 options: SocketOptions { tcp_keep: None, ..options() },
+            }),
+        ),
+        (
+            101,
+            FileKind::Fanotify(Fanotify {
+                flags: 0x12,
+                event_flags: 0x8000,
+                marks: [
+                    (MarkOn::Inode { inode: 77, dev: 0xfe0_0000 }, "/srv/file"),
+                    (MarkOn::Mount { number: 31 }, "/srv"),
+                    (MarkOn::FileSystem { dev: 0xfe0_0001 }, "/"),
+                ]
+                .map(|(on, path)| Mark {
+                    on,
+                    path: path.into(),
+                    flags: 0x40,
+                    mask: 0x3b,
+                    ignored: 1,
+                })
+                .to_vec(),
             }),
         ),
         (

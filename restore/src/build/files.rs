@@ -218,6 +218,10 @@ impl<'a> Files<'a> {
                 let watchers = &mut self.watchers;
                 watchers.make(file.id, watches, flags).map_err(made("make an inotify instance"))
             }
+            FileKind::Fanotify(group) => {
+                let watchers = &mut self.watchers;
+                watchers.group(file.id, group, flags).map_err(made("make a fanotify group"))
+            }
             FileKind::PidFd { task } => {
                 let host = hosts.get(task).ok_or(BadCheckpoint::File(file.id))?;
                 pid_fd(*host, flags)

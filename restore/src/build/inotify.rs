@@ -1,12 +1,13 @@
-//! inotify instances, and what they watch.
+//! inotify instances and fanotify groups, and what they watch.
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use image::state::{FileId, Watch};
+use image::state::{Fanotify, FileId, Watch};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
+use super::fanotify::Group;
 use super::files::View;
 use crate::error::{BadCheckpoint, Error, Result, errno_of};
 
@@ -15,6 +16,7 @@ use crate::error::{BadCheckpoint, Error, Result, errno_of};
 pub(crate) struct Watchers {
     view: View,
     all: Vec<Watcher>,
+    groups: Vec<Group>,
 }
 
 struct Watcher {
@@ -26,7 +28,7 @@ struct Watcher {
 impl Watchers {
     /// None yet; what they watch is reached by `view`.
     pub(crate) fn new(view: View) -> Self {
-        Self { view, all: Vec::new() }
+        Self { view, all: Vec::new(), groups: Vec::new() }
     }
 
     /// An instance that watches nothing yet.
@@ -44,8 +46,23 @@ impl Watchers {
         Ok(copy)
     }
 
+    /// A fanotify group that has marked nothing yet.
+    pub(crate) fn group(
+        &mut self,
+        file: FileId,
+        group: &Fanotify,
+        flags: OFlag,
+    ) -> nix::Result<OwnedFd> {
+        let (made, copy) = Group::make(file, group, flags)?;
+        self.groups.push(made);
+        Ok(copy)
+    }
+
     /// Watches everything, under the numbers the program knows.
     pub(crate) fn begin(&mut self) -> Result<()> {
+        for group in self.groups.drain(..) {
+            group.begin(&self.view)?;
+        }
         for Watcher { file, instance, watches } in self.all.drain(..) {
             for watch in watches {
                 if !watch.path.starts_with('/') || watch.path.contains('\0') {

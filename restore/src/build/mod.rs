@@ -6,6 +6,7 @@ mod aside;
 pub(crate) mod channel;
 mod creds;
 mod events;
+mod fanotify;
 mod files;
 mod fresh;
 mod ghosts;

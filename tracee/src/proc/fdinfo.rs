@@ -45,9 +45,11 @@ pub enum Extra {
     PidFd(i32),
     /// inotify(7): what it watches, in no order.
     Inotify(Vec<InotifyWatch>),
+    /// fanotify(7): a group and its marks.
+    Fanotify(FanotifyGroup),
     /// The master of a pseudo-terminal: the number of its slave (Linux 4.14).
     Terminal(u32),
-    /// Anything else that tells something (fanotify, io_uring, …): its lines.
+    /// Anything else that tells something (io_uring, …): its lines.
     Other(Vec<String>),
 }
 
@@ -81,6 +83,53 @@ pub struct InotifyWatch {
     pub mask: u32,
     /// Type and bytes of the file's handle (name_to_handle_at(2)), where its file system has handles.
     pub handle: Option<(i32, Vec<u8>)>,
+}
+
+/// A fanotify group.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FanotifyGroup {
+    /// Given to fanotify_init(2): FAN_*.
+    pub flags: u32,
+    /// The other word given to it: O_* of the files that come with events.
+    pub event_flags: u32,
+    /// What it has marked, in no order.
+    pub marks: Vec<FanotifyMark>,
+    /// It has marks beside these, of some other kind.
+    pub unknown: bool,
+}
+
+/// One mark of a fanotify group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FanotifyMark {
+    /// On what.
+    pub on: Marked,
+    /// FAN_MARK_*.
+    pub flags: u32,
+    /// FAN_*: what is told.
+    pub mask: u32,
+    /// FAN_*: what is not.
+    pub ignored: u32,
+}
+
+/// What a fanotify mark is on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Marked {
+    /// A file.
+    Inode {
+        /// Inode.
+        inode: u64,
+        /// Device of its file system, as in [`InotifyWatch::sdev`].
+        dev: u32,
+        /// As in [`InotifyWatch::handle`].
+        handle: Option<(i32, Vec<u8>)>,
+    },
+    /// A mount, by its number in /proc/PID/mountinfo.
+    Mount(u32),
+    /// A file system (Linux 4.20).
+    FileSystem {
+        /// Its device, likewise.
+        dev: u32,
+    },
 }
 
 /// A timerfd; times in (seconds, nanoseconds).
@@ -123,6 +172,14 @@ impl FdInfo {
                     Extra::Inotify(watches) => watches.push(watch),
                     other => *other = Extra::Inotify(vec![watch]),
                 }
+                continue;
+            }
+            if line.starts_with("fanotify ") {
+                if !matches!(info.extra, Extra::Fanotify(_)) {
+                    info.extra = Extra::Fanotify(FanotifyGroup::default());
+                }
+                let Extra::Fanotify(group) = &mut info.extra else { continue };
+                fanotify(line, group)?;
                 continue;
             }
             let (key, value) = line.split_once(':').unwrap_or((line, ""));
@@ -238,6 +295,39 @@ fn inotify_watch(line: &str) -> Result<InotifyWatch> {
     Ok(watch)
 }
 
+/// `fanotify flags:10 event-flags:8000`, then for each mark `fanotify ino:2a sdev:fe00000 mflags:0
+/// mask:3b ignored_mask:0 fhandle-bytes:8 …`, or mnt_id in place of ino and sdev, or sdev alone
+/// (Linux 3.8); all in hex.
+fn fanotify(line: &str, group: &mut FanotifyGroup) -> Result<()> {
+    let short = |field, value: &str| {
+        let word = FDINFO.hex(field, value)?;
+        u32::try_from(word).map_err(|_| FDINFO.error(field, line))
+    };
+    let words = || line.split_whitespace().filter_map(|word| word.split_once(':'));
+    let find = |name: &str| words().find(|(key, _)| *key == name).map(|(_, value)| value);
+    if let Some((flags, event_flags)) = find("flags").zip(find("event-flags")) {
+        group.flags = short("flags", flags)?;
+        group.event_flags = short("event-flags", event_flags)?;
+        return Ok(());
+    }
+    let on = match (find("ino"), find("sdev"), find("mnt_id")) {
+        (Some(_), Some(_), None) => {
+            let file = inotify_watch(line)?;
+            Marked::Inode { inode: file.ino, dev: file.sdev, handle: file.handle }
+        }
+        (None, None, Some(number)) => Marked::Mount(short("mnt_id", number)?),
+        (None, Some(dev), None) => Marked::FileSystem { dev: short("sdev", dev)? },
+        _ => {
+            group.unknown = true;
+            return Ok(());
+        }
+    };
+    let word = |name| find(name).map_or(Ok(0), |value| short("a mask", value));
+    let (flags, mask, ignored) = (word("mflags")?, word("mask")?, word("ignored_mask")?);
+    group.marks.push(FanotifyMark { on, flags, mask, ignored });
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -245,6 +335,26 @@ mod tests {
     fn parse(extra: &str) -> FdInfo {
         let text = format!("pos:\t7\nflags:\t02004002\nmnt_id:\t15\nino:\t61\n{extra}");
         FdInfo::parse(&text).expect("a sound text")
+    }
+
+    #[test]
+    fn marks_of_each_kind_are_told() {
+        let text = "fanotify flags:6 event-flags:8000\n\
+                    fanotify mnt_id:12 mflags:40 mask:20 ignored_mask:1\n\
+                    fanotify ino:2a sdev:fe00000 mflags:0 mask:3b ignored_mask:0 fhandle-bytes:2 \
+                    fhandle-type:1 f_handle:2a00\n\
+                    fanotify sdev:fe00000 mflags:0 mask:8 ignored_mask:0\n\
+                    fanotify mnt_ns:7 mflags:0 mask:8 ignored_mask:0\n";
+        let mark = |on, flags, mask, ignored| FanotifyMark { on, flags, mask, ignored };
+        let handle = Some((1, vec![0x2a, 0]));
+        let (inode, dev) = (0x2a, 0xfe0_0000);
+        let marks = vec![
+            mark(Marked::Mount(0x12), 0x40, 0x20, 1),
+            mark(Marked::Inode { inode, dev, handle }, 0, 0x3b, 0),
+            mark(Marked::FileSystem { dev }, 0, 8, 0),
+        ];
+        let group = FanotifyGroup { flags: 6, event_flags: 0x8000, marks, unknown: true };
+        assert_eq!(parse(text).extra, Extra::Fanotify(group));
     }
 
     #[test]
@@ -266,7 +376,7 @@ mod tests {
                     inotify wd:12 ino:2a sdev:fe00000 mask:fce ignored_mask:0 fhandle-bytes:3 \
                     fhandle-type:1 f_handle:2a00ff\n";
         assert_eq!(parse(text).extra, Extra::Inotify(vec![bare, full]));
-        assert!(matches!(parse("fanotify flags:3 event-flags:8002\n").extra, Extra::Other(_)));
+        assert!(matches!(parse("SqThread:\t-1\n").extra, Extra::Other(_)));
     }
 
     #[test]
