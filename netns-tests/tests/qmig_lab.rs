@@ -61,6 +61,7 @@ fn an_experiment_from_its_file_to_its_page() -> Outcome {
     let same = lab(&["compare", &out, &out])?;
     assert!(said(&same).contains("\n0 of "), "{}", said(&same));
     let record: serde_json::Value = serde_json::from_str(records()?.lines().next().ok_or("none")?)?;
+    assert_eq!((&record["congestion"], &record["seed"]), (&"delay".into(), &1.into()), "{record}");
     let sent = record.pointer("/lanes/bulk/sent_frames");
     assert_eq!(sent, record.pointer("/destination_lanes/bulk/received_frames"), "{record}");
     for number in [

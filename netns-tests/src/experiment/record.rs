@@ -20,6 +20,9 @@ pub struct Record {
     pub link: String,
     /// The link's name in a table.
     pub link_name: String,
+    /// What controls the congestion of whatever moves it: qmig's own by `delay`, `cubic`, or TCP's.
+    #[serde(default)]
+    pub congestion: String,
     /// The seed of the link's decisions.
     pub seed: u64,
     /// Which subject, with its arguments.
@@ -222,8 +225,8 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// This one, with frames of that size on its link.
-    pub fn here(mtu: u32) -> Self {
+    /// This one, with frames of that size on its link, which is emulated or a veth.
+    pub fn here(mtu: u32, emulated: bool) -> Self {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
         let cpus = read("/proc/cpuinfo");
         let model = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
@@ -236,7 +239,8 @@ impl Machine {
             qmig: qmig.unwrap_or_default(),
             criu: crate::Criu::installed().and_then(|criu| criu.version().ok()),
             mtu,
-            offloads: "none on an emulated link (the kernel segments); all on a veth".to_owned(),
+            offloads: if emulated { "none, the kernel segments" } else { "all of a veth" }
+                .to_owned(),
             tcp: read("/proc/sys/net/ipv4/tcp_congestion_control"),
             date: said("date", &["-u", "+%Y-%m-%dT%H:%M:%SZ"]),
         }

@@ -126,7 +126,12 @@ impl Trial {
 
     /// Do it. Whatever goes wrong is in the record.
     pub fn run(&self) -> Record {
-        let mut record = Record { machine: Machine::here(self.mtu), ..self.record() };
+        let emulated = self.link_words() != VETH;
+        let machine = Machine::here(self.mtu, emulated);
+        let mut record = Record { machine, ..self.record() };
+        if matches!(self.way, Way::CriuStop { .. } | Way::CriuLazy { .. }) {
+            record.congestion = format!("TCP {}", record.machine.tcp);
+        }
         if let Err(error) = self.measure(&mut record) {
             record.error = Some(error.to_string());
         }
@@ -139,6 +144,7 @@ impl Trial {
             way: self.way.word().to_owned(),
             link: self.link_words(),
             link_name: self.link_name.clone(),
+            congestion: self.way.congestion().to_owned(),
             seed: self.link.as_ref().map_or(0, |link| link.seed),
             load: self.load.words(),
             mib: self.load.mib,

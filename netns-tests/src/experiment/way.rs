@@ -92,6 +92,15 @@ impl Way {
         without(EVERYTHING),
     ];
 
+    /// What controls qmig's congestion.
+    pub(super) fn congestion(self) -> &'static str {
+        match self {
+            Self::Qmig { without, .. } if without.contains("delay-control") => "cubic",
+            Self::Qmig { .. } | Self::QmigCriu { .. } => "delay",
+            Self::CriuStop { .. } | Self::CriuLazy { .. } => "",
+        }
+    }
+
     /// Whether the process may run before all of its pages are there.
     pub fn is_lazy(self) -> bool {
         matches!(

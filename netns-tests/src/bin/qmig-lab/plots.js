@@ -201,7 +201,7 @@ document.getElementById("name").textContent = data.name;
 const machine = data.runs.length ? data.runs[data.runs.length - 1].machine : null;
 const there = data.runs.length ? data.runs[data.runs.length - 1].destination_machine : null;
 document.getElementById("about").textContent = machine
-  ? `${good.length} good trials of ${data.runs.length}. ${machine.cpu}, Linux ${machine.kernel}; ${machine.qmig}${machine.criu ? `, CRIU ${machine.criu}` : ""}; ${machine.mtu ? `MTU ${machine.mtu}, ` : ""}TCP ${machine.tcp}, offloads: ${machine.offloads}. Last trial ${machine.date}. ${there
+  ? `${good.length} good trials of ${data.runs.length}. ${machine.cpu}, Linux ${machine.kernel}; ${machine.qmig}${machine.criu ? `, CRIU ${machine.criu}` : ""}; ${machine.mtu ? `MTU ${machine.mtu}, ` : ""}TCP ${machine.tcp}; offloads: ${unique(data.runs.map(run => run.machine.offloads)).filter(Boolean).join("; or ")}. Last trial ${machine.date}. ${there
     ? `The destination is another machine: ${there.cpu}, Linux ${there.kernel}; ${there.qmig}.` : "Both hosts share this machine."}`
   : "No trial yet.";
 for (const draw of [waits, standstill, throughput, heat, clients, timeline, rounds, lanes, trials]) draw();
