@@ -171,12 +171,15 @@ impl Trial {
         lab.emulator().map_or(Ok(()), |link| link.reset())?;
         let mut clock = Clock::start(&lab, flow.as_ref());
         let moved = match self.way {
-            Way::Qmig { mode, without } => {
+            Way::Qmig { mode, without, limit } => {
                 let mut migration = Migration::new(&lab)?.deadline(self.deadline);
                 migration = migration.dump_arg("--mode").dump_arg(mode);
                 if !without.is_empty() {
                     let word = format!("--link-without={without}");
                     migration = migration.dump_arg(&word).restore_arg(&word);
+                }
+                if let Some(limit) = limit {
+                    migration = migration.dump_arg("--limit-rate").dump_arg(limit);
                 }
                 Some(self.by_qmig(&lab, &subject, migration, &mut clock, record)?)
             }

@@ -12,6 +12,8 @@ pub enum Way {
         mode: &'static str,
         /// What the link does without (`--link-without`), to see what it is worth.
         without: &'static str,
+        /// What all but wanted pages are held to (`--limit-rate`).
+        limit: Option<&'static str>,
     },
     /// The same with `--engine criu` on both sides.
     QmigCriu {
@@ -31,10 +33,11 @@ pub enum Way {
 }
 
 /// Every way: its word and what it is, for people.
-pub const WAYS: [(&str, Way, &str); 16] = [
+pub const WAYS: [(&str, Way, &str); 17] = [
     ("stop", qmig("stop"), "qmig, stop and copy"),
     ("pre-copy", qmig("pre-copy"), "qmig, pre-copy"),
     ("post-copy", qmig("post-copy"), "qmig, post-copy"),
+    ("post-copy-idle", IDLE, "qmig, post-copy, the rest at 1 Mbit/s"),
     ("hybrid", qmig("hybrid"), "qmig, hybrid"),
     ("auto", qmig("auto"), "qmig, auto"),
     ("criu-engine-stop", Way::CRIU_ENGINE_STOP, "qmig by CRIU, stop and copy"),
@@ -50,14 +53,16 @@ pub const WAYS: [(&str, Way, &str); 16] = [
     ("post-copy-plain", without(EVERYTHING), "qmig, one stream, Cubic, no bound, no priorities"),
 ];
 
+/// The link is as good as idle: what is waited for has it for itself.
+const IDLE: Way = Way::Qmig { mode: "post-copy", without: "", limit: Some("1Mbit") };
 const EVERYTHING: &str = "credit,priorities,streams,delay-control";
 
 const fn qmig(mode: &'static str) -> Way {
-    Way::Qmig { mode, without: "" }
+    Way::Qmig { mode, without: "", limit: None }
 }
 
 const fn without(what: &'static str) -> Way {
-    Way::Qmig { mode: "post-copy", without: what }
+    Way::Qmig { mode: "post-copy", without: what, limit: None }
 }
 
 impl Way {

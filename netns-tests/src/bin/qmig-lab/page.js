@@ -4,9 +4,9 @@ const good = data.runs.filter(run => !run.error);
 const told = word => (data.ways.find(way => way.word === word) || { told: word }).told.replaceAll("`", "");
 const unique = list => [...new Set(list)];
 const ways = data.ways.map(way => way.word).filter(word => good.some(run => run.way === word));
-const color = word => `var(--c${Math.max(0, ways.indexOf(word)) % 16})`;
-/* Without one of qmig's remedies: dashed. */
-const dash = word => /-(no-|one-|cubic|plain)/.test(word) ? "7 4" : "none";
+const color = word => `var(--c${Math.max(0, ways.indexOf(word)) % 17})`;
+/* Not as qmig is meant: dashed. */
+const dash = word => /-(no-|one-|cubic|plain|idle)/.test(word) ? "7 4" : "none";
 /* Where a run belongs: its link, its table if there are several, its load if the link has several. */
 const tables = unique(data.runs.map(run => run.table).filter(Boolean));
 const where = run => [...(tables.length > 1 && run.table ? [run.table] : []), run.link_name].join(": ");

@@ -2,7 +2,7 @@ function waits() {
   const has = good.filter(run => run.waits.count > 0);
   if (has.length === 0) return;
   figure("How long the process waits for a page that is not there",
-    "Share of its waits that are no longer than this, by its own clock (log scale); the rest of the memory arrives meanwhile. Medians of all runs at each percent.",
+    "Share of its waits that are no longer than this, by its own clock (log scale); the rest of the memory arrives meanwhile. Dashed: qmig not as it is meant. Medians of all runs at each percent.",
     byWeight(has, run => run.waits.count), link => {
       const here = ways.filter(way => has.some(run => run.way === way && run.place === link));
       const curve = way => {
