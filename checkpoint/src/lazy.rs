@@ -48,9 +48,7 @@ pub(crate) fn defer(tasks: &[Task], spaces: &mut [SpacePages]) -> Vec<Owed> {
         for touched in living.threads.iter().flat_map(touched) {
             pages.remove(touched);
         }
-        for owed in pages.ranges() {
-            space.pages.remove(*owed);
-        }
+        space.pages.remove_all(&pages);
         if !pages.is_empty() {
             let hot = pages.intersect(&hot(living));
             all.push(Owed { space: space.space, process: *process, pages, hot });

@@ -140,6 +140,13 @@ async fn run(
             Decision::Freeze(_) => return Ok(Some((rounds, Ending::Fits))),
             Decision::SwitchOver(why) => {
                 watch.event(Event::SwitchedOver { why: why.to_string() });
+                if let (Some(last), Some(outline)) = (measured.last(), rounds.part()) {
+                    link.send(&precopy.round_done(last.pages, last.dirty)).await?;
+                    let name = format!("{OUTLINE}{}", measured.len() + 1);
+                    send_blob(link, &name, outline.to_bytes()).await?;
+                    let nothing = (Vec::new(), Squeezer::new(job.compress, features));
+                    send(precopy, link, nothing, sent, stop).await?;
+                }
                 return Ok(Some((rounds, Ending::Follows)));
             }
             // What it promises is that the tree moves.

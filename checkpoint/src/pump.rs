@@ -21,8 +21,13 @@ use crate::fingerprints::Fingerprints;
 
 /// Pages read in one go: long enough to be fast, short enough to flow.
 const PIECE: PageCount = PageCount(256);
-/// Runs that may wait for the network.
+/// Handfuls of runs that may wait for the network.
 const WAITING: usize = 16;
+/// Bytes of a handful: waking whoever sends for each of many single pages would cost more than reading
+/// them.
+const HANDFUL: usize = 64 << 10;
+/// Pages that are read into a part of a buffer, because a whole one costs more than they do.
+const FEW: PageCount = PageCount(8);
 /// Buffers kept for reuse: what waits, what the network has not yet acknowledged, and the one
 /// being filled. More are made when all are in flight, and dropped again.
 const BUFFERS: usize = 64;
@@ -45,7 +50,9 @@ impl ReadPages {
 
 /// A thread that reads pages.
 pub(crate) struct Pump {
-    runs: mpsc::Receiver<(PageRun, Bytes)>,
+    handfuls: mpsc::Receiver<Vec<(PageRun, Bytes)>>,
+    /// Of the last handful.
+    runs: std::vec::IntoIter<(PageRun, Bytes)>,
     thread: JoinHandle<Result<(), ReadPages>>,
 }
 
@@ -53,9 +60,10 @@ impl Pump {
     /// Starts reading every page of every space, in order. Runs are compressed on the same thread, if
     /// that makes the whole faster.
     pub(crate) fn start(spaces: Vec<SpacePages>, mut squeezer: Squeezer) -> Self {
-        let (sender, runs) = mpsc::channel(WAITING);
+        let (sender, handfuls) = mpsc::channel(WAITING);
         let thread = std::thread::spawn(move || {
             let mut buffers = Buffers::default();
+            let mut handful = Handful::default();
             for space in &spaces {
                 let pieces = space.pages.ranges().iter().flat_map(|range| range.pieces(PIECE));
                 let source = Source::open(&space.source).map_err(failed(space.space, None))?;
@@ -64,33 +72,44 @@ impl Pump {
                         .read(range, &mut buffers)
                         .map_err(failed(space.space, Some(range)))?;
                     for (run, bytes) in encode::runs(space.space, range, bytes) {
-                        let run = squeezer.run(run, bytes);
-                        let full = Instant::now();
-                        if sender.blocking_send(run).is_err() {
+                        let Some(full) = handful.add(squeezer.run(run, bytes)) else { continue };
+                        let since = Instant::now();
+                        if sender.blocking_send(full).is_err() {
                             return Ok(()); // nobody wants them any more
                         }
-                        squeezer.waited(full.elapsed());
+                        squeezer.waited(since.elapsed());
                     }
                 }
             }
+            let _ = sender.blocking_send(handful.runs); // perhaps nobody wants them any more
             Ok(())
         });
-        Self { runs, thread }
+        Self { handfuls, runs: Vec::new().into_iter(), thread }
     }
 
     /// The next run, or `None` once every page has been read.
     pub(crate) async fn next(&mut self) -> Result<Option<(PageRun, Bytes)>, ReadPages> {
-        match self.runs.recv().await {
-            Some(run) => Ok(Some(run)),
-            None => self.ended(),
+        loop {
+            if let Some(run) = self.runs.next() {
+                return Ok(Some(run));
+            }
+            match self.handfuls.recv().await {
+                Some(handful) => self.runs = handful.into_iter(),
+                None => return self.ended(),
+            }
         }
     }
 
     /// The same for a thread that may block.
     pub(crate) fn next_blocking(&mut self) -> Result<Option<(PageRun, Bytes)>, ReadPages> {
-        match self.runs.blocking_recv() {
-            Some(run) => Ok(Some(run)),
-            None => self.ended(),
+        loop {
+            if let Some(run) = self.runs.next() {
+                return Ok(Some(run));
+            }
+            match self.handfuls.blocking_recv() {
+                Some(handful) => self.runs = handful.into_iter(),
+                None => return self.ended(),
+            }
         }
     }
 
@@ -100,6 +119,22 @@ impl Pump {
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
             .map(|()| None)
+    }
+}
+
+/// Runs on their way to the network.
+#[derive(Default)]
+struct Handful {
+    runs: Vec<(PageRun, Bytes)>,
+    bytes: usize,
+}
+
+impl Handful {
+    /// One more; answers all, once they are worth a journey.
+    fn add(&mut self, run: (PageRun, Bytes)) -> Option<Vec<(PageRun, Bytes)>> {
+        self.bytes += PageRun::HEADER_BYTES + run.1.len();
+        self.runs.push(run);
+        (self.bytes >= HANDFUL).then(|| std::mem::take(self).runs)
     }
 }
 
@@ -188,12 +223,21 @@ pub(crate) fn read_padded(file: impl AsFd, into: &mut [u8], at: u64) -> std::io:
 #[derive(Default)]
 struct Buffers {
     lent: VecDeque<Bytes>,
+    /// What is left of a buffer for few pages each.
+    parts: BytesMut,
 }
 
 impl Buffers {
     fn take(&mut self, size: ByteCount) -> BytesMut {
+        let few = size <= FEW.bytes();
         let size = usize::try_from(size.0).expect("a piece fits in memory");
         let whole = usize::try_from(PIECE.bytes().0).expect("a piece fits in memory");
+        if few {
+            if self.parts.len() < size {
+                self.parts = BytesMut::zeroed(whole);
+            }
+            return self.parts.split_to(size);
+        }
         let free = self.lent.pop_front().and_then(|oldest| match oldest.try_into_mut() {
             Ok(buffer) => Some(buffer),
             Err(still_lent) => {
@@ -208,7 +252,8 @@ impl Buffers {
 
     fn lend(&mut self, buffer: BytesMut) -> Bytes {
         let lent = buffer.freeze();
-        if self.lent.len() < BUFFERS {
+        let few = usize::try_from(FEW.bytes().0).is_ok_and(|few| lent.len() <= few);
+        if !few && self.lent.len() < BUFFERS {
             self.lent.push_back(lent.clone());
         }
         lent
@@ -222,16 +267,30 @@ mod tests {
     #[test]
     fn a_buffer_comes_back_only_when_nobody_holds_it() {
         let mut buffers = Buffers::default();
-        let mut first = buffers.take(ByteCount(4096));
+        let mut first = buffers.take(ByteCount(9 * 4096));
         first[0] = 7;
         let held = buffers.lend(first);
-        let second = buffers.take(ByteCount(8192));
+        let second = buffers.take(ByteCount(18 * 4096));
         assert_eq!(held[0], 7, "still lent: not touched");
         let address = held.as_ptr();
         drop(held);
-        let third = buffers.take(ByteCount(4096));
+        let third = buffers.take(ByteCount(9 * 4096));
         assert_eq!(third.as_ptr(), address);
         assert_ne!(second.as_ptr(), address);
+    }
+
+    #[test]
+    fn few_pages_share_a_buffer() {
+        let mut buffers = Buffers::default();
+        let mut parts = [1, 8, 1].map(|pages| buffers.take(ByteCount(pages * 4096)));
+        for (mark, part) in (1..).zip(&mut parts) {
+            part.fill(mark);
+        }
+        let parts = parts.map(|part| buffers.lend(part));
+        assert_eq!(parts[1].as_ptr() as usize - parts[0].as_ptr() as usize, 4096);
+        for (mark, part) in (1..).zip(&parts) {
+            assert!(part.iter().all(|byte| *byte == mark));
+        }
     }
 
     #[test]

@@ -48,6 +48,9 @@ pub struct SpaceOutline {
     pub room: Vec<Room>,
     /// Its private mappings of files. Empty unless both ends put their pages aside.
     pub beside: PageSet,
+    /// Pages inside `room` that are old there, and will not come before the end of rounds: to be taken
+    /// away while there is time. Empty unless both ends know it.
+    pub stale: PageSet,
     /// Pages that follow, all of them inside `room` or `beside`.
     pub pages: PageCount,
 }
@@ -130,6 +133,11 @@ struct SpaceMessage {
     beside_gaps: Vec<u64>,
     #[prost(uint64, repeated, tag = "7")]
     beside_counts: Vec<u64>,
+    /// For each run of old pages: pages from the end of the last, and pages.
+    #[prost(uint64, repeated, tag = "8")]
+    stale_gaps: Vec<u64>,
+    #[prost(uint64, repeated, tag = "9")]
+    stale_counts: Vec<u64>,
 }
 
 impl Outline {
@@ -171,14 +179,21 @@ impl From<&SpaceOutline> for SpaceMessage {
             message.kinds.push(room.prot & 7 | room.flags.bits());
             end = room.range.end().0;
         }
-        let mut end = 0;
-        for range in space.beside.ranges() {
-            message.beside_gaps.push(range.start().0 - end);
-            message.beside_counts.push(range.count().0);
-            end = range.end().0;
-        }
+        (message.beside_gaps, message.beside_counts) = told(&space.beside);
+        (message.stale_gaps, message.stale_counts) = told(&space.stale);
         message
     }
+}
+
+/// What [`ranges`] understands.
+fn told(set: &PageSet) -> (Vec<u64>, Vec<u64>) {
+    let mut end = 0;
+    let gaps_and_counts = set.ranges().iter().map(|range| {
+        let gap = range.start().0 - end;
+        end = range.end().0;
+        (gap, range.count().0)
+    });
+    gaps_and_counts.unzip()
 }
 
 impl TryFrom<&SpaceMessage> for SpaceOutline {
@@ -198,13 +213,15 @@ impl TryFrom<&SpaceMessage> for SpaceOutline {
         let room: Vec<Room> = room.collect();
         let beside = ("beside_counts", &*message.beside_gaps, &*message.beside_counts);
         let beside: PageSet = ranges(beside)?.into_iter().collect();
+        let stale = ("stale_counts", &*message.stale_gaps, &*message.stale_counts);
+        let stale: PageSet = ranges(stale)?.into_iter().collect();
         let most: PageCount = room.iter().map(|room| room.range.count()).sum();
         let most = most + beside.count();
         if message.pages > most.0 {
             return Err(BadField::value("pages", message.pages, "no more than there is room for"));
         }
         let task = task_id("task", message.task)?;
-        Ok(Self { task, room, beside, pages: PageCount(message.pages) })
+        Ok(Self { task, room, beside, stale, pages: PageCount(message.pages) })
     }
 }
 
@@ -248,7 +265,8 @@ mod tests {
         ];
         let beside = [range(2, 1), range(70, 4)].into_iter().collect();
         let pages = PageCount(10);
-        let space = SpaceOutline { task: TaskId(7), room: rooms.into(), beside, pages };
+        let stale = [range(6, 1), range(901, 1)].into_iter().collect();
+        let space = SpaceOutline { task: TaskId(7), room: rooms.into(), beside, stale, pages };
         let shared = vec![SharedOutline { id: SharedId(0x7f00_0001), pages: PageCount(3) }];
         let outline = Outline { spaces: vec![space], shared };
         assert_eq!(Outline::from_bytes(&outline.to_bytes()).expect("sound"), outline);
@@ -264,6 +282,8 @@ mod tests {
             kinds: vec![3],
             beside_gaps: vec![9],
             beside_counts: vec![1],
+            stale_gaps: vec![2],
+            stale_counts: vec![1],
         };
         let table = [
             (SpaceMessage { task: 0, ..good.clone() }, "task"),
@@ -274,6 +294,7 @@ mod tests {
             (SpaceMessage { gaps: vec![1, 2], ..good.clone() }, "counts"),
             (SpaceMessage { kinds: vec![], ..good.clone() }, "kinds"),
             (SpaceMessage { beside_counts: vec![], ..good.clone() }, "beside_counts"),
+            (SpaceMessage { stale_counts: vec![0], ..good.clone() }, "stale_counts"),
             (SpaceMessage { beside_gaps: vec![u64::MAX], ..good.clone() }, "beside_counts"),
         ];
         for (space, wrong) in table {

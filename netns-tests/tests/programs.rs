@@ -34,9 +34,11 @@ fn ended_well(moved: &Moved) -> Outcome {
 }
 
 /// Move a subject and let it judge itself.
-fn judged(lab: &Lab, subject: &Subject) -> Outcome {
+fn judged(lab: &Lab, subject: &Subject, mode: &str) -> Outcome {
     let started = subject.start(lab, lab.src())?;
-    let moved = Migration::new(lab)?.run(started.pid())?;
+    let migration = Migration::new(lab)?.dump_arg("--mode").dump_arg(mode);
+    let moved = migration.dump_arg("--max-downtime").dump_arg("10s").run(started.pid())?;
+    moved.succeeded()?;
     let verdict = moved.ask(lab, &started)?;
     started.running().wait(SOON)?;
     if verdict.passed() { Ok(()) } else { Err(format!("{verdict}\n{}", moved.logs()).into()) }
@@ -132,7 +134,9 @@ fn python_with_threads_and_children() -> Outcome {
     if missing(&["/usr/bin/python3"]) {
         return Ok(());
     }
-    rounds(|lab| judged(lab, &Subject::python("children")))
+    ["auto", "pre-copy"]
+        .iter()
+        .try_for_each(|mode| rounds(|lab| judged(lab, &Subject::python("children"), mode)))
 }
 
 #[test]
@@ -145,7 +149,9 @@ fn java_with_threads() -> Outcome {
         eprintln!("no Java here, nothing to move");
         return Ok(());
     }
-    rounds(|lab| judged(lab, &Subject::java("Threads")))
+    ["auto", "pre-copy"]
+        .iter()
+        .try_for_each(|mode| rounds(|lab| judged(lab, &Subject::java("Threads"), mode)))
 }
 
 #[test]
@@ -153,7 +159,7 @@ fn a_thousand_threads() -> Outcome {
     if missing(&[]) {
         return Ok(());
     }
-    rounds(|lab| judged(lab, &Subject::new("threads").arg("threads").arg(1000)))
+    rounds(|lab| judged(lab, &Subject::new("threads").arg("threads").arg(1000), "auto"))
 }
 
 /// The pipeline's shell leads the session of its terminal.
@@ -312,7 +318,9 @@ fn node_with_timers_workers_and_children() -> Outcome {
     if missing(&["node"]) {
         return Ok(());
     }
-    rounds(|lab| judged(lab, &Subject::node("loop")))
+    ["auto", "pre-copy"]
+        .iter()
+        .try_for_each(|mode| rounds(|lab| judged(lab, &Subject::node("loop"), mode)))
 }
 
 /// Server, terminal and shell: what was on the screen is there, and what is typed is answered.

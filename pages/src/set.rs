@@ -4,6 +4,9 @@ use std::fmt;
 
 use crate::{PageCount, PageIndex, PageRange};
 
+/// So many ranges are inserted or taken out one by one.
+const FEW: usize = 8;
+
 /// Pages, kept as sorted, disjoint, non-touching ranges.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct PageSet {
@@ -68,14 +71,43 @@ impl PageSet {
         self.ranges.splice(first..last, before.into_iter().chain(after));
     }
 
-    /// Adds every page of another set.
+    /// Adds every page of another set, in one pass over both if it has many ranges.
     pub fn add_all(&mut self, other: &Self) {
-        other.ranges.iter().for_each(|range| self.insert(*range));
+        let before =
+            |last: &PageRange| other.ranges.first().is_none_or(|it| last.start() <= it.start());
+        if other.ranges.len() <= FEW || self.ranges.last().is_none_or(before) {
+            return other.ranges.iter().for_each(|range| self.insert(*range));
+        }
+        let mine = std::mem::take(&mut self.ranges);
+        let (mut mine, mut theirs) = (mine.iter().peekable(), other.ranges.iter().peekable());
+        while let (Some(a), Some(b)) = (mine.peek(), theirs.peek()) {
+            let first = if a.start() <= b.start() { mine.next() } else { theirs.next() };
+            first.iter().for_each(|range| self.insert(**range));
+        }
+        mine.chain(theirs).for_each(|range| self.insert(*range));
     }
 
-    /// Takes every page of another set out.
+    /// Takes every page of another set out, in one pass over both if it has many ranges.
     pub fn remove_all(&mut self, other: &Self) {
-        other.ranges.iter().for_each(|range| self.remove(*range));
+        if other.ranges.len() <= FEW {
+            return other.ranges.iter().for_each(|range| self.remove(*range));
+        }
+        let mut theirs = other.ranges.iter().peekable();
+        for range in std::mem::take(&mut self.ranges) {
+            let mut rest = Some(range);
+            while let (Some(left), Some(out)) = (rest, theirs.peek()) {
+                if out.start() >= left.end() {
+                    break;
+                }
+                self.ranges.extend(PageRange::between(left.start(), out.start().min(left.end())));
+                rest = PageRange::between(left.start().max(out.end()), left.end());
+                if rest.is_none() {
+                    break; // the next range may have the rest of it
+                }
+                theirs.next();
+            }
+            self.ranges.extend(rest);
+        }
     }
 
     /// Takes the first pages out, at most `most`.
@@ -195,6 +227,30 @@ mod tests {
         assert_eq!(set.ranges(), [range(0, 5), range(10, 11)]);
         set.remove_all(&both);
         assert_eq!(set.ranges(), [range(0, 3), range(4, 1), range(10, 2), range(15, 6)]);
+    }
+
+    /// In one pass, as piece by piece.
+    #[test]
+    fn many_ranges_are_added_and_taken_out() {
+        let mut seed = 7_u64;
+        let mut some = |most: u64| -> PageSet {
+            let mut next = |below: u64| {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(99);
+                (seed >> 33) % below
+            };
+            (0..next(most)).map(|_| range(next(400), 1 + next(5))).collect()
+        };
+        for _ in 0..300 {
+            let (set, other) = (some(60), some(90));
+            let (mut at_once, mut one_by_one) = (set.clone(), set.clone());
+            at_once.add_all(&other);
+            other.ranges().iter().for_each(|range| one_by_one.insert(*range));
+            assert_eq!(at_once, one_by_one, "{set:?} and {other:?}");
+            let (mut at_once, mut one_by_one) = (set.clone(), set.clone());
+            at_once.remove_all(&other);
+            other.ranges().iter().for_each(|range| one_by_one.remove(*range));
+            assert_eq!(at_once, one_by_one, "{set:?} without {other:?}");
+        }
     }
 
     #[test]

@@ -149,6 +149,7 @@ async fn round(
     let mut totals = Vec::new();
     for space in &outline.spaces {
         early.grown.make_room(space.task, &space.room, &space.beside)?;
+        early.grown.forget(space.task, &space.stale)?;
         let (space, sent) = (SpaceId::Process(space.task), space.pages);
         totals.push(SpaceTotal { space, sent, owed: PageCount(0) });
     }

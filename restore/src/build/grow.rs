@@ -23,6 +23,7 @@ use tracee::{Memory, Pagemap, Wanted};
 
 use super::aside::Aside;
 use super::layout::Hole;
+use super::lazy::drop_pages;
 use super::memfds::Memfds;
 use super::mm::{map_anew, remap};
 use super::process::{Batch, Process};
@@ -67,6 +68,16 @@ impl Grown {
                 self.files.insert(id, (beside.clone(), Arc::new(Aside::new()?)));
             }
         }
+        Ok(())
+    }
+
+    /// Takes away what has come of these pages. Nothing else is there yet that could have some.
+    pub fn forget(&mut self, id: TaskId, stale: &PageSet) -> Result<()> {
+        let room: PageSet =
+            self.room.get(&id).into_iter().flatten().map(|room| room.range).collect();
+        let mut batch = Batch::default();
+        drop_pages(&mut batch, &stale.intersect(&room));
+        task(&mut self.skeleton.tree, id.0)?.run(0, batch)?;
         Ok(())
     }
 

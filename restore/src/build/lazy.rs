@@ -4,7 +4,8 @@
 //! mapping by other means would wait for itself ([`tracee::uffd`]).
 //!
 //! What a round has brought and is owed again must be missing, so it is taken away before: only that,
-//! because all else that rounds have brought is good.
+//! because all else that rounds have brought is good. Most of it has gone already, by what the last round
+//! told to be stale, while the program still ran elsewhere.
 
 use std::collections::HashMap;
 use std::os::fd::AsFd as _;
@@ -77,13 +78,18 @@ fn drop_old(process: &mut Process, owed: &PageSet, watched: &PageSet) -> Result<
         there.add_all(&pagemap.scan(*range, Wanted::Present)?);
     }
     let mut batch = Batch::default();
-    for range in there.intersect(owed).ranges() {
+    drop_pages(&mut batch, &there.intersect(owed));
+    process.run(0, batch)?;
+    Ok(())
+}
+
+/// Makes memory empty that is there.
+pub(super) fn drop_pages(batch: &mut Batch, pages: &PageSet) {
+    for range in pages.ranges() {
         let args =
             [range.start_addr().0, range.bytes().0, u64::from(libc::MADV_DONTNEED.cast_unsigned())];
         batch.must("take away what is old", libc::SYS_madvise, &args);
     }
-    process.run(0, batch)?;
-    Ok(())
 }
 
 /// The first run of `pages` that is not wholly within `allowed`.

@@ -17,7 +17,7 @@ const FACTOR: f64 = 1.5;
 
 /// The goal that was given, and whether it was met.
 pub(crate) fn measure(quick: bool) -> Outcome<String> {
-    let times = if quick { 2 } else { 20 };
+    let times = if quick { 2 } else { 40 };
     let link: Link = "rate=1Gbit rtt=20ms queue=1bdp".parse()?;
     let load = Load::writer(if quick { 128 } else { 1024 }, 20);
     let all = records("a goal of 300 ms", times, |round| {
