@@ -24,6 +24,8 @@ use transport::stop::{Stop, Wish};
 
 /// Between two attempts to reach a destination that does not answer.
 const DIAL_AGAIN: Duration = Duration::from_millis(250);
+/// How soon the last word reaches a destination that is near.
+const NEAR: Duration = Duration::from_millis(5);
 /// How long a destination that was asked for the right back, or runs the tree, may take to answer.
 const LAST_WORD: Duration = Duration::from_secs(5);
 
@@ -172,11 +174,20 @@ impl Moved {
     pub(crate) async fn end_stale_copy(self) {
         let _ = chaos::point("source:running");
         drop(self.left);
+        let goodbye = async {
+            if let Some(link) = self.asker.link {
+                link.close(CloseCode::DONE, "").await;
+            }
+        };
+        tokio::pin!(goodbye);
+        // On a near link the word goes out first: what is waited for then, so that it may be said again,
+        // takes as long as the end of a large tree.
+        let said = timeout(NEAR, &mut goodbye).await.is_ok();
         if let State::Stale(stale) = self.state {
             let _ = stale.kill();
         }
-        if let Some(link) = self.asker.link {
-            link.close(CloseCode::DONE, "").await;
+        if !said {
+            goodbye.await;
         }
     }
 }
