@@ -12,7 +12,7 @@ use pages::PageCount;
 use tracee::{HostPid, chaos};
 use transport::encode::Compression;
 use transport::event::{Event, Watch};
-use transport::quic::{self, CloseCode, LinkOptions, SourceLink, SourceTrust};
+use transport::quic::{self, CloseCode, LinkOptions, SourceLink, SourceTrust, Warmed};
 use transport::session::source::{
     AfterHello, AfterPlan, Agreed, Committed, Frozen, Offering, StagedProof,
 };
@@ -126,6 +126,13 @@ pub async fn migrate_out(
     } else {
         (agreed, None)
     };
+    let agreed = match warm_up(&link, &agreed, &plan, (job, rounds.as_ref()), stop, watch).await {
+        Ok(()) => agreed,
+        Err(cause) => {
+            tell_peer(&link, agreed.abort(Abort::new(code_of(&cause), cause.to_string()))).await;
+            return Err(Failure::aborted(cause));
+        }
+    };
     let mut downtime = Downtime::starts();
     let features = agreed.features();
     let (frozen, taken) =
@@ -228,6 +235,31 @@ async fn files(
     Ok(Some(crossed))
 }
 
+/// Learns the path while the tree runs, if pages will be owed and no round has taught it.
+async fn warm_up(
+    link: &SourceLink,
+    agreed: &Agreed,
+    plan: &Plan,
+    (job, rounds): (&Job, Option<&Rounds>),
+    stop: &mut Stop,
+    watch: &mut dyn Watch,
+) -> Result<(), Cause> {
+    let features = agreed.features();
+    let owing = features.contains(Features::POST_COPY.with(Features::PADDING));
+    if !owing || rounds.is_some() || job.link.bulk_rate.is_some() {
+        return Ok(());
+    }
+    let warmed = tokio::select! {
+        warmed = link.warm_up(plan.resident) => warmed?,
+        () = stop.ended() => return Err(Cause::Interrupted),
+    };
+    if let Some(Warmed { padding, took }) = warmed {
+        watch.event(Event::Warmed { padding: padding.0, took });
+    }
+    chaos::point("source:warmed")?;
+    Ok(())
+}
+
 /// Stops the tree and reads everything but its pages.
 async fn freeze(
     agreed: Agreed,
@@ -310,7 +342,7 @@ fn features(job: &Job, beginning: &Beginning) -> Features {
     let owing =
         if job.mode.is_lazy() && !job.leave_running { Features::POST_COPY } else { Features::NONE };
     let always = Features::STOP_AND_COPY.with(Features::LZ4).with(Features::ZSTD);
-    let always = always.with(Features::EAGER_FIRST);
+    let always = always.with(Features::EAGER_FIRST).with(Features::PADDING);
     always.with(rounds).with(owing)
 }
 

@@ -192,6 +192,9 @@ impl Watch for Progress {
                             "threads": threads, "resident_bytes": resident_bytes }),
                 );
             }
+            Event::Warmed { padding, took } => {
+                self.emit("warmed", json!({ "padding_bytes": padding, "took_us": micros(took) }));
+            }
             Event::Watched { stood } => {
                 self.say(&format!(
                     "its memory is watched; it stood still {} ms",

@@ -89,6 +89,26 @@ fn a_program_may_do_anything_to_what_is_missing() -> Outcome {
     })
 }
 
+/// Before anything is stopped the path is learnt by padding, a small part of what follows.
+#[test]
+fn the_path_is_learnt_while_the_program_runs() -> Outcome {
+    if missing() {
+        return Ok(());
+    }
+    let lab = Lab::plan().link("rate=100Mbit rtt=20ms queue=1bdp".parse::<Link>()?).build()?;
+    let (started, moving) = begin(&lab, &Subject::new("lazy"))?;
+    let said = end_with(&lab, &started, moving)?;
+    let at = |event: &str| said.find(&format!("\"event\":\"{event}\""));
+    let warmed = said.lines().find(|line| line.contains("\"event\":\"warmed\""));
+    let (_, padding) =
+        warmed.and_then(|it| it.split_once("\"padding_bytes\":")).ok_or("padding")?;
+    let padding: u64 = padding.split([',', '}']).next().unwrap_or_default().parse()?;
+    // Of 48 MiB a sixteenth, and what was written with the last of it.
+    assert!((100_000..7 << 19).contains(&padding), "{padding}");
+    assert!(at("warmed") < at("frozen"), "{said}");
+    Ok(())
+}
+
 #[test]
 fn a_program_may_end_before_its_memory_has_come() -> Outcome {
     slow(|lab| {

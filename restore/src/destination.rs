@@ -158,7 +158,7 @@ fn features(engine: &dyn Engine) -> Features {
     let early = if engine.grows().is_some() { in_rounds } else { Features::NONE };
     let eager = if engine.builds_early() { Features::EAGER_FIRST } else { Features::NONE };
     let always = Features::STOP_AND_COPY.with(early).with(eager);
-    always.with(lazy).with(Features::LZ4).with(Features::ZSTD)
+    always.with(lazy).with(Features::LZ4).with(Features::ZSTD).with(Features::PADDING)
 }
 
 async fn read_plan(

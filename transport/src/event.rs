@@ -37,6 +37,13 @@ pub enum Event {
         /// Memory in use.
         resident_bytes: u64,
     },
+    /// The path was learnt by padding, while the tree ran.
+    Warmed {
+        /// Bytes that it took.
+        padding: u64,
+        /// How long that took.
+        took: Duration,
+    },
     /// What the tree writes is watched from now on; it runs.
     Watched {
         /// For how long it stood still to arrange that.

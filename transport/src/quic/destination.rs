@@ -95,6 +95,11 @@ impl DestinationLink {
             };
             let (connection, wires) = (connection.clone(), &self.core.wires);
             return Ok(match head {
+                Head::Padding => {
+                    let mut stream = stream;
+                    let _ = stream.stop(0_u8.into()); // it may be gone already
+                    continue;
+                }
                 Head::Blob(name) => {
                     Incoming::Blob(BlobReceiver::new(name, connection, stream, wires))
                 }
@@ -158,6 +163,7 @@ enum Head {
     Blob(BlobName),
     Urgent,
     Bulk,
+    Padding,
 }
 
 enum HeadError {
@@ -174,6 +180,7 @@ impl Opening {
                 [tag, ref rest @ ..] => match (Lane::from_tag(tag), rest) {
                     (Some(Lane::Bulk), _) => return Ok(Some(Head::Bulk)),
                     (Some(Lane::Urgent), _) => return Ok(Some(Head::Urgent)),
+                    (Some(Lane::Padding), _) => return Ok(Some(Head::Padding)),
                     (Some(Lane::Blob), []) => 1,
                     (Some(Lane::Blob), [length, name @ ..]) => {
                         let length = usize::from(*length).min(MAX_BLOB_NAME_BYTES);

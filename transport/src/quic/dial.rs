@@ -318,7 +318,7 @@ pub(super) fn peer_key(connection: &Connection) -> Option<KeyFingerprint> {
 /// The source's end of a link. Clones share it; the last one dropped lets go of it.
 #[derive(Debug, Clone)]
 pub struct SourceLink {
-    core: Arc<Core>,
+    pub(super) core: Arc<Core>,
 }
 
 impl SourceLink {

@@ -16,11 +16,14 @@ pub enum Lane {
     Urgent = 4,
     /// All other pages. Opened by the source.
     Bulk = 5,
+    /// Nothing: what it sends teaches it the path. Opened by the source.
+    Padding = 6,
 }
 
 impl Lane {
     /// All of them, the first to go first.
-    pub const ALL: [Self; 5] = [Self::Control, Self::Faults, Self::Blob, Self::Urgent, Self::Bulk];
+    pub const ALL: [Self; 6] =
+        [Self::Control, Self::Faults, Self::Blob, Self::Urgent, Self::Bulk, Self::Padding];
 
     /// Its place in [`Lane::ALL`].
     pub(super) const fn index(self) -> usize {
@@ -40,6 +43,7 @@ impl Lane {
             3 => Some(Self::Blob),
             4 => Some(Self::Urgent),
             5 => Some(Self::Bulk),
+            6 => Some(Self::Padding),
             _ => None,
         }
     }
@@ -52,6 +56,7 @@ impl Lane {
             Self::Blob => 3,
             Self::Urgent => 2,
             Self::Bulk => 1,
+            Self::Padding => 0,
         }
     }
 
@@ -63,6 +68,7 @@ impl Lane {
             Self::Blob => "blob",
             Self::Urgent => "urgent",
             Self::Bulk => "bulk",
+            Self::Padding => "padding",
         }
     }
 
@@ -85,6 +91,6 @@ mod tests {
         }
         assert!(lanes.windows(2).all(|pair| pair[0].priority() > pair[1].priority()));
         assert_eq!(Lane::from_tag(0), None);
-        assert_eq!(Lane::from_tag(6), None);
+        assert_eq!(Lane::from_tag(7), None);
     }
 }

@@ -19,10 +19,12 @@ mod listen;
 mod pace;
 mod pages;
 mod peers;
+mod socket;
 mod ticket;
 mod trust;
 pub mod tuning;
 mod verify;
+mod warm;
 mod wires;
 
 pub use blobs::{BlobReceiver, BlobSender};
@@ -42,4 +44,5 @@ pub use ticket::{Ticket, TicketError};
 pub(crate) use trust::Purpose;
 pub use trust::{DestinationTrust, FirstUse, SourceTrust, TrustError};
 pub use tuning::{Congestion, LinkOptions, MtuBound};
+pub use warm::Warmed;
 pub use wires::Remedies;

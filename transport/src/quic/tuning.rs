@@ -8,12 +8,13 @@ use std::time::Duration;
 use nix::sys::socket::{setsockopt, sockopt};
 use quinn::congestion::CubicConfig;
 use quinn::{
-    AckFrequencyConfig, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TokioRuntime,
-    TransportConfig, VarInt,
+    AckFrequencyConfig, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig,
+    VarInt,
 };
 
 use super::congestion::DelayConfig;
 use super::pace::ByteRate;
+use super::socket::Joined;
 use super::wires::Remedies;
 use crate::wire::limits::{MAX_DESTINATION_BIDI_STREAMS, MAX_SOURCE_BIDI_STREAMS, MAX_UNI_STREAMS};
 
@@ -207,7 +208,7 @@ impl LinkOptions {
         enlarge(&socket);
         let mut config = EndpointConfig::default();
         config.max_udp_payload_size(JUMBO).expect("within QUIC's bounds");
-        Endpoint::new(config, None, socket, Arc::new(TokioRuntime))
+        Endpoint::new(config, None, socket, Arc::new(Joined))
     }
 }
 

@@ -90,8 +90,10 @@ impl Features {
     pub const SHARED_ROUNDS: Self = Self(1 << 6);
     /// So do segments of System V, and what private mappings of files hold of their own.
     pub const WHOLE_ROUNDS: Self = Self(1 << 7);
+    /// Padding may be sent, to learn the path.
+    pub const PADDING: Self = Self(1 << 8);
 
-    const NAMES: [(Self, &str); 8] = [
+    const NAMES: [(Self, &str); 9] = [
         (Self::STOP_AND_COPY, "stop-and-copy"),
         (Self::PRE_COPY, "pre-copy"),
         (Self::POST_COPY, "post-copy"),
@@ -100,6 +102,7 @@ impl Features {
         (Self::EAGER_FIRST, "eager-first"),
         (Self::SHARED_ROUNDS, "shared-rounds"),
         (Self::WHOLE_ROUNDS, "whole-rounds"),
+        (Self::PADDING, "padding"),
     ];
 
     /// True if all of `other` are among these.

@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use super::contest::Contest;
 use super::path::{BaseRtt, Noise, Rates};
+use super::resume::Resume;
 use super::rival::Rival;
 use super::startup::{End, Startup};
 
@@ -89,6 +90,7 @@ pub(super) struct Control {
     /// Shortest round trip of the acknowledgements that came together.
     batch: Option<Duration>,
     drain: Option<Drain>,
+    resume: Resume,
     loss: f64,
     /// There was a queue since start-up ended: what ended it was the end of the path, and no peer that
     /// was busy for a moment.
@@ -173,6 +175,7 @@ impl Control {
             epoch: Epoch::default(),
             batch: None,
             drain: None,
+            resume: Resume::default(),
             loss: 0.0,
             found_end: false,
             idle: 0,
@@ -187,7 +190,11 @@ impl Control {
 
     /// Bytes that may be in flight.
     pub(super) fn window(&self) -> u64 {
-        bytes(self.window.max(self.least()))
+        let window = match self.mode {
+            Mode::Delay => self.resume.window(self.window),
+            Mode::Startup(_) | Mode::Contest { .. } => self.window,
+        };
+        bytes(window.max(self.least()))
     }
 
     /// Bytes a second that the path has been seen to carry lately.
@@ -200,8 +207,17 @@ impl Control {
         self.base.get().unwrap_or_default()
     }
 
+    /// Start-up is over. What it sent too much may still stand in the queue.
+    pub(super) const fn settled(&self) -> bool {
+        !matches!(self.mode, Mode::Startup(_))
+    }
+
     pub(super) fn set_packet(&mut self, packet: u16) {
         self.packet = packet.into();
+    }
+
+    pub(super) fn sent(&mut self, bytes: u64) {
+        self.resume.sent(float(bytes));
     }
 
     pub(super) fn acked(&mut self, acked: Acked) {
@@ -210,6 +226,7 @@ impl Control {
         if held_back {
             self.epoch.held_back += bytes;
         }
+        self.resume.acked(sent);
         let rtt = now.saturating_sub(sent);
         if fresh && !rtt.is_zero() {
             self.batch = Some(self.batch.map_or(rtt, |least| least.min(rtt)));
@@ -232,8 +249,9 @@ impl Control {
             sent >= self.epoch.start && now.saturating_sub(self.epoch.start) >= EPOCH;
     }
 
-    /// The acknowledgements that came together are over.
-    pub(super) fn batch_end(&mut self, now: Duration) {
+    /// The acknowledgements that came together are over, and so much is in flight still.
+    pub(super) fn batch_end(&mut self, now: Duration, in_flight: u64) {
+        self.resume.saw(now, float(in_flight), self.window);
         if let Some(rtt) = self.batch.take() {
             if self.epoch.rtts.len() < MOST_SAMPLES {
                 self.epoch.rtts.push(rtt);

@@ -3,6 +3,7 @@
 mod contest;
 mod control;
 mod path;
+mod resume;
 mod rival;
 #[cfg(test)]
 mod simulation;
@@ -34,12 +35,15 @@ pub(super) struct PathSeen {
     pub(super) rate: u64,
     /// The shortest round trip of the last ten seconds.
     pub(super) base: Duration,
+    /// The end of the path was found.
+    pub(super) settled: bool,
 }
 
 /// What the controller of a connection knows, if it is one of ours.
 pub(super) fn path_seen(connection: &Connection) -> Option<PathSeen> {
     let delay = connection.congestion_state().into_any().downcast::<Delay>().ok()?;
-    Some(PathSeen { rate: delay.control.rate(), base: delay.control.base() })
+    let control = &delay.control;
+    Some(PathSeen { rate: control.rate(), base: control.base(), settled: control.settled() })
 }
 
 /// Makes controllers that hold the queue short.
@@ -71,6 +75,10 @@ impl Delay {
 }
 
 impl Controller for Delay {
+    fn on_sent(&mut self, _now: Instant, bytes: u64, _last_packet_number: u64) {
+        self.control.sent(bytes);
+    }
+
     fn on_ack(
         &mut self,
         now: Instant,
@@ -87,12 +95,12 @@ impl Controller for Delay {
     fn on_end_acks(
         &mut self,
         now: Instant,
-        _in_flight: u64,
+        in_flight: u64,
         _app_limited: bool,
         _largest_packet_num_acked: Option<u64>,
     ) {
         self.fresh = None;
-        self.control.batch_end(self.since_start(now));
+        self.control.batch_end(self.since_start(now), in_flight);
     }
 
     fn on_congestion_event(

@@ -183,6 +183,20 @@ impl World {
         self.senders[flow].stopped = true;
     }
 
+    /// It has something to send again.
+    pub(super) fn resume(&mut self, flow: usize) {
+        self.senders[flow].stopped = false;
+        self.send(flow);
+    }
+
+    /// Whether a flow of ours knows its path.
+    pub(super) fn settled(&self, flow: usize) -> bool {
+        match &self.senders[flow].flow {
+            Flow::Delay(control) => control.settled(),
+            Flow::Cubic(_) => false,
+        }
+    }
+
     /// Lets time pass; returns what each flow got in it.
     pub(super) fn run(&mut self, time: Duration) -> Vec<Got> {
         let end = self.now + time;
@@ -304,9 +318,13 @@ impl World {
             let Some((_, sent)) = sender.flight.remove(at) else { continue };
             newest = newest.max(Some((*number, sent)));
             match &mut sender.flow {
-                Flow::Delay(control) => {
-                    control.acked(Acked { now, sent, bytes: BYTES, held_back: false, fresh: true })
-                }
+                Flow::Delay(control) => control.acked(Acked {
+                    now,
+                    sent,
+                    bytes: BYTES,
+                    held_back: sender.stopped,
+                    fresh: true,
+                }),
                 Flow::Cubic(cubic) => cubic.acked(now, sender.srtt),
             }
         }
@@ -326,7 +344,7 @@ impl World {
         }
         sender.got.lost += lost;
         if let Flow::Delay(control) = &mut sender.flow {
-            control.batch_end(now);
+            control.batch_end(now, sender.flight.len() as u64 * BYTES);
             if lost > 0 {
                 control.lost(lost * BYTES);
             }
@@ -370,6 +388,9 @@ impl World {
             sender.next += 1;
             sender.flight.push_back((number, now));
             sender.got.sent += 1;
+            if let Flow::Delay(control) = &mut sender.flow {
+                control.sent(BYTES);
+            }
             self.enqueue(flow, number);
         }
     }

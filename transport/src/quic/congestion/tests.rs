@@ -312,3 +312,33 @@ fn the_end_of_the_path_is_met_softly() {
         assert!(full.is_some_and(|full| full <= round_trips), "{row}: full after {full:?}");
     }
 }
+
+/// A path that was learnt is filled again, after a pause, with next to no queue.
+#[test]
+fn a_learnt_path_is_filled_again_without_a_queue() {
+    for rtt in [ms(20), ms(50), ms(100)] {
+        for mbit in [20, 100, 1000] {
+            let path = path(mbit, rtt);
+            let mut world = World::new(path);
+            let flow = world.add(ours());
+            let mut took = Duration::ZERO;
+            while !world.settled(flow) {
+                world.run(ms(1));
+                took += ms(1);
+                assert!(took < rtt * 24, "{mbit} Mbit/s, {rtt:?}");
+            }
+            world.stop(flow);
+            world.run(rtt * 2);
+            world.resume(flow);
+            let first = &world.run(rtt * 3)[flow];
+            let then = &world.run(secs(5))[flow];
+            // What the pacer sends together is not waited for by itself.
+            let burst = 20.0 * float(PACKET.into()) / float(path.rate) * 1e3;
+            for (got, time) in [(first, rtt * 3), (then, secs(5))] {
+                let (wait, share) = (wait(got, 0.99), share(got, &path, time));
+                assert!(wait <= 5.0 + burst, "{mbit} Mbit/s, {rtt:?}: {wait} ms");
+                assert!(share >= 0.75, "{mbit} Mbit/s, {rtt:?}: {share}");
+            }
+        }
+    }
+}
