@@ -52,11 +52,12 @@ enum Language {
 
 impl Subject {
     /// Every subject in C: the file names in `subjects/`.
-    pub const ALL: [&str; 41] = [
+    pub const ALL: [&str; 42] = [
         "churn",
         "commons",
         "creds",
         "datagrams",
+        "edges",
         "events",
         "fifos",
         "files",

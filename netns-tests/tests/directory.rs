@@ -68,7 +68,7 @@ macro_rules! round_trips {
 }
 
 round_trips! {
-    creds datagrams events fifos files filler forks headless heartbeat ipc marks memory netlink packets pipes places posix ptys raw registers rseq rules settings signals
+    creds datagrams edges events fifos files filler forks headless heartbeat ipc marks memory netlink packets pipes places posix ptys raw registers rseq rules settings signals
     sockets swapped sysv threads timers watches zombie
 }
 

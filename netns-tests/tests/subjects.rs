@@ -120,7 +120,7 @@ macro_rules! honest {
 }
 
 honest! {
-    churn commons creds datagrams events fifos files filler forks headless heartbeat ipc kv locks marks memory netlink packets pipes places posix ptys raw
+    churn commons creds datagrams edges events fifos files filler forks headless heartbeat ipc kv locks marks memory netlink packets pipes places posix ptys raw
     registers rseq rules server settings signals sockets streams swapped sysv threads timers toucher vast waits watches writer zombie
 }
 
