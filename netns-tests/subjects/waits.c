@@ -64,6 +64,8 @@ static uint64_t wall_clock(void) {
     } while (0)
 
 static const uint64_t only_usr2 = 1ull << (SIGUSR2 - 1);
+/* Another mask than that of the threads, and one in which the question, SIGUSR1, wakes nobody. */
+static const uint64_t while_it_waits = 1ull << (SIGUSR1 - 1) | 1ull << (SIGUSR2 - 1) | 1ull << (SIGWINCH - 1);
 /* Everything except SIGUSR2: with it in force SIGUSR2 gets through. */
 static const uint64_t all_but_usr2 = ~(1ull << (SIGUSR2 - 1));
 static uint64_t own_mask(void) {
@@ -105,7 +107,7 @@ static void t_poll(struct waiter *w) {
 static void t_ppoll(struct waiter *w) {
     struct pollfd p = {.fd = w->fds[0], .events = POLLIN};
     struct timespec t = timespec_of(w->length);
-    WAIT(SYS_ppoll, &p, 1, &t, &only_usr2, 8);
+    WAIT(SYS_ppoll, &p, 1, &t, &while_it_waits, 8);
     if (own_mask() & ~(1ull << (SIGUSR1 - 1) | only_usr2)) w->wrong = "signal mask";
 }
 static void t_select(struct waiter *w) {
@@ -120,7 +122,7 @@ static void t_pselect(struct waiter *w) {
     FD_ZERO(&reads);
     FD_SET(w->fds[0], &reads);
     struct timespec t = timespec_of(w->length);
-    struct { const uint64_t *mask; size_t size; } mask = {&only_usr2, 8};
+    struct { const uint64_t *mask; size_t size; } mask = {&while_it_waits, 8};
     WAIT(SYS_pselect6, w->fds[0] + 1, &reads, NULL, NULL, &t, &mask);
 }
 static void t_futex(struct waiter *w) {
@@ -149,7 +151,7 @@ static void t_epoll(struct waiter *w) {
 static void t_epoll_pwait(struct waiter *w) {
     int epoll = epoll_on(w->fds[0]);
     struct epoll_event events[2];
-    WAIT(SYS_epoll_pwait, epoll, events, 2, (int)(w->length / MS), &only_usr2, 8);
+    WAIT(SYS_epoll_pwait, epoll, events, 2, (int)(w->length / MS), &while_it_waits, 8);
 }
 static void t_sigtimedwait(struct waiter *w) {
     struct timespec t = timespec_of(w->length);
