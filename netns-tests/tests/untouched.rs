@@ -112,11 +112,19 @@ fn untouched(lab: &Lab, started: &Started, before: &Look, what: &str) -> Outcome
     Ok(())
 }
 
-/// The state before; the writer's is what it is from its first moment on.
+/// The state before, once its second thread has begun: until then the C library blocks all signals.
 fn begun(lab: &Lab, started: &Started) -> Result<Look, Box<dyn Error>> {
-    let look = Look::at(lab, started.pid())?;
-    assert_eq!(look.watched, [""; 0]);
-    Ok(look)
+    let end = Instant::now() + SOON;
+    loop {
+        let look = Look::at(lab, started.pid())?;
+        assert_eq!(look.watched, [""; 0]);
+        let begins = |line: &String| line.starts_with("SigBlk:\tffff");
+        if !look.threads.values().flatten().any(begins) {
+            return Ok(look);
+        }
+        assert!(Instant::now() < end, "{look:#?}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// In the end it has every byte, and may move.
