@@ -18,7 +18,7 @@ use super::tuning::SEND_WINDOW;
 /// Never more than half of what all streams share.
 const MOST: u64 = SEND_WINDOW as u64 / 2;
 /// Links with shorter round trips than this are that short: two hosts at one switch.
-const SHORT: Duration = Duration::from_millis(1);
+pub(super) const SHORT: Duration = Duration::from_millis(1);
 /// How often the window is fitted to the link.
 const FIT_EVERY: Duration = Duration::from_millis(10);
 

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::batch::Batch;
 use super::blobs::BlobSender;
 use super::close::CloseCode;
-use super::credit::Waiting;
+use super::credit::{SHORT, Waiting};
 use super::identity::KeyFingerprint;
 use super::lanes::Lane;
 use super::link::{
@@ -21,7 +21,7 @@ use super::link::{
 };
 use super::pages::{FaultReceiver, PageSender};
 use super::trust::{FirstUse, Purpose, SourceTls, SourceTrust, TrustError};
-use super::tuning::{LinkOptions, Side};
+use super::tuning::{LinkOptions, SHORT_SEND_WINDOW, Side};
 use super::wires::Remedies;
 use crate::PeerMisbehaved;
 use crate::stats::LinkStats;
@@ -358,6 +358,9 @@ impl SourceLink {
 
     /// Opens a stream for pages in bulk. One is enough: more bring nothing.
     pub async fn bulk(&self) -> Result<PageSender, LinkError> {
+        if self.stats().min_rtt < SHORT {
+            self.core.connection.set_send_window(SHORT_SEND_WINDOW);
+        }
         self.pages(Lane::Bulk).await
     }
 

@@ -25,6 +25,8 @@ pub const STREAM_WINDOW: u32 = 32 << 20;
 pub const RECEIVE_WINDOW: u32 = 48 << 20;
 /// What may be unacknowledged: more than one stream can fill, for the same reason.
 pub const SEND_WINDOW: u32 = 48 << 20;
+/// The same over a link too short to matter: what waits is in the cache still when it is sent.
+pub const SHORT_SEND_WINDOW: u64 = 4 << 20;
 /// What is sent before the first acknowledgement, paced over a round trip: enough for the images and
 /// the memory of a small process on a fast link, a tenth of the bandwidth-delay product of a slow one.
 pub const INITIAL_WINDOW: u64 = 128 << 10;
