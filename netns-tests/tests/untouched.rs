@@ -94,7 +94,7 @@ impl Look {
 
 /// Waits until the program is again what it was, and sees that it runs.
 fn untouched(lab: &Lab, started: &Started, before: &Look, what: &str) -> Outcome {
-    let end = Instant::now() + SOON;
+    let end = Instant::now() + 2 * SOON;
     loop {
         let now = Look::at(lab, started.pid())?;
         if now == *before {
@@ -102,6 +102,13 @@ fn untouched(lab: &Lab, started: &Started, before: &Look, what: &str) -> Outcome
         }
         if Instant::now() > end {
             return Err(format!("{what}: it was {before:#?}\nand is {now:#?}").into());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // What is being built over there makes steps of its own until it is given up.
+    while lab.dst().process(started.pid()).is_some() {
+        if Instant::now() > end {
+            return Err(format!("{what}: it is still at the destination").into());
         }
         std::thread::sleep(Duration::from_millis(5));
     }
