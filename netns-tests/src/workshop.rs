@@ -36,7 +36,7 @@ pub(crate) fn subject(name: &str) -> Result<PathBuf> {
     if done.is_file() {
         return Ok(done);
     }
-    // Tests may compile the same subject at the same time: each makes its own, the last one wins.
+    // Tests may compile the same subject at the same time: each makes its own, the first one wins.
     let draft = tempfile::Builder::new()
         .prefix(name)
         .tempfile_in(&folder)
@@ -48,7 +48,11 @@ pub(crate) fn subject(name: &str) -> Result<PathBuf> {
     use std::os::unix::fs::PermissionsExt as _;
     std::fs::set_permissions(&draft, std::fs::Permissions::from_mode(0o755))
         .map_err(LabError::file("make executable", draft.to_path_buf()))?;
-    draft.persist(&done).map_err(|error| LabError::file("rename to", &done)(error.error))?;
+    // Another test may have made it meanwhile, and run it already: what it maps must keep its name.
+    match draft.persist_noclobber(&done) {
+        Err(error) if error.error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        kept => drop(kept.map_err(|error| LabError::file("rename to", &done)(error.error))?),
+    }
     Ok(done)
 }
 
