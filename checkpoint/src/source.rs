@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use image::plan::{PLAN, Plan};
 use pages::PageCount;
+use tracee::host::Preference;
 use tracee::{HostPid, chaos};
 use transport::encode::Compression;
 use transport::event::{Event, Watch};
@@ -169,6 +170,7 @@ pub async fn migrate_out(
         downtime.lap("commit");
     }
     watch.event(Event::Running { pid: moved.task() });
+    let _preference = lazy.then(Preference::take); // without it things are only slower
     moved.serve(job, stop, watch).await?;
 
     let report = Report {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use image::plan::Plan;
 use tokio::time::{sleep_until, timeout};
 use tracee::chaos;
+use tracee::host::Preference;
 use transport::event::{Event, Watch};
 use transport::quic::{CloseCode, DestinationLink, LinkError, Listener};
 use transport::session::destination::{
@@ -30,6 +31,8 @@ pub struct Farewell {
     session: Session,
     link: Option<DestinationLink>,
     meter: Meter,
+    /// Pages that somebody waits for come before what most others do here, where that is allowed.
+    _preference: Option<Preference>,
 }
 
 /// What the tree that runs here still needs.
@@ -151,7 +154,10 @@ async fn launch(
         say(link.as_ref(), &message).await;
     }
     let meter = Meter::new(Instant::now(), inflow.state().arrived);
-    let farewell = Farewell { session: Session::Running(session, inflow), link, meter };
+    let lazy = !inflow.state().complete;
+    let _preference = lazy.then(Preference::take).and_then(Result::ok);
+    let farewell =
+        Farewell { session: Session::Running(session, inflow), link, meter, _preference };
     Ok((Offspring::from(running), farewell))
 }
 

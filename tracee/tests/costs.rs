@@ -88,3 +88,17 @@ fn of_freezing() {
         }
     }
 }
+
+#[test]
+fn a_preference_ends_with_it() {
+    if !can_run() {
+        return;
+    }
+    let nice =
+        || tracee::host::sched(tracee::HostPid(nix::unistd::gettid().as_raw())).map(|it| it.2);
+    let before = nice().expect("read");
+    let preference = tracee::host::Preference::take().expect("root");
+    assert_eq!(nice().expect("read"), before.min(-10));
+    drop(preference);
+    assert_eq!(nice().expect("read"), before);
+}

@@ -82,9 +82,8 @@ impl SourceLink {
             }
             next = Bytes::from_static(&PADDING);
         }
-        // What has not left stays here; what has, and stands in the queue, goes.
+        // What has not left stays here.
         let _ = stream.reset(0_u8.into());
-        sleep(connection.rtt().saturating_sub(path.base).min(path.base)).await;
         let padding = connection.stats().udp_tx.bytes - start;
         self.core.wires.sent(Lane::Padding, usize::try_from(padding).unwrap_or(usize::MAX));
         Ok(Some(Warmed { padding: ByteCount(padding), took: began.elapsed() }))

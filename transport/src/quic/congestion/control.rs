@@ -207,9 +207,9 @@ impl Control {
         self.base.get().unwrap_or_default()
     }
 
-    /// Start-up is over. What it sent too much may still stand in the queue.
+    /// Start-up is over, and what it sent too much is gone.
     pub(super) const fn settled(&self) -> bool {
-        !matches!(self.mode, Mode::Startup(_))
+        !matches!(self.mode, Mode::Startup(_)) && self.drain.is_none()
     }
 
     pub(super) fn set_packet(&mut self, packet: u16) {
@@ -389,7 +389,12 @@ impl Control {
             return self.start_drain(now, queue, base);
         }
         let share = base.as_secs_f64() / (base + queue).as_secs_f64().max(1e-6);
-        let goal = self.window * share + rate * target.as_secs_f64();
+        // What was acknowledged in an epoch is no rate where acknowledgements come when somebody has
+        // time: then the window by the round trip is one.
+        let noisy = self.noise.allowance() >= self.target * 3;
+        let by_trip = self.window / (base + queue).as_secs_f64().max(1e-6);
+        let aims = if noisy { rate.max(by_trip) } else { rate };
+        let goal = self.window * share + aims * target.as_secs_f64();
         let floor = FLOOR * rate * base.as_secs_f64();
         let held = 0.5 * self.window + 0.5 * goal.min(2.0 * self.window);
         // An epoch still shows the window before the last one: step up every other.

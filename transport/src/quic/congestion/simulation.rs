@@ -35,6 +35,23 @@ pub(super) struct Path {
     pub(super) jitter: Duration,
     /// Whether jitter is each packet's own, so that they overtake; else the delay wanders.
     pub(super) reorders: bool,
+    /// How long each of the two hosts has something else to do before it has a moment for us, at most.
+    pub(super) away: Duration,
+}
+
+/// When a busy host has a moment, and how long that is.
+#[derive(Debug, Default)]
+struct Moments(Vec<Duration>);
+
+const MOMENT: Duration = Duration::from_millis(2);
+const FRESH: Duration = Duration::from_micros(250);
+
+impl Moments {
+    /// From `at` on, the next time.
+    fn next(&self, at: Duration) -> Duration {
+        let next = self.0.partition_point(|since| *since + MOMENT <= at);
+        self.0.get(next).map_or(at, |since| at.max(*since))
+    }
 }
 
 /// A flow's congestion control.
@@ -120,7 +137,7 @@ enum What {
     Leaves { flow: usize, number: u64 },
     Arrives { flow: usize, number: u64 },
     AckTimer { flow: usize },
-    Acks { flow: usize, numbers: Vec<u64> },
+    Acks { flow: usize, numbers: Vec<u64>, came: Duration },
     Wake { flow: usize },
     Silence { flow: usize },
 }
@@ -137,11 +154,12 @@ pub(super) struct World {
     wander: [(f64, f64, Duration); 2],
     queued: u64,
     free_at: Duration,
+    hosts: [Moments; 2],
 }
 
 impl World {
     pub(super) fn new(path: Path) -> Self {
-        Self {
+        let mut world = Self {
             path,
             now: Duration::ZERO,
             senders: Vec::new(),
@@ -151,7 +169,22 @@ impl World {
             wander: [(0.0, 0.0, Duration::ZERO); 2],
             queued: 0,
             free_at: Duration::ZERO,
+            hosts: Default::default(),
+        };
+        world.hosts = [world.moments(), world.moments()];
+        world
+    }
+
+    /// A minute of a host that is away now and then.
+    fn moments(&mut self) -> Moments {
+        let away = u64::try_from(self.path.away.as_micros()).unwrap_or_default();
+        let mut moments = Vec::new();
+        let mut at = Duration::ZERO;
+        while away > 0 && at < Duration::from_secs(60) {
+            moments.push(at);
+            at += MOMENT + Duration::from_micros(self.random(away));
         }
+        Moments(moments)
     }
 
     /// Adds a flow that has always something to send; returns its number.
@@ -256,6 +289,7 @@ impl World {
                     at = at.max(self.senders[flow].arrived);
                 }
                 self.senders[flow].arrived = at;
+                let at = self.hosts[1].next(at);
                 self.at(at, What::Arrives { flow, number });
             }
             What::Arrives { flow, number } => {
@@ -266,8 +300,9 @@ impl World {
                 if sender.pending.len() >= ACK_EVERY {
                     self.acknowledge(flow);
                 } else if sender.ack_due.is_none() {
-                    sender.ack_due = Some(now + ACK_DELAY);
-                    self.at(now + ACK_DELAY, What::AckTimer { flow });
+                    let due = self.hosts[1].next(now + ACK_DELAY);
+                    sender.ack_due = Some(due);
+                    self.at(due, What::AckTimer { flow });
                 }
             }
             What::AckTimer { flow } => {
@@ -275,8 +310,8 @@ impl World {
                     self.acknowledge(flow);
                 }
             }
-            What::Acks { flow, numbers } => {
-                self.hear(flow, &numbers);
+            What::Acks { flow, numbers, came } => {
+                self.hear(flow, &numbers, self.now - came <= FRESH);
                 self.send(flow);
             }
             What::Wake { flow } => {
@@ -303,11 +338,11 @@ impl World {
         if !numbers.is_empty() {
             let at = (self.now + self.way(1)).max(self.senders[flow].came_back);
             self.senders[flow].came_back = at;
-            self.at(at, What::Acks { flow, numbers });
+            self.at(self.hosts[0].next(at), What::Acks { flow, numbers, came: at });
         }
     }
 
-    fn hear(&mut self, flow: usize, numbers: &[u64]) {
+    fn hear(&mut self, flow: usize, numbers: &[u64], fresh: bool) {
         let now = self.now;
         let sender = &mut self.senders[flow];
         let mut newest = None;
@@ -323,7 +358,7 @@ impl World {
                     sent,
                     bytes: BYTES,
                     held_back: sender.stopped,
-                    fresh: true,
+                    fresh,
                 }),
                 Flow::Cubic(cubic) => cubic.acked(now, sender.srtt),
             }
@@ -379,6 +414,7 @@ impl World {
                 if !sender.waking {
                     sender.waking = true;
                     let at = now + Duration::from_secs_f64((burst - sender.tokens) / pace);
+                    let at = self.hosts[0].next(at);
                     self.at(at, What::Wake { flow });
                 }
                 return;
