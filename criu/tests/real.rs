@@ -13,6 +13,7 @@ use criu::{
     Connections, Criu, DumpOptions, Dumped, Error, INVENTORY, RestoreOptions, Scratch, Version,
 };
 use image::PagesWriter;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, geteuid};
@@ -42,9 +43,20 @@ impl Subject {
         command.args(["sleep", "1000"]).current_dir("/");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let subject = Self(command.spawn().expect("setsid and sleep"));
+        subject.stay();
         // It is in its last program once its name says so.
         wait_for("sleep", || subject.comm() == "sleep" && subject.state() == Some('S'));
         subject
+    }
+
+    /// The kernel writes the number of its CPU into its memory (rseq(2)), which must not change.
+    fn stay(&self) {
+        let pid = Pid::from_raw(self.pid());
+        let all = sched_getaffinity(pid).expect("where it may run");
+        let first = (0..CpuSet::count()).find(|cpu| all.is_set(*cpu).unwrap_or_default());
+        let mut one = CpuSet::new();
+        one.set(first.expect("somewhere")).expect("a CPU");
+        sched_setaffinity(pid, &one).expect("bound");
     }
 
     fn pid(&self) -> i32 {
