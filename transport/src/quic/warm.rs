@@ -62,14 +62,13 @@ impl SourceLink {
         let mut written = 0;
         let mut next = Bytes::from_static(&TAG);
         while let Some(path) = unlearnt() {
-            let elapsed = began.elapsed();
-            if written >= most || elapsed > path.base.max(SHORT) * LONGEST {
+            let stats = connection.stats();
+            let left = stats.udp_tx.bytes - start;
+            if left >= most || began.elapsed() > path.base.max(SHORT) * LONGEST {
                 break;
             }
-            // Twice what may be in flight is at hand, and no more: it cannot be taken back.
-            let stats = connection.stats();
-            let ahead = (stats.udp_tx.bytes - start) + 2 * stats.path.cwnd;
-            if written >= ahead {
+            // Twice what may be in flight is at hand, and no more: until it leaves it only takes room.
+            if written >= left + 2 * stats.path.cwnd {
                 sleep(path.base / 16).await;
                 continue;
             }

@@ -27,7 +27,7 @@
 use std::time::Duration;
 
 use super::contest::Contest;
-use super::path::{BaseRtt, Noise, Rates};
+use super::path::{BaseRtt, Noise, Rates, Undisputed};
 use super::resume::Resume;
 use super::rival::Rival;
 use super::startup::{End, Startup};
@@ -133,24 +133,6 @@ struct Epoch {
     over: bool,
     /// The shortest of each batch of acknowledgements.
     rtts: Vec<Duration>,
-}
-
-/// The most that we had of the path while nobody disputed it. Fades, in case the path is not what it
-/// was.
-#[derive(Debug, Clone, Copy, Default)]
-struct Undisputed {
-    window: f64,
-    rate: f64,
-}
-
-impl Undisputed {
-    /// What is left after an epoch.
-    const FADES: f64 = 0.998;
-
-    fn sample(&mut self, window: f64, rate: f64) {
-        self.window = window.max(self.window * Self::FADES);
-        self.rate = rate.max(self.rate * Self::FADES);
-    }
 }
 
 /// The window is low for a moment.

@@ -81,6 +81,24 @@ impl Rates {
     }
 }
 
+/// The most that we had of the path while nobody disputed it. Fades, in case the path is not what it
+/// was.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Undisputed {
+    pub(super) window: f64,
+    pub(super) rate: f64,
+}
+
+impl Undisputed {
+    /// What is left after an epoch.
+    const FADES: f64 = 0.998;
+
+    pub(super) fn sample(&mut self, window: f64, rate: f64) {
+        self.window = window.max(self.window * Self::FADES);
+        self.rate = rate.max(self.rate * Self::FADES);
+    }
+}
+
 /// How much the round trips of epochs differ from one to the next beside any steady trend: a queue
 /// that fills or drains is a trend, jitter is not.
 #[derive(Debug, Clone, Default)]
