@@ -255,8 +255,8 @@ async fn warm_up(
         warmed = link.warm_up(plan.resident) => warmed?,
         () = stop.ended() => return Err(Cause::Interrupted),
     };
-    if let Some(Warmed { padding, took }) = warmed {
-        watch.event(Event::Warmed { padding: padding.0, took });
+    if let Some(Warmed { padding, took, found }) = warmed {
+        watch.event(Event::Warmed { padding: padding.0, took, found });
     }
     chaos::point("source:warmed")?;
     Ok(())

@@ -192,9 +192,10 @@ impl Watch for Progress {
                             "threads": threads, "resident_bytes": resident_bytes }),
                 );
             }
-            Event::Warmed { padding, took } => {
-                self.emit("warmed", json!({ "padding_bytes": padding, "took_us": micros(took) }));
-            }
+            Event::Warmed { padding, took, found } => self.emit(
+                "warmed",
+                json!({ "padding_bytes": padding, "took_us": micros(took), "found": found }),
+            ),
             Event::Watched { stood } => {
                 self.say(&format!(
                     "its memory is watched; it stood still {} ms",

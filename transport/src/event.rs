@@ -43,6 +43,8 @@ pub enum Event {
         padding: u64,
         /// How long that took.
         took: Duration,
+        /// The end of the path was found.
+        found: bool,
     },
     /// What the tree writes is watched from now on; it runs.
     Watched {

@@ -12,6 +12,7 @@ use super::close::CloseCode;
 use super::lanes::Lane;
 use super::link::{Core, LinkError, Peer, misbehaved, read_error};
 use super::pages::{FaultSender, PageReceiver};
+use super::warm::swallow;
 use crate::PeerMisbehaved;
 use crate::stats::LinkStats;
 use crate::wire::limits::MAX_BLOB_NAME_BYTES;
@@ -96,8 +97,7 @@ impl DestinationLink {
             let (connection, wires) = (connection.clone(), &self.core.wires);
             return Ok(match head {
                 Head::Padding => {
-                    let mut stream = stream;
-                    let _ = stream.stop(0_u8.into()); // it may be gone already
+                    tokio::spawn(swallow(stream, Arc::clone(wires)));
                     continue;
                 }
                 Head::Blob(name) => {

@@ -5,26 +5,29 @@
 //! that queue. So what will be owed is announced by padding: it teaches the congestion controller what
 //! the path carries, and is thrown away. It costs a small part of what will follow.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use pages::ByteCount;
+use quinn::RecvStream;
 use tokio::time::{Instant, sleep};
 
 use super::congestion::path_seen;
 use super::dial::SourceLink;
 use super::lanes::Lane;
 use super::link::{LinkError, write_error};
-use super::tuning::{INITIAL_WINDOW, STREAM_WINDOW};
+use super::tuning::INITIAL_WINDOW;
+use super::wires::Wires;
 
 /// Paths with shorter round trips are learnt in no time.
 const SHORT: Duration = Duration::from_millis(2);
 /// Round trips that it may take: the window grows by half in each.
 const LONGEST: u32 = 24;
-/// The most that is sent, whatever follows: the destination keeps it until it is taken back, within the
-/// window of a stream.
+/// The most that is sent, whatever follows.
 const MOST: u64 = 24 << 20;
-const _: () = assert!(MOST < STREAM_WINDOW as u64);
+/// What a destination takes of it before it has had enough.
+const ENOUGH: u64 = 2 * MOST;
 /// What follows is so many times as much, at least.
 const PART: u64 = 16;
 /// Written at a time.
@@ -38,6 +41,22 @@ pub struct Warmed {
     pub padding: ByteCount,
     /// How long it took.
     pub took: Duration,
+    /// The end of the path was found.
+    pub found: bool,
+}
+
+/// Reads padding until it is taken back. Nothing may be concluded from it, nor does it wait for anybody:
+/// a stream that was stopped at once would end it after one round trip.
+pub(super) async fn swallow(mut stream: RecvStream, wires: Arc<Wires>) {
+    let mut taken = 0;
+    while let Ok(Some(chunk)) = stream.read_chunk(PADDING.len(), false).await {
+        taken += chunk.bytes.len() as u64;
+        wires.received(Lane::Padding, chunk.bytes.len());
+        if taken > ENOUGH {
+            let _ = stream.stop(0_u8.into()); // it may be gone already
+            return;
+        }
+    }
 }
 
 /// How much padding may go ahead of `owed`; `None` if it is not worth while.
@@ -85,7 +104,8 @@ impl SourceLink {
         let _ = stream.reset(0_u8.into());
         let padding = connection.stats().udp_tx.bytes - start;
         self.core.wires.sent(Lane::Padding, usize::try_from(padding).unwrap_or(usize::MAX));
-        Ok(Some(Warmed { padding: ByteCount(padding), took: began.elapsed() }))
+        let found = unlearnt().is_none();
+        Ok(Some(Warmed { padding: ByteCount(padding), took: began.elapsed(), found }))
     }
 }
 
