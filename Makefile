@@ -22,8 +22,8 @@ check:
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items
 
-## Figures for BENCHMARKS.md, and the page and records of every trial in target/benchmarks (needs root; all take some
-## 40 minutes, `target/release/qmig-bench TABLE…` does some).
+## Figures for BENCHMARKS.md, and the page and records of every trial in target/benchmarks (needs root; all take about
+## an hour, `target/release/qmig-bench TABLE…` does some). What was stopped goes on when it is typed again.
 bench: install-needs
 	$(CARGO) build --release --workspace --bins
 	$(BUILD_ROOT)/release/qmig-bench --out $(BUILD_ROOT)/benchmarks

@@ -1,8 +1,10 @@
 //! `qmig-lab`: an experiment is run, goes on where it stopped, and yields all of its files.
 
 use std::error::Error;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use netns_tests::{qmig_binary, requirements};
 
@@ -103,5 +105,72 @@ fn a_published_table_leaves_the_records_it_is_made_of() -> Outcome {
     let page = std::fs::read_to_string(folder.path().join("out/index.html"))?;
     assert!(page.contains("\"table\":\"hand-over\"") && page.contains("\"way\":\"post-copy\""));
     assert!(!folder.path().join("BENCHMARKS.md").exists(), "a quick one publishes nothing");
+    Ok(())
+}
+
+/// A qmig whose second dump by post-copy hangs, and whose third fails.
+const FRAIL: &str = "#!/bin/sh
+case \"$*\" in *dump*post-copy*)
+    echo dump >> \"$DUMPS\"
+    case $(wc -l < \"$DUMPS\") in 2) exec sleep 1000 ;; 3) exit 1 ;; esac
+esac
+exec \"$REAL\" \"$@\"
+";
+
+/// Tables that are stopped half-way go on there; one that fails costs no other, and the exit code tells.
+#[test]
+fn published_tables_are_made_whatever_happens_to_one() -> Outcome {
+    if requirements::missing(&[])
+        || qmig_binary().err().is_some_and(|error| requirements::skip(&error.to_string()))
+    {
+        return Ok(());
+    }
+    let folder = tempfile::tempdir()?;
+    let [frail, dumps, out] = ["frail", "dumps", "out"].map(|name| folder.path().join(name));
+    std::fs::write(&frail, FRAIL)?;
+    std::fs::set_permissions(&frail, PermissionsExt::from_mode(0o755))?;
+    let mut bench = Command::new(env!("CARGO_BIN_EXE_qmig-bench"));
+    bench.args(["--quick", "hand-over", "cost", "--out"]).arg(&out).current_dir(folder.path());
+    bench.env("QMIG_BIN", &frail).env("REAL", qmig_binary()?).env("DUMPS", &dumps);
+    bench.env("TMPDIR", folder.path()); // what a killed one leaves goes with the folder
+    let text = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
+    let of = |table: &str| {
+        let named = format!("\"table\":\"{table}\"");
+        let lines = text(&out.join("records.ndjson"));
+        let of_it = lines.lines().filter(|line| line.contains(&named));
+        of_it.map(str::to_owned).collect::<Vec<_>>()
+    };
+
+    let mut stopped = bench.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+    let end = Instant::now() + Duration::from_secs(60);
+    while text(&dumps).lines().count() < 2 && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    stopped.kill()?;
+    stopped.wait()?;
+    let first = of("hand-over");
+    assert_eq!((first.len(), of("cost").len()), (1, 0));
+
+    let failed = bench.stdout(Stdio::piped()).stderr(Stdio::piped()).output()?;
+    let told = said(&failed);
+    assert_eq!(failed.status.code(), Some(1), "{told}");
+    for words in [
+        "going on with what was stopped: 2 table(s)",
+        "hand-over: FAILED, and keeps the figures it had",
+        "table 2 of 2, trial 3; about 0 s left",
+        "without hand-over; the same command again makes what is left",
+    ] {
+        assert!(told.contains(words), "{words}: {told}");
+    }
+    assert_eq!((of("hand-over").len(), of("cost").len()), (2, 3), "{told}");
+
+    let last = bench.output()?;
+    assert!(last.status.success(), "{}", said(&last));
+    assert!(said(&last).contains("going on with what was stopped: 1 table(s)"), "{}", said(&last));
+    let of_both = (of("hand-over"), of("cost").len());
+    assert_eq!((of_both.0.len(), of_both.1, &of_both.0[0]), (2, 3, &first[0]));
+    assert!(of_both.0.iter().all(|line| line.contains("\"error\":null")));
+    let page = text(&out.join("index.html"));
+    assert!(page.contains("\"table\":\"hand-over\"") && page.contains("\"table\":\"cost\""));
     Ok(())
 }

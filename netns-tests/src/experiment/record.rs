@@ -6,6 +6,7 @@ use std::process::Command;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::trial::Trial;
 use crate::link::Tally;
 
 /// One trial. Times are in microseconds; those of phases since the first command.
@@ -88,6 +89,17 @@ pub struct Record {
     /// The destination, if it is another machine.
     #[serde(default)]
     pub destination_machine: Option<Machine>,
+}
+
+impl Record {
+    /// Whether it is of this trial, however often that was done before.
+    pub fn is_of(&self, trial: &Trial) -> bool {
+        self.way == trial.way.word()
+            && self.load == trial.load.words()
+            && self.link == trial.link_words()
+            && (trial.link.is_some() || self.link_name == trial.link_name)
+            && self.repetition == trial.repetition
+    }
 }
 
 /// How long the process waited for pages that were not there.

@@ -12,8 +12,8 @@ use crate::{Outcome, records};
 pub(crate) const MIB: u32 = 2;
 /// Its threads, the first included.
 pub(crate) const THREADS: u32 = 5;
-/// How often.
-pub(crate) const ROUNDS: u32 = 20;
+/// How often, and how often quickly.
+const ROUNDS: [u32; 2] = [20, 3];
 
 /// The standstill.
 #[derive(Debug)]
@@ -28,11 +28,11 @@ pub(crate) struct Cost {
     pub(crate) total: Sample,
 }
 
-pub(crate) fn measure() -> Outcome<Cost> {
+pub(crate) fn measure(quick: bool) -> Outcome<Cost> {
     let (mut whole, mut felt, mut total) = (Vec::new(), Vec::new(), Vec::new());
     let mut parts: BTreeMap<String, Vec<Duration>> = BTreeMap::new();
     let load = Load::idle(MIB).arg("threads", THREADS - 1);
-    for round in 0..ROUNDS {
+    for round in 0..ROUNDS[usize::from(quick)] {
         let record = records::of(&Trial::new(Way::AUTO, load.clone()).repetition(round))?;
         if let Some(error) = record.error {
             return Err(format!("move a small process: {error}").into());

@@ -8,10 +8,10 @@ use netns_tests::Criu;
 use netns_tests::experiment::Way;
 
 use crate::cost::{self, Cost};
-use crate::memory::{self, Peaks};
+use crate::memory::Peaks;
 use crate::statistics::{Sample, ratio};
-use crate::whole;
-use crate::{Outcome, TABLES, quiet};
+use crate::tables::TABLES;
+use crate::{Outcome, quiet, whole};
 
 /// Below this line of the file is ours.
 const ANY_TABLE: &str = "<!-- table ";
@@ -87,7 +87,7 @@ pub(crate) fn memory(peaks: &Peaks) -> String {
         "## Memory of qmig itself, moving a process of {} MiB\n\n\
          Peak of resident memory (VmHWM), one run.\n\n\
          | side | peak |\n|---|---:|\n| source | {} |\n| destination | {} |\n",
-        memory::MIB,
+        peaks.mib,
         mib(peaks.source),
         mib(peaks.destination),
     )
@@ -103,7 +103,7 @@ pub(crate) fn write(file: &Path, table: &str, text: &str) -> Outcome<()> {
 fn replaced(before: &str, table: &str, text: &str) -> String {
     let (head, below) = before.split_once(MARKER).unwrap_or((before, ""));
     let mut after = format!("{}\n\n{MARKER}\n", head.trim_end());
-    for (name, _) in TABLES {
+    for name in TABLES.iter().map(|table| table.name) {
         let mark = format!("<!-- table {name} -->");
         let old =
             below.split_once(&mark).map(|(_, rest)| rest.split(ANY_TABLE).next().unwrap_or(""));

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use netns_tests::experiment::{Load, Record, Trial, Way};
+use netns_tests::experiment::{Load, Trial, Way};
 use netns_tests::{Criu, Link};
 use serde::Deserialize;
 
@@ -163,15 +163,6 @@ impl Plan {
         left_out.dedup();
         Ok(Self { name: written.name, trials, left_out })
     }
-}
-
-/// Whether a record is of this trial, however often it was done before.
-pub(crate) fn is_of(record: &Record, trial: &Trial) -> bool {
-    record.way == trial.way.word()
-        && record.load == trial.load.words()
-        && record.link == trial.link_words()
-        && (trial.link.is_some() || record.link_name == trial.link_name)
-        && record.repetition == trial.repetition
 }
 
 /// A link, and what goes over it.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use netns_tests::experiment::{Pair, PairWords, Record};
 
 use crate::Outcome;
-use crate::plan::{Plan, is_of};
+use crate::plan::Plan;
 
 /// Where an experiment keeps what it finds.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ pub(crate) fn run(plan: &Plan, results: &Results, pair: Option<&PairWords>) -> O
     let before: Vec<Record> =
         results.records()?.into_iter().filter(|record| record.error.is_none()).collect();
     let left: Vec<_> =
-        plan.trials.iter().filter(|trial| !before.iter().any(|it| is_of(it, trial))).collect();
+        plan.trials.iter().filter(|trial| !before.iter().any(|it| it.is_of(trial))).collect();
     eprintln!("{}: {} trials, {} of them are left", plan.name, plan.trials.len(), left.len());
     plan.left_out.iter().for_each(|why| eprintln!("left out: {why}"));
     let loads: Vec<_> = left.iter().map(|trial| &trial.load).collect();
