@@ -7,9 +7,7 @@
 //!
 //! - **Start-up** ends when a queue stands for half a round trip: what was acknowledged meanwhile is
 //!   what the path carries. What was sent too much drains before anything else is concluded.
-//! - An **epoch** is a round trip, and 10 ms at least. Its round trip is the lower quartile of those of
-//!   its acknowledgements: what the scheduler did to one of our two processes is not in it, and it does
-//!   not depend on how many there were, as the shortest one would.
+//! - An **epoch** is a round trip, and 10 ms at least ([`super::epoch`]).
 //! - The **base** is the shortest epoch of 10 s. Our own queue would creep into it, so the queue is
 //!   drained for a round when nothing came near the base for long.
 //! - **Noise** (jitter) is added to the target, or the least noisy epoch would pass for the path.
@@ -27,15 +25,12 @@
 use std::time::Duration;
 
 use super::contest::Contest;
+use super::epoch::Epoch;
 use super::path::{BaseRtt, Noise, Rates, Undisputed};
 use super::resume::Resume;
 use super::rival::Rival;
 use super::startup::{End, Startup};
 
-/// The shortest epoch: three time slices of a scheduler.
-const EPOCH: Duration = Duration::from_millis(10);
-/// Batches of acknowledgements whose round trips are looked at in an epoch.
-const MOST_SAMPLES: usize = 4096;
 /// Packets that may always be in flight: as many as one acknowledgement may wait for, and some.
 const LEAST_PACKETS: f64 = 12.0;
 /// Packets that quinn's pacer sends together at least; their own queue is none to shorten, up to a
@@ -46,6 +41,10 @@ const LONGEST_BURST: Duration = Duration::from_millis(24);
 const FLOOR: f64 = 0.8;
 /// The window while the queue is drained, of rate times base.
 const DRAINED: f64 = 0.9;
+/// The window is never more than so many times what was in flight, or of rate times base: where hosts
+/// have little time quinn's pacer lets only a part of it through.
+const FLOWN: f64 = 4.0;
+const PACED: f64 = 12.0;
 /// Epochs with an empty queue before the window is stepped up.
 const IDLE_EPOCHS: u32 = 3;
 /// Epochs with a queue that does not yield before it counts as another's.
@@ -123,18 +122,6 @@ enum Mode {
     },
 }
 
-#[derive(Debug, Clone, Default)]
-struct Epoch {
-    start: Duration,
-    acked: u64,
-    held_back: u64,
-    lost: u64,
-    /// A packet that was sent in it was acknowledged.
-    over: bool,
-    /// The shortest of each batch of acknowledgements.
-    rtts: Vec<Duration>,
-}
-
 /// The window is low for a moment.
 #[derive(Debug, Clone)]
 struct Drain {
@@ -200,14 +187,12 @@ impl Control {
 
     pub(super) fn sent(&mut self, bytes: u64) {
         self.resume.sent(float(bytes));
+        self.epoch.flies(self.resume.in_flight());
     }
 
     pub(super) fn acked(&mut self, acked: Acked) {
         let Acked { now, sent, bytes, held_back, fresh } = acked;
-        self.epoch.acked += bytes;
-        if held_back {
-            self.epoch.held_back += bytes;
-        }
+        self.epoch.acked(bytes, held_back);
         self.resume.acked(sent);
         let rtt = now.saturating_sub(sent);
         if fresh && !rtt.is_zero() {
@@ -225,45 +210,37 @@ impl Control {
             && drain.sent_from.is_some_and(|from| sent >= from)
         {
             drain.sent_from = None;
-            self.epoch = Epoch { start: now, ..Epoch::default() };
+            self.epoch = Epoch::starting(now);
         }
-        self.epoch.over |=
-            sent >= self.epoch.start && now.saturating_sub(self.epoch.start) >= EPOCH;
+        self.epoch.heard_of(sent, now);
     }
 
     /// The acknowledgements that came together are over, and so much is in flight still.
     pub(super) fn batch_end(&mut self, now: Duration, in_flight: u64) {
         self.resume.saw(now, float(in_flight), self.window);
         if let Some(rtt) = self.batch.take() {
-            if self.epoch.rtts.len() < MOST_SAMPLES {
-                self.epoch.rtts.push(rtt);
-            }
+            self.epoch.took(rtt);
             self.look_for_queue(now, rtt);
         }
-        if self.epoch.over {
+        if self.epoch.is_over() {
             self.close_epoch(now);
         }
     }
 
     pub(super) fn lost(&mut self, bytes: u64) {
-        self.epoch.lost += bytes;
+        self.epoch.lost(bytes);
     }
 
     /// Nothing got through for long: the path is another one now.
     pub(super) fn restart(&mut self, now: Duration, window: u64) {
-        let epoch = Epoch { start: now, ..Epoch::default() };
+        let epoch = Epoch::starting(now);
         let fresh = Self::new(window, self.target, 0);
         *self = Self { packet: self.packet, epoch, ..fresh };
     }
 
     fn close_epoch(&mut self, now: Duration) {
-        let next = Epoch { start: now, ..Epoch::default() };
-        let mut epoch = std::mem::replace(&mut self.epoch, next);
-        if epoch.rtts.is_empty() {
-            return;
-        }
-        let quartile = epoch.rtts.len() / 4;
-        let rtt = *epoch.rtts.select_nth_unstable(quartile).1;
+        let mut epoch = std::mem::replace(&mut self.epoch, Epoch::starting(now));
+        let Some(rtt) = epoch.rtt() else { return };
         self.noise.sample(rtt);
         let contested = matches!(self.mode, Mode::Contest { .. });
         self.base.sample(now, rtt, contested);
@@ -274,14 +251,12 @@ impl Control {
             return self.dispute(now, false);
         }
         let queue = rtt.saturating_sub(base);
-        // Acknowledgements that waited for something come in bursts; no path is that fast.
-        let time = now.saturating_sub(epoch.start).max(rtt.mul_f64(0.95));
-        let held_back = epoch.held_back * 2 > epoch.acked;
-        self.rates.push(float(epoch.acked) / time.as_secs_f64(), held_back);
-        let lost = float(epoch.lost) / float((epoch.lost + epoch.acked).max(1));
+        let held_back = epoch.held_back();
+        self.rates.push(epoch.rate(now, rtt), held_back);
+        let lost = epoch.lost_part();
         self.loss += (lost - self.loss) / 4.0;
         let heavy = lost > HEAVY_LOSS + 30.0 * self.noise.allowance().as_secs_f64()
-            && (float(epoch.lost) >= 8.0 * self.packet || self.loss > HEAVY_LOSS);
+            && (epoch.lost_bytes() >= 8.0 * self.packet || self.loss > HEAVY_LOSS);
         match &self.drain {
             Some(drain) if drain.sent_from.is_none() => return self.drained(now, queue),
             Some(_) => return,
@@ -294,7 +269,12 @@ impl Control {
             Mode::Delay if held_back => {}
             Mode::Delay => self.hold(now, base, queue),
             Mode::Contest { .. } if held_back => {}
-            Mode::Contest { .. } => self.contend(now, rtt, base, epoch.lost > 0),
+            Mode::Contest { .. } => self.contend(now, rtt, base, lost > 0.0),
+        }
+        // A window that is never in flight would grow without end.
+        if !matches!(self.mode, Mode::Startup(_)) {
+            let paced = PACED * self.rates.best() * base.as_secs_f64();
+            self.window = self.window.min(paced.max(FLOWN * epoch.flown()));
         }
         self.window = self.window.max(self.least());
     }
@@ -305,7 +285,7 @@ impl Control {
         let queue = rtt.saturating_sub(base);
         let wanted = self.wanted_queue();
         let Mode::Startup(startup) = &mut self.mode else { return };
-        if queue <= wanted || self.epoch.lost > 0 || self.loss > 0.0125 {
+        if queue <= wanted || self.epoch.lost_bytes() > 0.0 || self.loss > 0.0125 {
             return startup.no_queue();
         }
         if let Some(rate) = startup.queue(now, base) {

@@ -2,6 +2,7 @@
 
 mod contest;
 mod control;
+mod epoch;
 mod path;
 mod resume;
 mod rival;

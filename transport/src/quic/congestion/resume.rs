@@ -32,6 +32,10 @@ enum Stage {
 }
 
 impl Resume {
+    pub(super) const fn in_flight(&self) -> f64 {
+        self.in_flight
+    }
+
     /// So much more is in flight.
     pub(super) fn sent(&mut self, bytes: f64) {
         self.in_flight += bytes;

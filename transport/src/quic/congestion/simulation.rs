@@ -230,6 +230,14 @@ impl World {
         }
     }
 
+    /// What may be in flight of a flow of ours.
+    pub(super) fn window(&self, flow: usize) -> u64 {
+        match &self.senders[flow].flow {
+            Flow::Delay(control) => control.window(),
+            Flow::Cubic(_) => 0,
+        }
+    }
+
     /// Lets time pass; returns what each flow got in it.
     pub(super) fn run(&mut self, time: Duration) -> Vec<Got> {
         let end = self.now + time;

@@ -355,5 +355,9 @@ fn busy_hosts_fill_the_link_all_the_same() {
         world.run(secs(5));
         let share = share(&world.run(secs(10))[flow], &path, secs(10));
         assert!(share > least, "{rtt} ms, away up to {away} ms: {share}");
+        // It does not grow without end either.
+        let most = 14.0 * path.rate as f64 * (path.rtt + ms(away)).as_secs_f64();
+        let window = world.window(flow);
+        assert!((window as f64) < most, "{rtt} ms, away up to {away} ms: {window}");
     }
 }
