@@ -93,7 +93,7 @@ fn write(
     downtime: &mut Downtime,
     watch: &mut dyn Watch,
 ) -> Result<(Held, Ties, PageCount), Cause> {
-    let look = (None, MemoryLook::Content);
+    let look = (None, MemoryLook::Content, false);
     let (held, collected) = stop_and_read(job.root, plan, &job.survey, look, downtime)?;
     let total: PageCount = collected.spaces.iter().map(|space| space.pages.count()).sum();
     watch.event(Event::Frozen { pages: total.0 });

@@ -1,4 +1,4 @@
-//! Shared memory in rounds: the objects that are worth it, and what of them has changed.
+//! Shared memory in rounds, and files of memory: the objects that are worth it, and what of them has changed.
 
 use std::fs::File;
 use std::io;
@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use image::kept::{Extent, same_object};
 use image::outline::SharedOutline;
-use image::state::SharedMemory;
-use pages::{ByteCount, PAGE_SIZE, PageCount, PageIndex, PageRange, PageSet, SpaceId};
+use image::state::{Ghost, SharedMemory};
+use pages::{ByteCount, PAGE_SIZE, PageCount, PageIndex, PageRange, PageSet, SharedId, SpaceId};
 
 use crate::collect::{Collected, PageSource, SpacePages, shared_data};
 use crate::fingerprints::Fingerprints;
@@ -24,7 +24,7 @@ const MOST_THREADS: usize = 4;
 /// True if an object of this size is sent in rounds. Comparing it takes less than half of the time that
 /// sending it again does, over the fastest link; but the time of anything below a mebibyte is less
 /// than that of a round.
-fn pays(size: ByteCount) -> bool {
+pub(crate) fn pays(size: ByteCount) -> bool {
     size.0 >= 1 << 20
 }
 
@@ -32,8 +32,11 @@ fn pays(size: ByteCount) -> bool {
 pub(crate) struct Objects(Vec<Object>);
 
 struct Object {
+    id: SharedId,
     /// What it was when rounds began.
-    early: SharedMemory,
+    early: Early,
+    /// Bytes, then.
+    size: u64,
     file: Arc<File>,
     /// Device and inode number.
     is: (u64, u64),
@@ -41,23 +44,34 @@ struct Object {
     changed: PageSet,
 }
 
+/// What a tree has of them.
+type Of<'a> = (&'a [SharedMemory], &'a [Ghost]);
+
+enum Early {
+    Memory(SharedMemory),
+    /// A file that comes along.
+    File,
+}
+
 impl Objects {
     /// Takes what is worth it out of what was collected early.
-    pub(crate) fn of(spaces: Vec<SpacePages>, shared: &[SharedMemory], extent: Extent) -> Self {
+    pub(crate) fn of(spaces: Vec<SpacePages>, of: Of<'_>, extent: Extent) -> Self {
         let segments = extent == Extent::Whole;
         let objects = spaces.into_iter().filter_map(|space| {
             let (SpaceId::Shared(id), PageSource::Shared { file }) = (space.space, space.source)
             else {
                 return None;
             };
-            let early = shared.iter().find(|object| object.id == id)?;
-            if early.sysv.is_some() && !segments {
+            let (early, size) = Early::of(id, of)?;
+            if matches!(&early, Early::Memory(early) if early.sysv.is_some()) && !segments {
                 return None;
             }
             let file = File::from(file);
             let is = identity(&file).ok()?;
-            pays(ByteCount(early.size)).then(|| Object {
-                early: early.clone(),
+            pays(ByteCount(size)).then(|| Object {
+                id,
+                early,
+                size,
                 file: Arc::new(file),
                 is,
                 prints: Arc::new(Fingerprints::new()),
@@ -71,7 +85,7 @@ impl Objects {
     pub(crate) fn look(&mut self) -> io::Result<()> {
         for object in &mut self.0 {
             // What it has grown by since has no room over there yet.
-            let size = object.file.metadata()?.size().min(object.early.size);
+            let size = object.file.metadata()?.size().min(object.size);
             object.changed = object.compare(shared_data(&object.file, size)?, size)?;
         }
         Ok(())
@@ -90,11 +104,11 @@ impl Objects {
             let pages = object.changed.take_first(PageCount(room_for));
             let count = pages.count();
             room_for -= count.0;
-            outlines.push(SharedOutline { id: object.early.id, pages: count });
+            outlines.push(SharedOutline { id: object.id, pages: count });
             if count.0 > 0 {
                 let (file, prints) = (Arc::clone(&object.file), Arc::clone(&object.prints));
                 spaces.push(SpacePages {
-                    space: SpaceId::Shared(object.early.id),
+                    space: SpaceId::Shared(object.id),
                     pages,
                     source: PageSource::Noted { file, prints },
                 });
@@ -106,23 +120,43 @@ impl Objects {
     /// Nobody runs any more: leaves of what was collected only what is not over there.
     pub(crate) fn finish(&self, collected: &mut Collected) -> io::Result<()> {
         for object in &self.0 {
-            let id = object.early.id;
-            let now = collected.checkpoint.shared.iter().find(|now| now.id == id);
+            let id = object.id;
+            let tree = &collected.checkpoint;
+            let now = Early::of(id, (&tree.shared, &tree.ghosts));
             let left = collected.spaces.iter_mut().find(|it| it.space == SpaceId::Shared(id));
-            let (Some(now), Some(left)) = (now, left) else { continue };
+            let (Some((now, size)), Some(left)) = (now, left) else { continue };
             let PageSource::Shared { file } = &left.source else { continue };
-            if !same_object(&object.early, now) {
+            if !object.early.is_good_for(&now) {
                 continue; // it is made anew over there
             }
             let content = std::mem::take(&mut left.pages);
             left.pages = if identity(&File::from(file.try_clone()?))? == object.is {
-                object.compare(content, now.size)?
+                object.compare(content, size)?
             } else {
                 // Another with the number of one that is gone: nothing of that must show in it.
-                object.all(content, now.size)
+                object.all(content, size)
             };
         }
         Ok(())
+    }
+}
+
+impl Early {
+    /// What a tree has under this number, and its bytes.
+    fn of(id: SharedId, (shared, ghosts): Of<'_>) -> Option<(Self, u64)> {
+        let memory = shared.iter().find(|object| object.id == id);
+        let file = ghosts.iter().find(|ghost| ghost.paged == Some(id));
+        let memory = memory.map(|object| (Self::Memory(object.clone()), object.size));
+        memory.or_else(|| file.map(|ghost| (Self::File, ghost.size)))
+    }
+
+    /// True if what was brought into the one is good for the other; so the destination thinks too.
+    fn is_good_for(&self, now: &Self) -> bool {
+        match (self, now) {
+            (Self::Memory(early), Self::Memory(now)) => same_object(early, now),
+            (Self::File, Self::File) => true,
+            _ => false,
+        }
     }
 }
 
@@ -199,7 +233,7 @@ mod tests {
             pages: PageSet::new(),
             source: PageSource::Shared { file: file.try_clone().expect("a copy").into() },
         };
-        (Objects::of(vec![space], &[shared], Extent::Whole), file)
+        (Objects::of(vec![space], (&[shared], &[]), Extent::Whole), file)
     }
 
     /// What the pump does.

@@ -191,7 +191,7 @@ fn begin(job: &Job, plan: &Plan, features: Features) -> Result<(Rounds, Duration
     tracee::dirty::offered().map_err(Cause::Watch)?;
     let _urgency = Urgency::raise();
     let mut moment = Downtime::starts();
-    let look = (None, MemoryLook::Nothing);
+    let look = (None, MemoryLook::Nothing, features.contains(Features::FILE_ROUNDS));
     let (mut held, collected) = stop_and_read(job.root, plan, &job.survey, look, &mut moment)?;
     let rounds = Rounds::begin(&mut held, collected, features).map_err(Cause::Watch)?;
     held.resume().map_err(Cause::Freeze)?;

@@ -33,6 +33,7 @@ pub struct Rounds {
     early: Checkpoint,
     waits: Waits,
     extent: Extent,
+    files: bool,
     spaces: Vec<Space>,
     objects: Objects,
     /// Pages of all rounds.
@@ -87,14 +88,21 @@ impl Rounds {
         let host = |task| spaces.iter().find(|it| it.task == task).map(|it| it.pid);
         let waits = Waits::of(held, &early.checkpoint, host);
         let memory = early.spaces.into_iter().filter(|_| shared).collect();
-        let objects = Objects::of(memory, &early.checkpoint.shared, extent);
+        let objects =
+            Objects::of(memory, (&early.checkpoint.shared, &early.checkpoint.ghosts), extent);
         let (early, sent) = (early.checkpoint, PageCount(0));
-        Ok(Self { tracker, spaces, objects, waits, extent, early, sent })
+        let files = features.contains(Features::FILE_ROUNDS);
+        Ok(Self { tracker, spaces, objects, waits, extent, files, early, sent })
     }
 
     /// What the tree was when it began.
     pub(crate) fn early(&self) -> &Checkpoint {
         &self.early
+    }
+
+    /// True if files of memory take part.
+    pub(crate) fn with_files(&self) -> bool {
+        self.files
     }
 
     /// The waits it was in then.

@@ -340,6 +340,7 @@ pub(crate) async fn hear(link: &SourceLink, stop: &mut Stop) -> Result<Control, 
 fn features(job: &Job, beginning: &Beginning) -> Features {
     let rounds = switch::begins_with_rounds(job.mode, beginning);
     let in_rounds = Features::PRE_COPY.with(Features::SHARED_ROUNDS).with(Features::WHOLE_ROUNDS);
+    let in_rounds = in_rounds.with(Features::FILE_ROUNDS);
     let rounds = if rounds { in_rounds } else { Features::NONE };
     let owing =
         if job.mode.is_lazy() && !job.leave_running { Features::POST_COPY } else { Features::NONE };

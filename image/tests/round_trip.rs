@@ -343,6 +343,8 @@ fn lies_are_named() {
         ("pipes-data.img", "bytes", |c| c.pipes[0].capacity = 5),
         ("ghost-file-2.img", "off", |c| c.ghosts[0].body.chunks.swap(0, 1)),
         ("ghost-file-2.img", "size", |c| c.ghosts[0].size = 49_999),
+        ("ghost-file-2.img", "paged", |c| c.ghosts[0].paged = c.ghosts[2].paged),
+        ("ghost-file-1b.img", "paged", |c| c.ghosts[2].paged = Some(c.shared[0].id)),
     ];
     for (number, (image, field, lie)) in lies.iter().enumerate() {
         let mut checkpoint = rich();

@@ -2,16 +2,19 @@
  * and as much in a memfd, which one has mapped and the other writes by descriptor and punches holes
  * into; and a memfd that grows. Even pages are the parent's, odd ones the child's; each remembers in
  * private what it wrote. `rate N` (4) pages are written in each object and each millisecond. With
- * `segment 1` a segment of System V takes the place of the nameless one. */
+ * `segment 1` a segment of System V takes the place of the nameless one; with `file 1` a file of /dev/shm
+ * takes that of the memfd, and with `file 2` one that has been deleted. */
+#include <fcntl.h>
 #include <sys/ipc.h>
 #include <sys/shm.h>
 
 #include "subject.h"
 
-enum { HOLE = UINT32_MAX, JOURNAL_MIB = 1 };
+enum { HOLE = UINT32_MAX, JOURNAL_MIB = 1, OLD = 1000000000 };
 
 static char *nameless, *mapped;
-static int memfd = -1, journal = -1;
+static int memfd = -1, journal = -1, quiet = -1;
+static char path[64];
 static size_t pages, journal_pages;
 static long rate;
 static uint32_t *rounds[2];
@@ -56,6 +59,46 @@ static void check(int who) {
     }
 }
 
+/* One that nobody writes to keeps its times. */
+static void make_quiet(void) {
+    char page[PAGE];
+    const struct timespec times[2] = {{.tv_sec = OLD}, {.tv_sec = OLD}};
+    MUST((quiet = open("/dev/shm", O_RDWR | O_TMPFILE | O_CLOEXEC, 0600)) >= 0);
+    MUST(!ftruncate(quiet, JOURNAL_MIB << 20));
+    for (size_t i = 0; i < 5; i++) {
+        fill_page(page, i, 9, 50);
+        MUST(pwrite(quiet, page, PAGE, (off_t)(i * i * PAGE)) == PAGE);
+    }
+    MUST(!futimens(quiet, times));
+}
+
+static void check_quiet(void) {
+    char page[PAGE];
+    struct stat stat = {0};
+    CHECK(!fstat(quiet, &stat) && stat.st_mtime == OLD && stat.st_atime == OLD, "the quiet file is of %ld", (long)stat.st_mtime);
+    CHECK_EQUAL(stat.st_blocks * 512, 5 * PAGE, "what the quiet file takes");
+    for (size_t i = 0; i < 5; i++)
+        CHECK(pread(quiet, page, PAGE, (off_t)(i * i * PAGE)) == PAGE && is_page(page, i, 9, 50), "page %zu of the quiet file differs", i * i);
+}
+
+/* Who opens it by its name gets the same, with its mode; and no hole of it takes room. */
+static void check_file(void) {
+    struct stat stat = {0}, named = {0};
+    CHECK(!fstat(memfd, &stat) && (stat.st_mode & 07777) == 0640, "the file has mode %o", stat.st_mode);
+    CHECK_EQUAL(stat.st_size, pages * PAGE, "the size of the file");
+    CHECK((size_t)stat.st_blocks * 512 <= pages * PAGE, "the file has %ld blocks", (long)stat.st_blocks);
+    check_quiet();
+    if (!*path) {
+        CHECK(!stat.st_nlink, "the deleted file has a name");
+        return;
+    }
+    CHECK(!lstat(path, &named) && named.st_ino == stat.st_ino && named.st_dev == stat.st_dev, "its name is another's");
+    char own[64], shown[128] = "";
+    snprintf(own, sizeof own, "/proc/self/fd/%d", memfd);
+    CHECK(readlink(own, shown, sizeof shown - 1) > 0 && !strcmp(shown, path), "it shows as %s", shown);
+    CHECK(!unlink(path), "it cannot be removed: %s", strerror(errno));
+}
+
 static void check_journal(void) {
     char page[PAGE];
     struct stat stat = {0};
@@ -96,7 +139,13 @@ int main(int argc, char **argv) {
     } else {
         nameless = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     }
-    MUST(nameless != MAP_FAILED && (memfd = memfd_create("commons", MFD_CLOEXEC)) >= 0);
+    MUST(nameless != MAP_FAILED);
+    long file = option_number("file", 0);
+    if (file) snprintf(path, sizeof path, "/dev/shm/qmig-commons-%d", getpid());
+    memfd = file ? open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0640) : memfd_create("commons", MFD_CLOEXEC);
+    MUST(memfd >= 0);
+    if (file) make_quiet();
+    if (file > 1) MUST(!unlink(path) && !(*path = 0));
     MUST(!ftruncate(memfd, (off_t)(pages * PAGE)) && (journal = memfd_create("journal", MFD_CLOEXEC)) >= 0);
     mapped = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, memfd, 0);
     MUST(mapped != MAP_FAILED);
@@ -119,6 +168,7 @@ int main(int argc, char **argv) {
     check_exit(child, 0, "the other writer");
     if (sabotage) nameless[77] ^= 1;
     check(0);
+    if (file) check_file();
     if (segment >= 0) CHECK(!shmctl(segment, IPC_RMID, NULL), "the segment cannot be removed: %s", strerror(errno));
     verdict();
 }

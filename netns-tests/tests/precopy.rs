@@ -131,6 +131,53 @@ fn shared_memory_that_two_write_to_arrives() -> Outcome {
     rounds(|lab| moves_by(lab, &subject(8), hybrid(lab)?).map(drop))
 }
 
+/// A file of /dev/shm that nobody else has, by its name and without one, is memory like any other.
+#[test]
+fn a_file_of_shared_memory_crosses_in_rounds() -> Outcome {
+    if missing() {
+        return Ok(());
+    }
+    for file in [1, 2] {
+        let subject = |rate: u32| {
+            Subject::new("commons").arg("mib").arg(8).arg("rate").arg(rate).arg("file").arg(file)
+        };
+        rounds(|lab| {
+            let moved = moves_by(lab, &subject(1), precopy(lab)?)?;
+            let (rounds, last) = (pages(&moved, "round"), pages(&moved, "frozen"));
+            assert!(rounds[0] >= 16 << 8, "the first round has the file too: {rounds:?}");
+            assert!(last[0] < rounds[0], "what was sent is not sent again: {last:?}, {rounds:?}");
+            Ok(())
+        })?;
+        rounds(|lab| moves_by(lab, &subject(8), hybrid(lab)?).map(drop))?;
+    }
+    Ok(())
+}
+
+/// Nobody's file is written over, and the program does not stand still to learn of it.
+#[test]
+fn a_file_of_shared_memory_that_is_there_already_is_left_alone() -> Outcome {
+    if missing() {
+        return Ok(());
+    }
+    let lab = Lab::two_hosts()?;
+    let started = Subject::new("commons").arg("file").arg(1).start(&lab, lab.src())?;
+    let name = format!("/dev/shm/qmig-commons-{}", started.pid());
+    std::fs::write(lab.dst().path(&name), "somebody's")?;
+    let moved = precopy(&lab)?.run(started.pid())?;
+    assert!(!moved.dumped().success(), "{}", moved.logs());
+    assert!(
+        moved.logs().contains(&format!("make anew {name}: the kernel says EEXIST")),
+        "{}",
+        moved.logs()
+    );
+    assert!(moved.event(Side::Source, "frozen").is_none(), "{}", moved.logs());
+    assert_eq!(std::fs::read_to_string(lab.dst().path(&name))?, "somebody's");
+    assert_eq!(who_runs(&lab, started.pid(), SOON), Runs::Source);
+    let verdict = started.ask(lab.src())?;
+    assert!(verdict.passed(), "{verdict}");
+    Ok(())
+}
+
 #[test]
 fn trees_of_many_kinds_arrive() -> Outcome {
     if missing() {

@@ -1,18 +1,30 @@
 //! Files without a name: their content is read through a descriptor or a mapping.
 
-use std::fs::{File, Metadata};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
-use std::os::fd::AsFd;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use image::state::{Ghost, GhostBody, GhostId};
 use nix::errno::Errno;
+use nix::libc;
+use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::unistd::{Whence, lseek};
+use pages::{ByteCount, PageSet, SharedId};
+
+use super::shared::data_pages;
+use crate::objects::pays;
+
+/// Where the numbers of spaces begin that are such a file's: above those of memfds.
+const PAGED: u32 = 0x7f80_0000;
+
+/// What a file is, and where its pages are if its content shall come as such.
+pub(super) type Found = (Ghost, Option<(PageSet, OwnedFd)>);
 
 /// Reads the file that `way` (under /proc) opens. Its size was judged before.
-pub(super) fn read(id: GhostId, stat: &Metadata, way: &Path) -> io::Result<Ghost> {
-    let file = File::open(way)?;
+pub(super) fn read(id: GhostId, stat: &Metadata, way: &Path) -> io::Result<Found> {
+    let file = open(way)?;
     let mut body = GhostBody::default();
     for (offset, length) in data(&file, stat.size())? {
         let length = usize::try_from(length).map_err(|_| io::ErrorKind::FileTooLarge)?;
@@ -20,7 +32,30 @@ pub(super) fn read(id: GhostId, stat: &Metadata, way: &Path) -> io::Result<Ghost
         file.read_exact_at(&mut bytes, offset)?;
         body.chunks.push((offset, bytes));
     }
-    Ok(Ghost {
+    Ok((described(id, stat, body), None))
+}
+
+/// The same, with its content as pages if that pays and is possible: what is written to while it is
+/// made cannot be run.
+pub(super) fn read_paged(id: GhostId, stat: &Metadata, way: &Path) -> io::Result<Found> {
+    let file = open(way)?;
+    let memory = fstatfs(&file)?.filesystem_type() == TMPFS_MAGIC;
+    if !memory || stat.mode() & 0o111 != 0 || !pays(ByteCount(stat.size())) {
+        return read(id, stat, way);
+    }
+    let pages = data_pages(&file, stat.size())?;
+    let ghost = described(id, stat, GhostBody::default());
+    Ok((Ghost { paged: Some(SharedId(PAGED | id.0)), ..ghost }, Some((pages, file.into()))))
+}
+
+/// Reading changes nothing of a file, where that is allowed: if it is ours, or we may do anything.
+fn open(way: &Path) -> io::Result<File> {
+    let quiet = OpenOptions::new().read(true).custom_flags(libc::O_NOATIME).open(way);
+    quiet.or_else(|_| File::open(way))
+}
+
+fn described(id: GhostId, stat: &Metadata, body: GhostBody) -> Ghost {
+    Ghost {
         id,
         uid: stat.uid(),
         gid: stat.gid(),
@@ -30,7 +65,8 @@ pub(super) fn read(id: GhostId, stat: &Metadata, way: &Path) -> io::Result<Ghost
         modified: time(stat.mtime(), stat.mtime_nsec()),
         body,
         named: false,
-    })
+        paged: None,
+    }
 }
 
 /// Seconds and microseconds; before 1970 is 1970.
@@ -79,7 +115,7 @@ mod tests {
         file.write_all_at(b"tail", 90_000).expect("write");
         let way = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
         let stat = file.metadata().expect("stat");
-        let ghost = read(GhostId(1), &stat, Path::new(&way)).expect("read");
+        let (ghost, _) = read(GhostId(1), &stat, Path::new(&way)).expect("read");
         let mut whole = vec![0; 100_000];
         file.read_exact_at(&mut whole, 0).expect("read");
         let mut built = vec![0; 100_000];

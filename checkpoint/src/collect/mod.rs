@@ -135,6 +135,8 @@ pub struct CollectOptions<'a> {
     pub frozen: Moment,
     /// What of its memory is asked.
     pub memory: MemoryLook,
+    /// Files of memory that come along give their content as pages, where that pays.
+    pub paged: bool,
 }
 
 /// What cannot be carried after all.

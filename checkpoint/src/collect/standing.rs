@@ -125,13 +125,15 @@ impl Files<'_> {
             return Ok(*id);
         }
         let id = GhostId(number(self.bodies.len()) + 1);
-        let body = ghosts::read(id, stat, way);
-        let mut body = body.map_err(CollectError::io("read a deleted file", pid))?;
+        let read = if self.options.paged { ghosts::read_paged } else { ghosts::read };
+        let found = read(id, stat, way).map_err(CollectError::io("read a deleted file", pid))?;
+        let (mut ghost, content) = found;
         if let Some(name) = name {
-            body.named = true;
+            ghost.named = true;
             self.carried.note(name, stat.dev(), stat.ino());
         }
-        self.bodies.push(body);
+        self.contents.extend(ghost.paged.zip(content).map(|(id, (pages, file))| (id, pages, file)));
+        self.bodies.push(ghost);
         self.ghosts.insert((stat.dev(), stat.ino()), id);
         Ok(id)
     }

@@ -51,8 +51,8 @@ impl Engine for Native {
         Box::pin(async move {
             let _urgency = Urgency::raise();
             let look = match rounds {
-                Some(rounds) => (Some(rounds.waits()), MemoryLook::Written),
-                None => (None, MemoryLook::Content),
+                Some(rounds) => (Some(rounds.waits()), MemoryLook::Written, rounds.with_files()),
+                None => (None, MemoryLook::Content, false),
             };
             let (held, mut collected) = stop_and_read(root, plan, options, look, downtime)?;
             if let Some(rounds) = rounds {
@@ -69,12 +69,12 @@ impl Engine for Native {
 }
 
 /// What a freeze is: nobody runs between its two lines. If the tree was stopped `before` to watch what
-/// it writes, it was in these waits then.
+/// it writes, it was in these waits then. Whether files of memory are `paged`, both ends have agreed.
 pub(crate) fn stop_and_read(
     root: HostPid,
     plan: &Plan,
     survey: &SurveyOptions,
-    (before, memory): (Option<&Waits>, MemoryLook),
+    (before, memory, paged): (Option<&Waits>, MemoryLook, bool),
     downtime: &mut Downtime,
 ) -> Result<(Held, Collected), Cause> {
     let doors = Doors::shut(plan, survey.tcp).map_err(CollectError::from)?;
@@ -94,6 +94,7 @@ pub(crate) fn stop_and_read(
         clockwork: &clockwork,
         frozen,
         memory,
+        paged,
     };
     let mut collected = collect::collect(&mut held, plan, &options)?;
     collected.ties.doors = doors;

@@ -43,6 +43,7 @@ pub(crate) fn collected_with(
         clockwork: &clockwork,
         frozen,
         memory: MemoryLook::Content,
+        paged: false,
     };
     let begun = Instant::now();
     let collected = collect(&mut held, &plan, &options);

@@ -53,6 +53,8 @@ pub struct GhostFileEntry {
     pub symlnk_target: Option<String>,
     #[prost(bool, optional, tag = "10000")]
     pub named: Option<bool>,
+    #[prost(uint32, optional, tag = "10001")]
+    pub paged: Option<u32>,
 }
 
 /// A piece of a ghost's content; `len` bytes follow the entry.

@@ -254,6 +254,8 @@ pub struct Ghost {
     pub body: GhostBody,
     /// It has its name still, and brings it along: a file of /dev/shm.
     pub named: bool,
+    /// Its content is not in `body`, but comes as the pages of this space.
+    pub paged: Option<SharedId>,
 }
 
 /// Content of a ghost: data between the holes.

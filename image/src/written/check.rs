@@ -8,7 +8,7 @@ use crate::error::{BadField, BadImage};
 use crate::kind::ImageKind;
 use crate::state::check::{USER_END, absolute_path, comm};
 use crate::state::{
-    Body, Checkpoint, Fd, FdTableId, File, FileId, FileKind, GhostBody, GhostId, Living, LockKind,
+    Body, Checkpoint, Fd, FdTableId, File, FileId, FileKind, Ghost, GhostId, Living, LockKind,
     Task, VmaKind,
 };
 
@@ -149,11 +149,12 @@ fn check_files(checkpoint: &Checkpoint) -> Result<(), BadImage> {
     let ghosts = unique(checkpoint.ghosts.iter().map(|ghost| ghost.id)).map_err(|(_, id)| {
         BadField::twice("id", "ghost", id.0).at(ImageKind::GhostFile.name(id.0), 1)
     })?;
+    let mut spaces = shared.clone();
     unique(checkpoint.pipes.iter().map(|pipe| pipe.pipe)).map_err(|(at_entry, id)| {
         at(ImageKind::PipesData, at_entry)(BadField::twice("pipe_id", "pipe", id.0))
     })?;
     for ghost in &checkpoint.ghosts {
-        check_ghost(&ghost.body, ghost.size)
+        check_ghost(ghost, &mut spaces)
             .map_err(|lie| lie.at(ImageKind::GhostFile.name(ghost.id.0), 1))?;
     }
     let ghost_of = |file: &File| match &file.kind {
@@ -256,10 +257,18 @@ fn unique<T: Copy + Eq + std::hash::Hash>(
     Ok(all)
 }
 
-fn check_ghost(body: &GhostBody, size: u64) -> Result<(), BadField> {
+fn check_ghost(ghost: &Ghost, spaces: &mut HashSet<SharedId>) -> Result<(), BadField> {
+    if let Some(id) = ghost.paged {
+        if !ghost.body.chunks.is_empty() {
+            return Err(BadField::value("paged", id.0, "a file that has no content here"));
+        }
+        if !spaces.insert(id) {
+            return Err(BadField::twice("paged", "space", id.0));
+        }
+    }
     let mut end = 0_u64;
-    for (offset, bytes) in &body.chunks {
-        let next = offset.checked_add(bytes.len() as u64).filter(|next| *next <= size);
+    for (offset, bytes) in &ghost.body.chunks {
+        let next = offset.checked_add(bytes.len() as u64).filter(|next| *next <= ghost.size);
         match next {
             Some(next) if *offset >= end => end = next,
             _ => return Err(BadField::value("off", *offset, "ascending places within the file")),

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use pages::SharedId;
+
 use super::{Reader, Writer};
 use crate::error::{BadField, BadImage, FrameFlaw};
 use crate::frame::{FrameReader, FrameWriter};
@@ -56,6 +58,7 @@ fn to_image(ghost: &Ghost) -> Vec<u8> {
         size: Some(ghost.size),
         symlnk_target: None,
         named: ghost.named.then_some(true),
+        paged: ghost.paged.map(|id| id.0),
     });
     if in_chunks {
         for (off, bytes) in &ghost.body.chunks {
@@ -149,6 +152,7 @@ fn read_ghost(reader: &Reader<'_>, id: GhostId) -> Result<Ghost, BadImage> {
         modified: time(entry.mtim),
         body,
         named: entry.named.unwrap_or(false),
+        paged: entry.paged.map(SharedId),
     })
 }
 

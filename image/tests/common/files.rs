@@ -329,6 +329,7 @@ pub(super) fn files() -> Vec<File> {
             }),
         ),
         (16, FileKind::Regular(Regular { ghost: Some(GhostId(2)), ..regular("/tmp/big ghost") })),
+        (27, FileKind::Regular(Regular { ghost: Some(GhostId(27)), ..regular("/dev/shm/table") })),
         (
             17,
             FileKind::Fifo(Fifo {
@@ -379,6 +380,7 @@ pub(super) fn files() -> Vec<File> {
 pub(super) fn ghosts() -> Vec<Ghost> {
     let ghost = |id, size, chunks| Ghost {
         named: id == 2,
+        paged: None,
         id: GhostId(id),
         uid: 1000,
         gid: 100,
@@ -391,5 +393,6 @@ pub(super) fn ghosts() -> Vec<Ghost> {
     vec![
         ghost(2, 50_000, vec![(0, vec![1; 10]), (20_480, vec![2; 4096]), (49_999, vec![3])]),
         ghost(26, 13, vec![(0, b"ghost content".to_vec())]),
+        Ghost { paged: Some(SharedId(1041)), ..ghost(27, 1 << 20, Vec::new()) },
     ]
 }

@@ -33,6 +33,11 @@ pub(crate) struct View {
 }
 
 impl View {
+    /// That of a tree, with or without mounts of its own.
+    pub(crate) fn of(task: &Process, own: bool) -> Self {
+        Self { root: own.then(|| PathBuf::from(format!("/proc/{}/root", task.host))) }
+    }
+
     /// The path by which qmig reaches what the tree calls `path`.
     pub(crate) fn path(&self, path: &str) -> PathBuf {
         match &self.root {
@@ -76,10 +81,10 @@ impl<'a> Files<'a> {
             from,
             by_id: from.files.iter().map(|file| (file.id, file)).collect(),
             watchers: Watchers::new(view.clone()),
+            memfds: Memfds::create(from, &view, early, maker)?,
             view,
             open: HashMap::new(),
             ghosts: HashMap::new(),
-            memfds: Memfds::create(&from.shared, early, maker)?,
             clockwork: Clockwork::default(),
             sockets: Sockets::default(),
             terminal,
@@ -262,7 +267,11 @@ impl<'a> Files<'a> {
         if !self.ghosts.contains_key(&id) {
             let ghost = self.from.ghosts.iter().find(|ghost| ghost.id == id);
             let ghost = ghost.ok_or(BadCheckpoint::Ghost(id))?;
-            self.ghosts.insert(id, ghosts::recreate(ghost, path)?);
+            let kept = match ghost.paged {
+                Some(space) => self.memfds.paged.place(space, ghost, path)?,
+                None => ghosts::recreate(ghost, path)?,
+            };
+            self.ghosts.insert(id, kept);
             if ghost.named {
                 self.sockets.note_node(path.to_owned());
             }

@@ -49,7 +49,7 @@ fn named_file(path: &Path) -> nix::Result<OwnedFd> {
     open(path, flags, Mode::S_IRUSR | Mode::S_IWUSR)
 }
 
-fn nameless_file(path: &Path) -> nix::Result<OwnedFd> {
+pub(super) fn nameless_file(path: &Path) -> nix::Result<OwnedFd> {
     let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
     let private = Mode::S_IRUSR | Mode::S_IWUSR;
     let mut outcome = Err(Errno::ENOENT);
@@ -112,7 +112,7 @@ fn fill(made: OwnedFd, ghost: &Ghost) -> nix::Result<OwnedFd> {
     Ok(file.into())
 }
 
-fn dress(made: &OwnedFd, ghost: &Ghost) -> nix::Result<()> {
+pub(super) fn dress(made: &OwnedFd, ghost: &Ghost) -> nix::Result<()> {
     fchown(made, Some(Uid::from_raw(ghost.uid)), Some(Gid::from_raw(ghost.gid)))?;
     // After fchown, which takes the set-user-id bits away.
     fchmod(made, Mode::from_bits_truncate(ghost.mode & 0o7777))?;
@@ -136,6 +136,7 @@ mod tests {
     fn ghost(mode: u32) -> Ghost {
         Ghost {
             named: false,
+            paged: None,
             id: GhostId(1),
             uid: 0,
             gid: 0,

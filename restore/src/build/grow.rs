@@ -22,6 +22,7 @@ use tracee::proc::maps::{self, Mapping};
 use tracee::{Memory, Pagemap, Wanted};
 
 use super::aside::Aside;
+use super::files::View;
 use super::layout::Hole;
 use super::lazy::drop_pages;
 use super::memfds::Memfds;
@@ -81,14 +82,14 @@ impl Grown {
         Ok(())
     }
 
-    /// Makes an object of shared memory, of those the tree was made for, unless it is there.
+    /// Makes an object of shared memory or a file of those the tree was made for, unless it is there.
     pub fn make_object(&mut self, id: SharedId, from: &Checkpoint) -> Result<()> {
         if self.objects.has(id) {
             return Ok(());
         }
-        let object = from.shared.iter().find(|object| object.id == id);
+        let pidns = self.skeleton.options.pidns;
         let maker = task(&mut self.skeleton.tree, from.root().id.0)?;
-        self.objects.make(object.ok_or(BadCheckpoint::Shared(id))?, maker)
+        self.objects.make_of(id, (from, &View::of(maker, pidns)), maker)
     }
 
     /// Where to write the pages of a process or object; for any thread, until room is made again.

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 
 use image::kept::same_object;
-use image::state::SharedMemory;
+use image::state::{Checkpoint, SharedMemory};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl, open};
 use nix::libc;
@@ -18,7 +18,8 @@ use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{Gid, Uid, fchown};
 use pages::{ByteCount, PageCount, SharedId};
 
-use super::files::reopen;
+use super::files::{View, reopen};
+use super::paged::Paged;
 use super::process::Process;
 use super::sysv::Segments;
 use crate::error::{BadCheckpoint, During, Error, Result, errno_of};
@@ -31,18 +32,21 @@ const ANONYMOUS: &str = "/dev/zero";
 pub(crate) struct Memfds {
     objects: HashMap<SharedId, (OwnedFd, SharedMemory)>,
     pub(crate) segments: Segments,
+    pub(crate) paged: Paged,
 }
 
 impl Memfds {
     /// All that a tree has; those of `early` that are among it are there already.
     pub(crate) fn create(
-        shared: &[SharedMemory],
+        from: &Checkpoint,
+        view: &View,
         mut early: Self,
         maker: &mut Process,
     ) -> Result<Self> {
-        let mut all = Self::default();
+        let paged = Paged::create(from, view, std::mem::take(&mut early.paged))?;
+        let mut all = Self { paged, ..Self::default() };
         let mut missing = Vec::new();
-        for object in shared {
+        for object in &from.shared {
             match early.objects.remove(&object.id) {
                 Some((made, had)) if same_object(&had, object) => {
                     let made = File::from(made);
@@ -62,8 +66,20 @@ impl Memfds {
         Ok(all)
     }
 
-    /// One more, empty.
-    pub(crate) fn make(&mut self, object: &SharedMemory, maker: &mut Process) -> Result<()> {
+    /// One more, empty: an object of shared memory, or a file.
+    pub(crate) fn make_of(
+        &mut self,
+        id: SharedId,
+        (from, view): (&Checkpoint, &View),
+        maker: &mut Process,
+    ) -> Result<()> {
+        match from.shared.iter().find(|object| object.id == id) {
+            Some(object) => self.make(object, maker),
+            None => self.paged.make(id, from, view),
+        }
+    }
+
+    fn make(&mut self, object: &SharedMemory, maker: &mut Process) -> Result<()> {
         let made = match (object.sysv, object.name.as_str()) {
             (Some(sysv), _) => self.segments.make(object, sysv, maker)?,
             (None, ANONYMOUS) => anonymous(object, maker)?,
@@ -75,7 +91,7 @@ impl Memfds {
 
     /// True if object `id` has been made.
     pub(crate) fn has(&self, id: SharedId) -> bool {
-        self.objects.contains_key(&id)
+        self.objects.contains_key(&id) || self.paged.has(id)
     }
 
     /// Bytes of object `id`.
@@ -98,6 +114,9 @@ impl Memfds {
 
     /// A descriptor to write pages through, and the object's size.
     pub(crate) fn writer(&self, id: SharedId) -> Result<(File, u64)> {
+        if let Some(writer) = self.paged.writer(id) {
+            return writer.during("duplicate a descriptor");
+        }
         let (kept, object) = self.objects.get(&id).ok_or(BadCheckpoint::Shared(id))?;
         let writer = kept.try_clone().during("duplicate a descriptor")?;
         Ok((writer.into(), object.size))
@@ -116,6 +135,7 @@ impl Memfds {
 
     pub(crate) fn close_all(&mut self) {
         self.objects.clear();
+        self.paged = Paged::default();
     }
 }
 

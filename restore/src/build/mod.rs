@@ -18,6 +18,7 @@ mod lazy;
 mod locks;
 mod memfds;
 pub(crate) mod mm;
+mod paged;
 mod pipes;
 pub(crate) mod process;
 pub(crate) mod ptys;
@@ -36,7 +37,6 @@ pub(crate) mod tree;
 pub(crate) mod vdso;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use image::state::{Checkpoint, Creds, FdTable, FdTableId, File, Living, Task};
@@ -106,9 +106,7 @@ impl Skeleton {
         let root = order.first().copied().unwrap_or_default();
         let hosts = tree.hosts();
         let maker = task(&mut tree, root)?;
-        let view = View {
-            root: options.pidns.then(|| PathBuf::from(format!("/proc/{}/root", maker.host))),
-        };
+        let view = View::of(maker, options.pidns);
         let mut files =
             Files::open_all(from, view, terminal, &hosts, &ptys, options.takeover, (early, maker))?;
         let objects = IpcObjects::make(from, task(&mut tree, root)?)?;
@@ -120,8 +118,9 @@ impl Skeleton {
             mm::map(process, whole, kept, &mut files, &channel, (&hole, &parked))?;
             spaces.insert(SpaceId::Process(id), sink::Place::of_process(process.host, &living.mm));
         }
-        for object in &from.shared {
-            spaces.insert(SpaceId::Shared(object.id), sink::Place::Shared);
+        let paged = from.ghosts.iter().filter_map(|ghost| ghost.paged);
+        for id in from.shared.iter().map(|object| object.id).chain(paged) {
+            spaces.insert(SpaceId::Shared(id), sink::Place::Shared);
         }
         files.close_extra();
         place_descriptors(&mut tree, from, &files, &channel)?;
@@ -259,6 +258,7 @@ impl Built {
     pub fn finish(mut self, from: &Checkpoint) -> Result<Ready> {
         self.settle()?;
         self.memfds.seal()?;
+        self.memfds.paged.settle(from)?;
         self.memfds.segments.settle();
         let me = baseline()?;
         let mut regs = HashMap::new();

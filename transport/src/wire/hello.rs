@@ -92,8 +92,10 @@ impl Features {
     pub const WHOLE_ROUNDS: Self = Self(1 << 7);
     /// Padding may be sent, to learn the path.
     pub const PADDING: Self = Self(1 << 8);
+    /// Files of memory that come along with their content take part in rounds.
+    pub const FILE_ROUNDS: Self = Self(1 << 9);
 
-    const NAMES: [(Self, &str); 9] = [
+    const NAMES: [(Self, &str); 10] = [
         (Self::STOP_AND_COPY, "stop-and-copy"),
         (Self::PRE_COPY, "pre-copy"),
         (Self::POST_COPY, "post-copy"),
@@ -103,6 +105,7 @@ impl Features {
         (Self::SHARED_ROUNDS, "shared-rounds"),
         (Self::WHOLE_ROUNDS, "whole-rounds"),
         (Self::PADDING, "padding"),
+        (Self::FILE_ROUNDS, "file-rounds"),
     ];
 
     /// True if all of `other` are among these.
