@@ -63,7 +63,10 @@ impl Objects {
                 return None;
             };
             let (early, size) = Early::of(id, of)?;
-            if matches!(&early, Early::Memory(early) if early.sysv.is_some()) && !segments {
+            // Huge pages travel when the program stands still.
+            let stays =
+                |early: &SharedMemory| early.sysv.is_some() && !segments || early.huge.is_some();
+            if matches!(&early, Early::Memory(early) if stays(early)) {
                 return None;
             }
             let file = File::from(file);
@@ -226,6 +229,7 @@ mod tests {
             uid: 0,
             gid: 0,
             mode: 0o600,
+            huge: None,
             sysv: None,
         };
         let space = SpacePages {

@@ -13,6 +13,7 @@ pub(crate) mod diag;
 pub(crate) mod fanotify;
 mod guards;
 mod host;
+pub(crate) mod huge;
 pub(crate) mod inotify;
 pub(crate) mod ipc;
 pub(crate) mod locks;
@@ -34,7 +35,8 @@ pub(crate) mod watches;
 use std::time::Duration;
 
 use image::plan::{
-    CRIU, INTERFACE, Plan, PlannedFile, PlannedTask, Refusal, SYSTEM_V_IPC, TCP_ESTABLISHED,
+    CRIU, HUGE_PAGES, INTERFACE, Plan, PlannedFile, PlannedTask, Refusal, SYSTEM_V_IPC,
+    TCP_ESTABLISHED,
 };
 use pages::{ByteCount, TaskId};
 use tracee::HostPid;
@@ -106,7 +108,11 @@ pub fn survey(root: HostPid, options: &SurveyOptions) -> Result<Plan, SurveyErro
 pub(crate) fn survey_for_criu(root: HostPid, options: &SurveyOptions) -> Result<Plan, SurveyError> {
     let (mut plan, brought, mut refusals) = look_at(root, options)?;
     plan.files.extend(brought);
-    let needs = if refusals.is_empty() { Vec::new() } else { vec![CRIU.to_owned()] };
+    let mut needs: Vec<String> =
+        plan.needs.iter().filter(|need| need.starts_with(HUGE_PAGES)).cloned().collect();
+    if !refusals.is_empty() {
+        needs.push(CRIU.to_owned());
+    }
     let ipc = plan.needs.iter().any(|need| need == SYSTEM_V_IPC);
     for (there, object, reason) in [
         (ipc, "System V semaphores or message queues", "they go along with qmig's own only"),
@@ -159,6 +165,7 @@ fn look_at(root: HostPid, options: &SurveyOptions) -> Result<Looked, SurveyError
             .into_iter()
             .filter(|(_, count)| *count > 0)
             .map(|(need, _)| need.to_owned())
+            .chain(look.huge.needs())
             .chain(look.interfaces.iter().map(|name| format!("{INTERFACE}{name}")))
             .collect(),
         ..host.plan(look.tasks)

@@ -77,7 +77,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("userfaultfd", "fd 4 of", "its memory is served by its holder"),
     ("perf", "fd 4 of", "perf events count on this CPU"),
     ("bpf", "fd 4 of", "a BPF object of this kernel"),
-    ("huge-memfd", "fd 4 of", "memory of huge pages"),
+    ("huge-private-memfd", "mapping", "a private mapping of a memfd of huge pages"),
     ("namespace", "fd 4 of", "a namespace"),
     ("device", "fd 4 of", "the device 10:2"),
     ("deleted-fifo", "fd 4 of", "a deleted FIFO"),

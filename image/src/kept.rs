@@ -134,6 +134,7 @@ mod tests {
             uid: 0,
             gid: 0,
             mode: 0o600,
+            huge: None,
             sysv: None,
         };
         let segment = |key, size| {
@@ -192,6 +193,7 @@ mod tests {
             uid: 0,
             gid: 0,
             mode: 0o600,
+            huge: None,
             sysv: Some(SysV { key: 1, creator: (0, 0) }),
         };
         let rooms = [room(0, 40, plain)];

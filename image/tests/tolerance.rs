@@ -229,7 +229,7 @@ fn what_we_cannot_carry_is_refused_by_name() {
         ("another architecture", |i| {
             i.one("core-101.img", |core: &mut CoreEntry| core.mtype = 3);
         }),
-        ("huge pages", |i| vma(i, |vma| vma.flags |= 0x4_0000)),
+        ("droppable memory", |i| vma(i, |vma| vma.flags |= 0x8)),
         ("no pagemap", |i| {
             i.edit("ipcns-shm-3.img", |segments: &mut Vec<IpcShmEntry>| {
                 segments[0].in_pagemaps = None;

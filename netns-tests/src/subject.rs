@@ -52,7 +52,7 @@ enum Language {
 
 impl Subject {
     /// Every subject in C: the file names in `subjects/`.
-    pub const ALL: [&str; 42] = [
+    pub const ALL: [&str; 43] = [
         "churn",
         "commons",
         "creds",
@@ -65,6 +65,7 @@ impl Subject {
         "forks",
         "headless",
         "heartbeat",
+        "huge",
         "ipc",
         "kv",
         "locks",

@@ -2,7 +2,6 @@
  * a memfd of anonymous shared memory, which shows in its name and in nothing else. */
 #include "subject.h"
 
-#define PAGE 4096ul
 #define MIB (1ul << 20)
 #define RW (PROT_READ | PROT_WRITE)
 
@@ -25,6 +24,26 @@ static char *map(size_t size, int prot, int flags) {
     char *at = mmap(NULL, size, prot, MAP_ANONYMOUS | flags, -1, 0);
     MUST(at != MAP_FAILED);
     return at;
+}
+
+/* ---- advice that stays, and the flag of smaps that tells of it; some of it is a matter of the kernel's build ---- */
+
+static const struct { const char *name; int advice; const char *flag; bool may_lack; } ADVICE[] = {
+    {"MADV_WIPEONFORK", MADV_WIPEONFORK, "wf", false}, {"MADV_MERGEABLE", MADV_MERGEABLE, "mg", true},
+    {"MADV_NOHUGEPAGE", MADV_NOHUGEPAGE, "nh", true}, {"MADV_RANDOM", MADV_RANDOM, "rr", false},
+    {"MADV_SEQUENTIAL", MADV_SEQUENTIAL, "sr", false},
+};
+static bool given[COUNT(ADVICE)];
+
+/* What a child born now finds of advice on forks. */
+static void check_fork(const char *wiped, const char *not_forked) {
+    pid_t child = fork();
+    if (!child) {
+        unsigned char resident;
+        bool zero = !wiped[0] && !memcmp(wiped, wiped + 1, PAGE - 1);
+        _exit(zero && mincore((void *)(uintptr_t)not_forked, PAGE, &resident) && errno == ENOMEM ? 19 : 1);
+    }
+    check_exit(child, 19, "a child that must not see what is not for it");
 }
 
 /* ---- the map, in a form that does not mind how neighbours are merged ---- */
@@ -68,40 +87,6 @@ static void check_map(void) {
     }
 }
 
-/* Whether the mapping at `at` has this two-letter flag of /proc/PID/smaps. */
-static bool has_flag(const void *at, const char *flag) {
-    static char text[1 << 20];
-    MUST(slurp("/proc/self/smaps", text, sizeof text) > 0);
-    bool here = false;
-    for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
-        unsigned long from, to;
-        char perms[5];
-        if (sscanf(line, "%lx-%lx %4s", &from, &to, perms) == 3) here = from <= (unsigned long)at && (unsigned long)at < to;
-        else if (here && !strncmp(line, "VmFlags:", 8)) {
-            char wanted[5];
-            snprintf(wanted, sizeof wanted, " %s", flag);
-            return strstr(line, wanted) != NULL;
-        }
-    }
-    return false;
-}
-
-/* ---- memory shared with a child, which answers what is asked through it ---- */
-
-struct conversation { _Atomic uint64_t question, answer; char pattern[3 * PAGE]; };
-
-static pid_t start_answerer(struct conversation *shared) {
-    pid_t child = fork();
-    MUST(child >= 0);
-    if (child) return child;
-    for (;;) {
-        uint64_t question = shared->question;
-        if (question == 1) _exit(differs(shared->pattern, sizeof shared->pattern, 55) < 0 ? 17 : 1);
-        if (question) shared->answer = scramble(question);
-        sleep_ns(MS);
-    }
-}
-
 int main(int argc, char **argv) {
     begin(argc, argv);
     char on_stack[256 << 10];
@@ -123,13 +108,21 @@ int main(int argc, char **argv) {
     memcpy(code, "\xb8\x78\x56\x34\x12\xc3", 6); /* mov eax, 0x12345678; ret */
     MUST(!mprotect(code, PAGE, PROT_READ | PROT_EXEC));
     char *huge = map(6 * MIB, RW, MAP_PRIVATE);
-    madvise(huge, 6 * MIB, MADV_HUGEPAGE);
+    bool could_be_huge = !madvise(huge, 6 * MIB, MADV_HUGEPAGE);
     region("huge pages", huge, 6 * MIB, RW);
     char *dropped = region("given back", map(16 * PAGE, RW, MAP_PRIVATE), 4 * PAGE, RW);
     MUST(!madvise(dropped + 4 * PAGE, 12 * PAGE, MADV_DONTNEED));
     char *not_forked = region("not for children", map(2 * PAGE, RW, MAP_PRIVATE), 2 * PAGE, RW);
     char *not_dumped = region("not dumped", map(2 * PAGE, RW, MAP_PRIVATE), 2 * PAGE, RW);
     MUST(!madvise(not_forked, 2 * PAGE, MADV_DONTFORK) && !madvise(not_dumped, 2 * PAGE, MADV_DONTDUMP));
+    char *advised[COUNT(ADVICE)];
+    for (size_t i = 0; i < COUNT(ADVICE); i++) {
+        advised[i] = map(2 * PAGE, RW, MAP_PRIVATE);
+        given[i] = !madvise(advised[i], 2 * PAGE, ADVICE[i].advice);
+        MUST(given[i] || ADVICE[i].may_lack);
+        region(ADVICE[i].name, advised[i], 2 * PAGE, RW);
+    }
+    mprotect(map(PAGE, RW, MAP_PRIVATE), PAGE, PROT_NONE); /* no neighbour of what comes next */
     char *locked = region("locked", map(2 * PAGE, RW, MAP_PRIVATE), 2 * PAGE, RW);
     MUST(!mlock(locked, 2 * PAGE));
     char *grows = map(8 * PAGE, RW, MAP_PRIVATE | MAP_GROWSDOWN);
@@ -188,6 +181,9 @@ int main(int argc, char **argv) {
         if (dropped[i]) { complain("what was given back came again at %zu", i); break; }
     CHECK(((int (*)(void))(uintptr_t)code)() == 0x12345678, "the code page returns nonsense");
     CHECK(!strcmp(words, "constant data"), "constant data");
+    for (size_t i = 0; i < COUNT(ADVICE); i++)
+        CHECK(!given[i] || has_flag(advised[i], ADVICE[i].flag), "%s is lost", ADVICE[i].name);
+    CHECK(has_flag(huge, "hg") == could_be_huge, "MADV_HUGEPAGE is lost");
     CHECK(has_flag(not_forked, "dc"), "MADV_DONTFORK is lost");
     CHECK(has_flag(not_dumped, "dd"), "MADV_DONTDUMP is lost");
     CHECK(has_flag(locked, "lo"), "mlock is lost");
@@ -218,10 +214,9 @@ int main(int argc, char **argv) {
     CHECK_EQUAL(fcntl(memfd_again, F_GETFL) & O_ACCMODE, O_RDONLY, "the mode of the second description");
 
     /* The child still shares, and is still a child. */
-    shared->question = 4242;
-    CHECK(EVENTUALLY(shared->answer == scramble(4242)), "the child no longer shares memory");
-    shared->question = 1;
-    check_exit(child, 17, "the child");
+    check_answerer(shared, child);
+
+    check_fork(advised[0], not_forked);
 
     /* And the heap goes on where it ended. */
     CHECK(sbrk(0) == end_of_heap, "the heap ends at %p, was %p", sbrk(0), end_of_heap);

@@ -271,4 +271,40 @@ UNUSED static void check_exit(pid_t child, int code, const char *what) {
     else CHECK(WIFEXITED(status) && WEXITSTATUS(status) == code, "%s ended with status 0x%x, wanted exit %d",
                what, status, code);
 }
+/* Whether the mapping at `at` has this two-letter flag of /proc/PID/smaps. */
+UNUSED static bool has_flag(const void *at, const char *flag) {
+    static char text[1 << 20];
+    MUST(slurp("/proc/self/smaps", text, sizeof text) > 0);
+    bool here = false;
+    for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
+        unsigned long from, to;
+        char perms[5];
+        if (sscanf(line, "%lx-%lx %4s", &from, &to, perms) == 3) here = from <= (unsigned long)at && (unsigned long)at < to;
+        else if (here && !strncmp(line, "VmFlags:", 8)) {
+            char wanted[5];
+            snprintf(wanted, sizeof wanted, " %s", flag);
+            return strstr(line, wanted) != NULL;
+        }
+    }
+    return false;
+}
+/* A child that answers what it is asked through memory it shares, and ends with 17 when asked 1. */
+struct conversation { _Atomic uint64_t question, answer; char pattern[3 * PAGE]; };
+UNUSED static pid_t start_answerer(struct conversation *shared) {
+    pid_t child = fork();
+    MUST(child >= 0);
+    if (child) return child;
+    for (;;) {
+        uint64_t question = shared->question;
+        if (question == 1) _exit(differs(shared->pattern, sizeof shared->pattern, 55) < 0 ? 17 : 1);
+        if (question) shared->answer = scramble(question);
+        sleep_ns(MS);
+    }
+}
+UNUSED static void check_answerer(struct conversation *shared, pid_t child) {
+    shared->question = 4242;
+    CHECK(EVENTUALLY(shared->answer == scramble(4242)), "the child no longer shares memory");
+    shared->question = 1;
+    check_exit(child, 17, "the child");
+}
 #endif

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use netns_tests::chaos::{Action, Fault};
 use netns_tests::programs::Redis;
-use netns_tests::{Criu, Lab, Migration, Side, Subject};
+use netns_tests::{Criu, HugePages, Lab, Migration, Side, Subject};
 use nix::sys::signal::Signal;
 
 type Outcome = Result<(), Box<dyn Error>>;
@@ -92,6 +92,18 @@ fn matrix() -> Outcome {
     // Not `eprintln!`: the harness would keep that to itself as long as the test passes.
     std::io::stderr().write_all(format!("{table}\n").as_bytes())?;
     assert!(failed.is_empty(), "{failed:#?}");
+    Ok(())
+}
+
+/// Huge pages, which take a machine that may have some.
+#[test]
+fn huge_pages() -> Outcome {
+    let Some(criu) = Criu::to_test_with(&[]) else { return Ok(()) };
+    let subject = Subject::new("huge");
+    let Ok(_pages) = HugePages::for_subject(&subject) else { return Ok(()) };
+    for (pair, mode) in PAIRS.iter().flat_map(|pair| MODES.map(|mode| (*pair, mode))) {
+        moves(&criu, &subject, pair, mode).map_err(|error| format!("{pair:?} {mode}: {error}"))?;
+    }
     Ok(())
 }
 

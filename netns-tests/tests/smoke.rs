@@ -7,7 +7,8 @@ use std::error::Error;
 use std::time::Duration;
 
 use netns_tests::chaos::{Runs, who_runs};
-use netns_tests::{Lab, Migration, Side, Subject, Swap, qmig_binary, requirements};
+use netns_tests::{HugePages, Lab, Migration, Side, Subject, Swap, qmig_binary, requirements};
+use nix::sys::signal::Signal;
 
 type Outcome = Result<(), Box<dyn Error>>;
 
@@ -23,6 +24,7 @@ fn moves(subject: &Subject, mode: &str) -> Outcome {
     if missing() {
         return Ok(());
     }
+    let Ok(_pages) = HugePages::for_subject(subject) else { return Ok(()) };
     let lab = Lab::two_hosts()?;
     if subject.name() == "ptys" {
         lab.part_terminals()?;
@@ -77,7 +79,7 @@ macro_rules! smoke {
 }
 
 smoke! {
-    churn commons creds datagrams edges events fifos files filler forks headless heartbeat ipc kv locks marks memory netlink packets pipes places posix ptys raw registers
+    churn commons creds datagrams edges events fifos files filler forks headless heartbeat huge ipc kv locks marks memory netlink packets pipes places posix ptys raw registers
     rseq rules settings signals sockets swapped sysv threads timers toucher vast waits watches writer zombie
 }
 
@@ -119,6 +121,27 @@ fn table() -> Outcome {
         println!("{name:<12}{why:>36}");
     }
     assert!(failures.is_empty(), "{failures:#?}");
+    Ok(())
+}
+
+/// A destination that has too few huge pages says so before the tree is touched.
+#[test]
+fn huge_pages_that_are_not_there() -> Outcome {
+    let subject = Subject::new("huge").arg("vast").arg(1);
+    if missing() {
+        return Ok(());
+    }
+    let Ok(_pages) = HugePages::for_subject(&subject) else { return Ok(()) };
+    let lab = Lab::two_hosts()?;
+    let started = subject.start(&lab, lab.src())?;
+    let refused = Migration::new(&lab)?.run(started.pid())?;
+    assert_eq!(refused.dumped().code(), Some(121), "{}", refused.logs());
+    let logs = refused.logs();
+    assert!(logs.contains("huge pages of 2048 kB (this host): "), "{logs}");
+    assert!(logs.contains(" are free") && logs.contains("nothing was touched"), "{logs}");
+    refused.restore().signal(Signal::SIGTERM)?;
+    refused.restore().wait(SOON)?;
+    assert!(started.ask(lab.src())?.passed());
     Ok(())
 }
 

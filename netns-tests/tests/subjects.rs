@@ -4,7 +4,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use netns_tests::chaos::{Runs, who_runs};
-use netns_tests::{Lab, Subject, Verdict, requirements};
+use netns_tests::{HugePages, Lab, Subject, Verdict, requirements};
 use nix::sys::signal::Signal;
 
 type Outcome = Result<(), Box<dyn Error>>;
@@ -64,10 +64,10 @@ fn stops(subject: &Subject) -> Outcome {
     Ok(())
 }
 
-fn fails(subject: Subject) -> Outcome {
+fn fails(subject: &Subject) -> Outcome {
     // What gives it away must be named; the waits behave as if one had begun again.
     let word = if subject.name() == "waits" { "FAIL 1: nanosleep ended after" } else { "FAIL" };
-    let verdict = live(&subject.sabotaged(), None)?;
+    let verdict = live(&subject.clone().sabotaged(), None)?;
     assert!(!verdict.passed() && verdict.to_string().starts_with(word), "{verdict}");
     Ok(())
 }
@@ -78,7 +78,17 @@ fn can_tell(subject: &Subject) -> Outcome {
         let verdict = live(subject, stop)?;
         assert!(verdict.passed(), "{verdict}");
     }
-    fails(subject.clone())
+    fails(subject)
+}
+
+/// Does this with a subject, if the machine has what that takes.
+fn alone(name: &str, test: fn(&Subject) -> Outcome) -> Outcome {
+    let subject = Subject::new(name);
+    if requirements::missing(&[]) {
+        return Ok(());
+    }
+    let Ok(_pages) = HugePages::for_subject(&subject) else { return Ok(()) };
+    test(&subject)
 }
 
 /// It passes, it passes after a stop, and it fails when sabotaged.
@@ -89,26 +99,17 @@ macro_rules! honest {
 
             #[test]
             fn passes_alone() -> Outcome {
-                if requirements::missing(&[]) {
-                    return Ok(());
-                }
-                passes(&Subject::new(stringify!($name)))
+                alone(stringify!($name), passes)
             }
 
             #[test]
             fn excuses_a_stop() -> Outcome {
-                if requirements::missing(&[]) {
-                    return Ok(());
-                }
-                stops(&Subject::new(stringify!($name)))
+                alone(stringify!($name), stops)
             }
 
             #[test]
             fn admits_sabotage() -> Outcome {
-                if requirements::missing(&[]) {
-                    return Ok(());
-                }
-                fails(Subject::new(stringify!($name)))
+                alone(stringify!($name), fails)
             }
         }
     )*
@@ -120,7 +121,7 @@ macro_rules! honest {
 }
 
 honest! {
-    churn commons creds datagrams edges events fifos files filler forks headless heartbeat ipc kv locks marks memory netlink packets pipes places posix ptys raw
+    churn commons creds datagrams edges events fifos files filler forks headless heartbeat huge ipc kv locks marks memory netlink packets pipes places posix ptys raw
     registers rseq rules server settings signals sockets streams swapped sysv threads timers toucher vast waits watches writer zombie
 }
 

@@ -7,12 +7,13 @@
 pub(crate) mod container;
 mod files;
 mod host;
+mod huge;
 mod ids;
 mod network;
 mod report;
 pub(crate) mod vdso;
 
-use image::plan::{CONTAINER, CRIU, Plan, Refusal};
+use image::plan::{CONTAINER, CRIU, HUGE_PAGES, Plan, Refusal};
 
 use crate::skeleton::BuildOptions;
 pub use report::{Item, host_report};
@@ -30,6 +31,7 @@ pub fn check(plan: &Plan, options: BuildOptions) -> Result<(), Vec<Refusal>> {
     let mut refusals = Vec::new();
     host::check(plan, options, &mut refusals);
     host::check_native(plan, &mut refusals);
+    huge::check(plan, &mut refusals);
     ids::check(plan, options, &mut refusals);
     files::check(plan, options, &mut refusals);
     network::check(plan, options, &mut refusals);
@@ -41,7 +43,9 @@ pub fn check(plan: &Plan, options: BuildOptions) -> Result<(), Vec<Refusal>> {
 pub(crate) fn check_for_criu(plan: &Plan) -> Result<(), Vec<Refusal>> {
     let options = BuildOptions::default();
     let mut refusals = Vec::new();
-    for need in plan.needs.iter().filter(|need| *need != CRIU) {
+    let known = |need: &str| need == CRIU || need.starts_with(HUGE_PAGES);
+    huge::check(plan, &mut refusals);
+    for need in plan.needs.iter().filter(|need| !known(need)) {
         let (reason, hint) = match need.as_str() {
             CONTAINER => host::WANTS_RUNTIME,
             _ => ("a stock CRIU does not know it", "use `--engine native` here"),
@@ -63,14 +67,14 @@ pub(crate) fn check_the_host(plan: &Plan) -> Result<(), Vec<Refusal>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use image::plan::{Cpu, PlannedTask};
     use pages::{ByteCount, TaskId};
 
     use super::*;
 
     /// What this host certainly carries.
-    pub(super) fn easy() -> Plan {
+    pub(crate) fn easy() -> Plan {
         let host = nix::sys::utsname::uname().expect("uname");
         Plan {
             qmig_version: "0".into(),

@@ -104,6 +104,7 @@ fn descriptors_are_what_and_where_they_were() {
         uid: 0,
         gid: 0,
         mode: 0o600,
+        huge: None,
         sysv: None,
     }];
     world.checkpoint.shared.push(SharedMemory {
@@ -114,6 +115,7 @@ fn descriptors_are_what_and_where_they_were() {
         uid: 0,
         gid: 0,
         mode: 0o777,
+        huge: None,
         sysv: None,
     });
     world.checkpoint.files.push(file(24, rw, FileKind::Memfd { shared: SharedId(2), position: 0 }));

@@ -43,6 +43,7 @@ pub mod spawn;
 mod sys;
 pub mod task;
 pub mod uffd;
+mod window;
 
 use std::fmt;
 
@@ -60,6 +61,7 @@ pub use spawn::{
 };
 pub use task::{RseqConfig, StopKind, Stopped};
 pub use uffd::{Copied, Features, Uffd, UffdEvent};
+pub use window::Window;
 
 /// A process or thread, by the number it has in qmig's own PID namespace.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -72,6 +72,7 @@ fn take_over(now: &mut [Mapping], before: &[Mapping]) -> bool {
     if same {
         for (now, before) in now.iter_mut().zip(before) {
             now.flags.clone_from(&before.flags);
+            now.kernel_page_size = before.kernel_page_size;
         }
     }
     same

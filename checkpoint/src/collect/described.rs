@@ -17,7 +17,7 @@ use super::sockets::{self, Socket, SocketTables, Tcp};
 use super::timers::timer_fd;
 use super::{Refusals, groups, pipes, shared, streams, terminal};
 use crate::error::CollectError;
-use crate::survey::descriptor::{Allowed, OpenOn, open_at, plain_memory};
+use crate::survey::descriptor::{Allowed, OpenOn, open_at};
 use crate::survey::outside::stranger;
 use crate::survey::refusals::Trouble;
 use crate::survey::terminal::end;
@@ -117,9 +117,6 @@ impl Files<'_> {
                 }
             }
             OpenOn::Memfd(name) => {
-                if let Err(trouble) = plain_memory(copy, &name) {
-                    return Ok(Err(trouble));
-                }
                 let shared = self.shared(pid, name, stat, found.way)?;
                 FileKind::Memfd { shared, position: position(info) }
             }

@@ -35,6 +35,7 @@ impl Layout {
             let object = || whose.mapping(mapping.start.0, mapping.end.0);
             let kind = match shows(&mapping) {
                 Ok(Some(Shows::Anon)) => VmaKind::Anon,
+                Ok(Some(Shows::Huge(size))) => VmaKind::Huge(size),
                 Ok(Some(Shows::Vdso)) => VmaKind::Vdso,
                 Ok(Some(Shows::Vvar)) => VmaKind::Vvar,
                 Ok(Some(Shows::Vsyscall)) => VmaKind::Vsyscall,
@@ -181,7 +182,7 @@ fn contents(pid: HostPid, vmas: &[Vma], memory: MemoryLook) -> Result<Contents, 
     let mut pending: Option<(PageRange, Wanted)> = None;
     for vma in vmas {
         let wanted = match vma.kind {
-            VmaKind::Anon => Wanted::AnonContent,
+            VmaKind::Anon | VmaKind::Huge(_) => Wanted::AnonContent,
             VmaKind::File { shared: false, .. } | VmaKind::Memfd { shared: false, .. } => {
                 Wanted::CowedFileContent
             }

@@ -11,6 +11,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use pages::{PAGE_SIZE, PageRange, PageSet, SharedId, VirtAddr};
 
 use super::ghosts::data;
+use crate::survey::huge;
 
 /// Reads the object that `way` (under /proc) opens: what it is, which of its pages hold data (in
 /// memory or swapped out; the others are holes), and a descriptor to read them through.
@@ -31,6 +32,7 @@ pub(super) fn read(
         uid: stat.uid(),
         gid: stat.gid(),
         mode: stat.mode() & 0o7777,
+        huge: huge::size_of(&file),
         sysv: None,
     };
     Ok((object, pages, file.into()))

@@ -10,11 +10,11 @@ use pages::SharedId;
 use tracee::HostPid;
 use tracee::proc::maps::{self, Mapping};
 
-use crate::survey::tree;
+use crate::survey::{huge, tree};
 
-/// What the kernel calls shared memory that has no file: every such object is on one file system of
-/// the kernel's own, so its inode number tells it from all others.
-const NAMES: [&str; 3] = ["/dev/zero", "/memfd:", "/SYSV"];
+/// What the kernel calls shared memory that has no file: every such object is on a file system of
+/// the kernel's own, and it numbers those of all of them in one row.
+const NAMES: [&str; 4] = ["/dev/zero", "/memfd:", "/SYSV", huge::ANONYMOUS];
 
 /// Opens an object that one of `processes`, all of which stand still, has mapped or open.
 pub(super) fn open(id: SharedId, processes: &[HostPid]) -> io::Result<OwnedFd> {

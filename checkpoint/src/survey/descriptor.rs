@@ -1,14 +1,13 @@
 //! What a descriptor is open on, told from the link under /proc/PID/fd and its stat.
 
 use std::fs::Metadata;
-use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use nix::libc;
 use nix::sys::stat::{major, minor};
-use nix::sys::statfs::{HUGETLBFS_MAGIC, fstatfs, statfs};
+use nix::sys::statfs::statfs;
 
 use super::named::{Named, is_memory_device, named, without_deleted};
 use super::refusals::{BY_CRIU, Trouble};
@@ -123,16 +122,6 @@ pub(crate) fn memfd_name(link: &Path, open: &Metadata) -> Option<Result<String, 
     Some(String::from_utf8(name.to_vec()).map_err(|error| {
         Trouble::new(String::from_utf8_lossy(error.as_bytes()), "the memfd's name is not UTF-8")
     }))
-}
-
-/// Refuses memfds of huge pages.
-pub(crate) fn plain_memory(file: impl AsFd, shown: &str) -> Result<(), Trouble> {
-    match fstatfs(file) {
-        Ok(fs) if fs.filesystem_type() == HUGETLBFS_MAGIC => {
-            Err(Trouble::new(shown, "memory of huge pages (hugetlbfs)").but(BY_CRIU))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// The same of the descriptor that `way` (under /proc) leads to: its file system knows more than its

@@ -6,10 +6,12 @@ use std::fs::{self, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use image::state::HugeSize;
 use tracee::HostPid;
 use tracee::proc::maps::Mapping;
 
 use super::descriptor::{by_file_system, memfd_name};
+use super::huge;
 use super::named::{Named, is_memory_device, named};
 use super::refusals::{BY_CRIU, Trouble};
 
@@ -18,6 +20,8 @@ use super::refusals::{BY_CRIU, Trouble};
 pub(crate) enum Shows {
     /// Private anonymous memory.
     Anon,
+    /// The same, of huge pages.
+    Huge(HugeSize),
     /// The kernel's code pages.
     Vdso,
     /// The kernel's data pages.
@@ -83,6 +87,8 @@ fn look(pid: HostPid, mapping: &Mapping, limit: u64) -> Option<Result<MappedFile
         Shows::SysV(i32::try_from(stat.ino()).ok()?)
     } else if shown == "/dev/zero (deleted)" && kind.is_file() {
         Shows::Memfd(DEV_ZERO.to_owned())
+    } else if mapping.has_flag(b"ht") && huge::of_mapping(mapping).is_some() {
+        Shows::Memfd(huge::ANONYMOUS.to_owned())
     } else if let Some(name) = memfd_name(&link, &stat) {
         match name {
             Ok(name) => Shows::Memfd(name),
@@ -145,6 +151,17 @@ pub(crate) fn shows(mapping: &Mapping) -> Result<Option<Shows>, Trouble> {
             return Err(if *criu { trouble.but(BY_CRIU) } else { trouble });
         }
     }
+    if mapping.has_flag(b"ht") {
+        // Of shared memory the object is what travels.
+        let memfd = mapping.deleted && place.starts_with("/memfd:");
+        return match huge::of_mapping(mapping) {
+            Some(size) if !mapping.shared => Ok(Some(Shows::Huge(size))),
+            Some(_) => Ok(None),
+            None if memfd && mapping.shared => Ok(None),
+            None if memfd => refuse("a private mapping of a memfd of huge pages"),
+            None => Err(Trouble::new(place, "huge pages of hugetlbfs").but(BY_CRIU)),
+        };
+    }
     // The first segment of System V shared memory has the number 0, and so has its file.
     Ok((mapping.inode == 0 && !place.starts_with("/SYSV")).then_some(Shows::Anon))
 }
@@ -152,7 +169,6 @@ pub(crate) fn shows(mapping: &Mapping) -> Result<Option<Shows>, Trouble> {
 /// VmFlags of /proc/PID/smaps (Documentation/filesystems/proc.rst), what each means, and whether
 /// CRIU carries it.
 const REFUSED_FLAGS: &[(&[u8; 2], &str, bool)] = &[
-    (b"ht", "huge pages of hugetlbfs", true),
     (b"ss", "a shadow stack", true),
     (b"io", "memory of a device", false),
     (b"pf", "memory of a device", false),

@@ -13,7 +13,7 @@ use tracee::host::{pidfd_getfd, pidfd_open};
 use tracee::proc::children::shown_as;
 use tracee::proc::fdinfo::{Extra, FdInfo};
 
-use super::descriptor::{Allowed, OpenOn, open_at, plain_memory};
+use super::descriptor::{Allowed, OpenOn, open_at};
 use super::named::Named;
 use super::needed::Use;
 use super::process::Look;
@@ -129,13 +129,7 @@ impl Look<'_> {
                     self.ends.process(target, whose.fd(number));
                 }
             }
-            OpenOn::Memfd(name) => {
-                if let Err(trouble) =
-                    fs::File::open(&way).ok().map_or(Ok(()), |file| plain_memory(&file, &name))
-                {
-                    troubles.push(trouble);
-                }
-            }
+            OpenOn::Memfd(_) => self.huge.shared(&way, &stat),
             OpenOn::Tty => {
                 let end = terminal::end(whose.pid, stat.rdev(), &info.extra);
                 self.ends.terminal(end, &link, whose.fd(number));

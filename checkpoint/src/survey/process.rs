@@ -16,6 +16,7 @@ use tracee::proc::timers;
 
 use super::guards::Guards;
 use super::host::vdso_hash;
+use super::huge::HugePages;
 use super::mapped::{MappedFiles, Shows, shows};
 use super::named::{Named, named};
 use super::needed::{Needed, Use};
@@ -54,6 +55,7 @@ pub(crate) struct Look<'o> {
     /// Interfaces that sockets name.
     pub(crate) interfaces: BTreeSet<String>,
     guards: Guards,
+    pub(crate) huge: HugePages,
     /// Under which numbers /proc shows the processes.
     shown: HashMap<HostPid, HostPid>,
 }
@@ -84,6 +86,7 @@ impl<'o> Look<'o> {
             objects: 0,
             interfaces: BTreeSet::new(),
             guards: Guards::default(),
+            huge: HugePages::default(),
             shown: HashMap::new(),
         })
     }
@@ -259,6 +262,7 @@ impl<'o> Look<'o> {
             Ok(Some(Shows::Vdso)) if self.vdso.is_empty() => {
                 self.vdso = vdso_hash(whose.pid, mapping.start, mapping.end);
             }
+            Ok(Some(Shows::Huge(size))) => self.huge.private(whose.pid, size, mapping),
             Ok(Some(_)) => {}
             Ok(None) => match files.behind(whose.pid, mapping, self.options.ghost_limit.0)? {
                 Err(trouble) => return Some(trouble.clone()),
@@ -274,6 +278,7 @@ impl<'o> Look<'o> {
                             self.needed.add(named, &file.stat, how, used_as);
                         }
                         Shows::SysV(id) => *self.attached.entry(*id).or_default() += 1,
+                        Shows::Memfd(_) => self.huge.shared(&file.way, &file.stat),
                         _ => {}
                     }
                 }

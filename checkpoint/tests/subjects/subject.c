@@ -100,8 +100,10 @@ static void make(const char *what) {
     } else if (!strcmp(what, "bpf")) {
         uint32_t array[16] = {2, 4, 8, 1};
         must(syscall(SYS_bpf, 0, array, sizeof array) >= 0, what);
-    } else if (!strcmp(what, "huge-memfd")) {
-        must(memfd_create("huge", MFD_HUGETLB) >= 0, what);
+    } else if (!strcmp(what, "huge-private-memfd")) {
+        int f = memfd_create("huge", MFD_HUGETLB);
+        must(f >= 0 && !ftruncate(f, 2 << 20), what);
+        must(mmap(0, 2 << 20, PROT_READ, MAP_PRIVATE | MAP_NORESERVE, f, 0) != MAP_FAILED && !close(f), what);
     } else if (!strcmp(what, "namespace")) {
         must(open("/proc/self/ns/net", O_RDONLY) >= 0, what);
     } else if (!strcmp(what, "device")) {

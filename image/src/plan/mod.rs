@@ -5,6 +5,7 @@
 
 mod build_id;
 mod fingerprint;
+mod huge;
 mod refusal;
 #[cfg(test)]
 mod tests;
@@ -17,6 +18,7 @@ use pages::{ByteCount, TaskId};
 
 pub use build_id::build_id;
 pub use fingerprint::fingerprint;
+pub use huge::{HUGE_PAGES, huge_pages, huge_pages_of};
 pub use refusal::Refusal;
 pub use wire::BadPlan;
 

@@ -3,7 +3,7 @@
 use bitflags::bitflags;
 use pages::{PageRange, SharedId, VirtAddr};
 
-use super::FileId;
+use super::{FileId, HugeSize};
 
 /// Address space of one process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +56,8 @@ pub struct Vma {
 pub enum VmaKind {
     /// Private anonymous memory; heaps and stacks too.
     Anon,
+    /// Private anonymous memory of huge pages (MAP_HUGETLB).
+    Huge(HugeSize),
     /// A regular file or device, private (copy on write) or shared.
     File {
         /// Which file.
@@ -152,6 +154,8 @@ pub struct SharedMemory {
     pub gid: u32,
     /// Permission bits; of a System V segment also SHM_DEST 0o1000 (gone with its last mapping).
     pub mode: u32,
+    /// It is made of huge pages (MFD_HUGETLB, MAP_HUGETLB) of this size.
+    pub huge: Option<HugeSize>,
     /// It is a segment of System V shared memory, whose id is [`Self::id`].
     pub sysv: Option<SysV>,
 }

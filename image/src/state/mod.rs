@@ -10,6 +10,7 @@ pub(crate) mod check;
 pub mod creds;
 pub mod fanotify;
 pub mod files;
+pub mod huge;
 pub mod ipc;
 pub mod mm;
 pub mod netlink;
@@ -30,6 +31,7 @@ pub use files::{
     EpollTarget, Fd, FdTable, FdTableId, Fifo, File, FileId, FileKind, FileLock, Ghost, GhostBody,
     GhostId, LockKind, Owner, PipeBuffer, PipeId, Regular, Tty, Watch,
 };
+pub use huge::HugeSize;
 pub use ipc::{IpcObject, Message, MessageQueue, SemaphoreSet};
 pub use mm::{Advice, Mm, SharedMemory, SysV, Vma, VmaFlags, VmaKind};
 pub use netlink::NetlinkSocket;

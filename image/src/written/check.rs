@@ -328,7 +328,7 @@ fn check_mm(living: &Living, index: &Index<'_>) -> Result<(), BadField> {
                     return Err(BadField::value("vmas.pgoff", offset, "a place in the segment"));
                 }
             }
-            VmaKind::Anon | VmaKind::Vdso | VmaKind::Vvar => {}
+            VmaKind::Anon | VmaKind::Huge(_) | VmaKind::Vdso | VmaKind::Vvar => {}
         }
     }
     Ok(())

@@ -9,7 +9,8 @@ use crate::frame::FrameReader;
 use crate::kind::ImageKind;
 use crate::messages::{MmEntry, VmaEntry};
 use crate::state::check::{address, bounded_text, page_range};
-use crate::state::{Advice, FileId, Mm, Vma, VmaFlags, VmaKind};
+use crate::state::huge::MAP_HUGETLB;
+use crate::state::{Advice, FileId, HugeSize, Mm, Vma, VmaFlags, VmaKind};
 
 /// Most mappings of a process; vm.max_map_count is 65530 unless an operator raised it.
 const MOST_VMAS: usize = 1 << 19;
@@ -42,7 +43,6 @@ const MAP_SHARED: u32 = 0x1;
 const MAP_PRIVATE: u32 = 0x2;
 const MAP_DROPPABLE: u32 = 0x8;
 const MAP_ANONYMOUS: u32 = 0x20;
-const MAP_HUGETLB: u32 = 0x4_0000;
 const VSYSCALL_START: u64 = 0xffff_ffff_ff60_0000;
 
 impl From<&Mm> for MmEntry {
@@ -96,6 +96,9 @@ fn to_entry(vma: &Vma, heap: std::ops::Range<VirtAddr>) -> VmaEntry {
             let is_heap = heap.contains(&vma.range.start_addr());
             let heap = if is_heap { status::HEAP } else { 0 };
             ((status::REGULAR | status::ANON_PRIVATE | heap, anonymous), None)
+        }
+        VmaKind::Huge(size) => {
+            ((status::REGULAR | status::ANON_PRIVATE, anonymous | size.map_flags()), None)
         }
         VmaKind::File { file: id, offset, shared, access } => {
             (file(shared, 0), Some((id, offset, access)))
@@ -212,15 +215,17 @@ fn vma_from(entry: &VmaEntry, reader: &mut Reader<'_>) -> Result<Vma, BadField> 
     if entry.prot & !7 != 0 {
         return Err(BadField::value("vmas.prot", entry.prot, "PROT_READ, PROT_WRITE, PROT_EXEC"));
     }
+    let kind = kind_from(entry, range, reader)?;
     let known = MAP_SHARED | MAP_PRIVATE | MAP_ANONYMOUS;
-    let flags = VmaFlags::from_bits(entry.flags & !known)
+    // CRIU tells of a shared mapping too that its object is one of huge pages.
+    let size = if entry.flags & MAP_HUGETLB != 0 { HugeSize::all_map_flags() } else { 0 };
+    let flags = VmaFlags::from_bits(entry.flags & !known & !size)
         .filter(|flags| !flags.contains(VmaFlags::ON_FAULT))
         .ok_or_else(|| BadField::value("vmas.flags", entry.flags, "flags of mmap(2) that stay"))?;
     let flags = match entry.lock_on_fault {
         Some(true) => flags | VmaFlags::ON_FAULT,
         _ => flags,
     };
-    let kind = kind_from(entry, range, reader)?;
     let advice = entry.madv.unwrap_or(0);
     let advice = Advice::from_bits(advice)
         .ok_or_else(|| BadField::value("vmas.madv", advice, "advice of madvise(2) that stays"))?;
@@ -282,9 +287,19 @@ fn kind_from(
         return Ok(VmaKind::Memfd { file, offset, shared: true, access: 2 });
     }
     if has(status::ANON_PRIVATE) {
-        return Ok(VmaKind::Anon);
+        return huge_from(entry, range).map(|size| size.map_or(VmaKind::Anon, VmaKind::Huge));
     }
     Err(BadField::value("vmas.status", entry.status, "a mapping of a file or of memory"))
+}
+
+fn huge_from(entry: &VmaEntry, range: PageRange) -> Result<Option<HugeSize>, BadField> {
+    if entry.flags & MAP_HUGETLB == 0 {
+        return Ok(None);
+    }
+    match HugeSize::in_flags(entry.flags).filter(|size| size.divides(range)) {
+        Some(size) => Ok(Some(size)),
+        None => Err(BadField::value("vmas.flags", entry.flags, "huge pages that fill the mapping")),
+    }
 }
 
 fn refuse_special(entry: &VmaEntry) -> Result<(), BadField> {
@@ -297,10 +312,9 @@ fn refuse_special(entry: &VmaEntry) -> Result<(), BadField> {
     if let Some((_, what)) = what.iter().find(|(bit, _)| entry.status & bit != 0) {
         return Err(BadField::unsupported("vmas.status", what));
     }
-    let what = [(MAP_HUGETLB, "a mapping of huge pages"), (MAP_DROPPABLE, "droppable memory")];
-    match what.iter().find(|(bit, _)| entry.flags & bit != 0) {
-        Some((_, what)) => Err(BadField::unsupported("vmas.flags", what)),
-        None => Ok(()),
+    match entry.flags & MAP_DROPPABLE {
+        0 => Ok(()),
+        _ => Err(BadField::unsupported("vmas.flags", "droppable memory")),
     }
 }
 
@@ -315,6 +329,27 @@ fn page_offset(offset: u64, range: PageRange) -> Result<u64, BadField> {
         true => Ok(offset),
         false => {
             Err(BadField::value("vmas.pgoff", offset, "a whole number of pages within a file"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn huge_pages_have_a_size_that_fits() {
+        let entry = |start, flags| VmaEntry { start, end: 0x80_0000, flags, ..VmaEntry::default() };
+        let range = |entry: &VmaEntry| page_range("", entry.start, entry.end).expect("a range");
+        for (start, flags, bytes) in [
+            (0x40_0000, 0x22, Ok(None)),
+            (0x40_0000, 0x5404_0022, Ok(Some(2 << 20))),
+            (0x40_1000, 0x5404_0022, Err(())),
+            (0x40_0000, 0x0004_0022, Err(())),
+        ] {
+            let entry = entry(start, flags);
+            let size = huge_from(&entry, range(&entry)).map(|size| size.map(HugeSize::bytes));
+            assert_eq!(size.map_err(drop), bytes, "{start:#x} {flags:#x}");
         }
     }
 }

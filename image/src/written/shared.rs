@@ -9,7 +9,7 @@ use crate::error::{BadField, BadImage};
 use crate::kind::ImageKind;
 use crate::messages::MemfdInodeEntry;
 use crate::state::check::{USER_END, bounded_text};
-use crate::state::{FileId, SharedMemory};
+use crate::state::{FileId, HugeSize, SharedMemory};
 
 /// What F_GET_SEALS says of a memfd that cannot be sealed, as anonymous shared memory is.
 const SEAL_SEAL: u32 = 1;
@@ -52,6 +52,7 @@ impl OldShared {
                 uid: 0,
                 gid: 0,
                 mode: 0o777,
+                huge: None,
                 sysv: None,
             };
             (*file, object)
@@ -74,7 +75,7 @@ pub(super) fn write(writer: &mut Writer<'_>) {
         shmid: object.id.0,
         seals: object.seals,
         inode_id: u64::from(object.id.0),
-        hugetlb_flag: None,
+        hugetlb_flag: object.huge.map(HugeSize::memfd_flags),
         mode: Some(REGULAR_FILE | object.mode),
     };
     let memfds = || writer.checkpoint.shared.iter().filter(|object| object.sysv.is_none());
@@ -106,9 +107,13 @@ impl TryFrom<&MemfdInodeEntry> for SharedMemory {
     type Error = BadField;
 
     fn try_from(entry: &MemfdInodeEntry) -> Result<Self, BadField> {
-        if entry.hugetlb_flag.unwrap_or(0) != 0 {
-            return Err(BadField::unsupported("hugetlb_flag", "a memfd of huge pages"));
-        }
+        let huge =
+            match entry.hugetlb_flag.unwrap_or(0) {
+                0 => None,
+                flags => Some(HugeSize::in_flags(flags).ok_or_else(|| {
+                    BadField::value("hugetlb_flag", flags, "a size of huge pages")
+                })?),
+            };
         // memfd_create(2): the name has at most 249 bytes.
         bounded_text("name", &entry.name, 249)?;
         if entry.size >= USER_END {
@@ -122,6 +127,7 @@ impl TryFrom<&MemfdInodeEntry> for SharedMemory {
             uid: entry.uid,
             gid: entry.gid,
             mode: entry.mode.unwrap_or(0o777) & 0o7777,
+            huge,
             sysv: None,
         })
     }

@@ -70,6 +70,7 @@ impl TryFrom<&IpcShmEntry> for SharedMemory {
             uid: desc.uid,
             gid: desc.gid,
             mode: desc.mode & MODE,
+            huge: None,
             sysv: Some(SysV { key: desc.key, creator: (desc.cuid, desc.cgid) }),
         })
     }

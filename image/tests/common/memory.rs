@@ -22,6 +22,7 @@ pub(super) fn mm() -> Mm {
     let mut heap = vma(0x1000_0000, 0x1002_1000, 3, VmaKind::Anon);
     heap.flags = VmaFlags::NO_RESERVE;
     heap.advice = Advice::DONT_FORK | Advice::NO_HUGE_PAGE;
+    let huge = VmaKind::Huge(HugeSize::of_bytes(2 << 20).expect("2 MiB"));
     Mm {
         start_code: VirtAddr(0x40_0000),
         end_code: VirtAddr(0x40_1155),
@@ -43,6 +44,7 @@ pub(super) fn mm() -> Mm {
             vma(0x7f00_0000_0000, 0x7f00_0000_1000, 1, file(true, 2)),
             vma(0x7f00_0000_1000, 0x7f00_0000_9000, 3, memfd(23, true)),
             vma(0x7f00_0000_9000, 0x7f00_0000_a000, 3, memfd(10, false)),
+            vma(0x7f00_0040_0000, 0x7f00_0080_0000, 3, huge),
             vma(
                 0x7ffd_0000_0000,
                 0x7ffd_0000_2000,

@@ -54,6 +54,7 @@ pub(crate) fn rich() -> Checkpoint {
                 uid: 0,
                 gid: 0,
                 mode: 0o777,
+                huge: None,
                 sysv: None,
             },
             SharedMemory {
@@ -64,6 +65,7 @@ pub(crate) fn rich() -> Checkpoint {
                 uid: 1000,
                 gid: 100,
                 mode: 0o600,
+                huge: HugeSize::of_bytes(1 << 30),
                 sysv: None,
             },
             SharedMemory {
@@ -74,6 +76,7 @@ pub(crate) fn rich() -> Checkpoint {
                 uid: 1000,
                 gid: 100,
                 mode: 0o1640,
+                huge: None,
                 sysv: Some(SysV { key: 0x1267, creator: (0, 7) }),
             },
         ],

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 
 use image::kept::same_object;
-use image::state::{Checkpoint, SharedMemory};
+use image::state::{Checkpoint, HugeSize, SharedMemory};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl, open};
 use nix::libc;
@@ -17,6 +17,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{Gid, Uid, fchown};
 use pages::{ByteCount, PageCount, SharedId};
+use tracee::Window;
 
 use super::files::{View, reopen};
 use super::paged::Paged;
@@ -24,8 +25,13 @@ use super::process::Process;
 use super::sysv::Segments;
 use crate::error::{BadCheckpoint, During, Error, Result, errno_of};
 
-/// The name CRIU's format gives to anonymous shared memory.
-const ANONYMOUS: &str = "/dev/zero";
+/// The name CRIU's format gives to anonymous shared memory, and to such of huge pages.
+const ANONYMOUS: [&str; 2] = ["/dev/zero", "/anon_hugepage"];
+
+/// True if no open(2) makes it.
+fn is_anonymous(object: &SharedMemory) -> bool {
+    object.name == ANONYMOUS[usize::from(object.huge.is_some())]
+}
 
 /// The objects of shared memory of a tree.
 #[derive(Default)]
@@ -52,7 +58,7 @@ impl Memfds {
                     let made = File::from(made);
                     if let Some(sysv) = object.sysv {
                         all.segments.adopt(&mut early.segments, object, sysv, maker)?;
-                    } else if object.name != ANONYMOUS {
+                    } else if !is_anonymous(object) {
                         describe(&made, object).during("resize shared memory")?;
                     }
                     all.objects.insert(object.id, (made.into(), object.clone()));
@@ -80,10 +86,10 @@ impl Memfds {
     }
 
     fn make(&mut self, object: &SharedMemory, maker: &mut Process) -> Result<()> {
-        let made = match (object.sysv, object.name.as_str()) {
-            (Some(sysv), _) => self.segments.make(object, sysv, maker)?,
-            (None, ANONYMOUS) => anonymous(object, maker)?,
-            (None, _) => create(object).during("make shared memory")?,
+        let made = match object.sysv {
+            Some(sysv) => self.segments.make(object, sysv, maker)?,
+            None if is_anonymous(object) => anonymous(object, maker)?,
+            None => create(object).during("make shared memory")?,
         };
         self.objects.insert(object.id, (made, object.clone()));
         Ok(())
@@ -122,10 +128,18 @@ impl Memfds {
         Ok((writer.into(), object.size))
     }
 
+    /// What an object of huge pages is written through; `None` if it is none.
+    pub(crate) fn window(&self, id: SharedId) -> Result<Option<Window>> {
+        let (file, size) = self.writer(id)?;
+        let huge = self.objects.get(&id).is_some_and(|(_, object)| object.huge.is_some());
+        let window = (huge && size > 0).then(|| Window::onto(&file, size)).transpose();
+        window.map_err(|error| errno_of(&error)).during("map shared memory of huge pages")
+    }
+
     /// Applies the seals, once all pages are there.
     pub(crate) fn seal(&self) -> Result<()> {
         for (memfd, object) in self.objects.values() {
-            if object.seals != 0 && object.name != ANONYMOUS {
+            if object.seals != 0 && !is_anonymous(object) {
                 let seals = SealFlag::from_bits_retain(object.seals.cast_signed());
                 fcntl(memfd, FcntlArg::F_ADD_SEALS(seals)).during("seal shared memory")?;
             }
@@ -143,7 +157,8 @@ impl Memfds {
 fn anonymous(object: &SharedMemory, maker: &mut Process) -> Result<OwnedFd> {
     let len = PageCount::covering(ByteCount(object.size)).bytes().0;
     let prot = u64::from((libc::PROT_READ | libc::PROT_WRITE).cast_unsigned());
-    let flags = u64::from((libc::MAP_SHARED | libc::MAP_ANONYMOUS).cast_unsigned());
+    let huge = object.huge.map_or(0, HugeSize::map_flags);
+    let flags = u64::from((libc::MAP_SHARED | libc::MAP_ANONYMOUS).cast_unsigned() | huge);
     let args = [0, len, prot, flags, u64::MAX, 0];
     let at = maker.call("make shared memory", libc::SYS_mmap, &args)?;
     let link = format!("/proc/{}/map_files/{at:x}-{:x}", maker.host, at.saturating_add(len));
@@ -154,7 +169,9 @@ fn anonymous(object: &SharedMemory, maker: &mut Process) -> Result<OwnedFd> {
 
 fn create(object: &SharedMemory) -> nix::Result<OwnedFd> {
     // F_SEAL_SEAL, which every memfd made without MFD_ALLOW_SEALING has, comes with the others.
-    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    let huge = object.huge.map_or(0, HugeSize::memfd_flags);
+    let flags =
+        MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING | MFdFlags::from_bits_retain(huge);
     let name = std::ffi::CString::new(object.name.as_str()).map_err(|_| Errno::EINVAL)?;
     let file = File::from(memfd_create(name.as_c_str(), flags)?);
     describe(&file, object)?;
@@ -186,6 +203,7 @@ mod tests {
             uid: 0,
             gid: 0,
             mode: 0o600,
+            huge: None,
             sysv: None,
         };
         let made = create(&object).expect("a memfd");

@@ -11,6 +11,7 @@ use tracee::{Memory, find_gate};
 
 use super::channel::{Channel, words};
 use super::files::Files;
+use super::huge;
 use super::layout::Hole;
 use super::memfds::Memfds;
 use super::process::{Batch, Process};
@@ -58,6 +59,7 @@ pub(crate) fn content(mm: &Mm) -> (PageSet, PageSet) {
     for vma in &mm.vmas {
         match vma.kind {
             VmaKind::Anon
+            | VmaKind::Huge(_)
             | VmaKind::File { shared: false, .. }
             | VmaKind::Memfd { shared: false, .. } => own.insert(vma.range),
             VmaKind::Vdso | VmaKind::Vvar | VmaKind::Vsyscall => kernels.insert(vma.range),
@@ -178,10 +180,10 @@ fn map_all(
     for vma in &mm.vmas {
         let lasting = (vma.flags & LASTING).bits();
         let fixed = libc::MAP_FIXED_NOREPLACE.cast_unsigned() | lasting;
+        let anonymous = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS).cast_unsigned();
         let (flags, fd, offset) = match vma.kind {
-            VmaKind::Anon => {
-                ((libc::MAP_PRIVATE | libc::MAP_ANONYMOUS).cast_unsigned(), u64::MAX, 0)
-            }
+            VmaKind::Anon => (anonymous, u64::MAX, 0),
+            VmaKind::Huge(size) => (anonymous | size.map_flags(), u64::MAX, 0),
             VmaKind::File { file, offset, shared, access }
             | VmaKind::Memfd { file, offset, shared, access } => {
                 let how = if shared { libc::MAP_SHARED } else { libc::MAP_PRIVATE };
@@ -193,7 +195,7 @@ fn map_all(
             }
             VmaKind::Vdso | VmaKind::Vvar | VmaKind::Vsyscall => continue,
         };
-        let prot = u64::from(vma.prot & 7);
+        let prot = u64::from(huge::early_prot(vma) & 7);
         let (there, missing) = parts(vma, kept);
         // First what is there gets its protection, then the kernel joins the rest to it.
         for range in there.ranges() {

@@ -11,6 +11,7 @@ mod files;
 mod fresh;
 mod ghosts;
 mod grow;
+mod huge;
 mod inotify;
 mod ipc;
 pub(crate) mod layout;
@@ -332,6 +333,7 @@ pub(crate) fn unknown(space: SpaceId) -> Error {
 /// Everything about one process that its memory must be there for.
 fn finish(process: &mut Process, living: &Living, from: &Checkpoint, me: &Creds) -> Result<()> {
     mm::name(process, &living.mm)?;
+    huge::protect(process, &living.mm)?;
     mm::guard(process, &living.mm)?;
     mm::lock(process, &living.mm)?;
     for (at, thread) in living.threads.iter().enumerate() {

@@ -8,7 +8,7 @@ use image::state::Mm;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use pages::{PAGE_SIZE, PageCount, PageIndex, PageRange, PageSet, SpaceId, VirtAddr};
-use tracee::{HostPid, Memory};
+use tracee::{HostPid, Memory, Window};
 
 use super::aside::Aside;
 use super::fresh::{Fresh, slice};
@@ -52,7 +52,7 @@ impl Place {
             }
             (Self::Shared, SpaceId::Shared(id)) => {
                 let (file, size) = memfds.writer(id)?;
-                To::Shared { file, size }
+                To::Shared { file, size, window: memfds.window(id)? }
             }
             (Self::Shared, SpaceId::Process(_)) => return Err(super::unknown(space)),
         };
@@ -89,6 +89,8 @@ enum To {
     Shared {
         file: File,
         size: u64,
+        /// What is written through instead, if it is of huge pages.
+        window: Option<Window>,
     },
     /// An image that somebody else will read.
     Image(PagesImage),
@@ -125,10 +127,14 @@ impl Sink {
                 (true, None) => self.written(range, memory.write(range.start_addr(), bytes)),
             },
             To::Growing(to) => self.grow(to, range, Some(bytes)),
-            To::Shared { file, size } => {
+            To::Shared { file, size, window } => {
                 let (offset, len) = self.within(range, *size)?;
-                file.write_all_at(&bytes[..len], offset)
-                    .map_err(|error| self.failed(range, errno_of(&error)))
+                let bytes = &bytes[..len];
+                let written = match window {
+                    Some(window) => window.write(offset, bytes),
+                    None => file.write_all_at(bytes, offset),
+                };
+                written.map_err(|error| self.failed(range, errno_of(&error)))
             }
             To::Late(late) => {
                 late.write(range, Some(bytes)).map_err(|error| self.failed(range, errno_of(&error)))
@@ -152,7 +158,7 @@ impl Sink {
                 self.written(range, zeros(memory, range))
             }
             To::Growing(to) => self.grow(to, range, None),
-            To::Shared { file, size } => {
+            To::Shared { file, size, .. } => {
                 let (offset, len) = self.within(range, *size)?;
                 let hole =
                     FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;

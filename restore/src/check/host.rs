@@ -1,6 +1,8 @@
 //! Processor, kernel, rights and limits.
 
-use image::plan::{CONTAINER, CRIU, INTERFACE, Plan, Refusal, SYSTEM_V_IPC, TCP_ESTABLISHED};
+use image::plan::{
+    CONTAINER, CRIU, HUGE_PAGES, INTERFACE, Plan, Refusal, SYSTEM_V_IPC, TCP_ESTABLISHED,
+};
 use nix::libc;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::utsname::uname;
@@ -77,8 +79,10 @@ pub(super) fn check_native(plan: &Plan, refusals: &mut Vec<Refusal>) {
         let hint = "run the same kernel build on both hosts";
         refusals.push(Refusal::new("[vdso]", HERE, kernel).hint(hint));
     }
-    let known =
-        |need: &str| [TCP_ESTABLISHED, SYSTEM_V_IPC].contains(&need) || need.starts_with(INTERFACE);
+    let known = |need: &str| {
+        let named = [INTERFACE, HUGE_PAGES].iter().any(|kind| need.starts_with(kind));
+        named || [TCP_ESTABLISHED, SYSTEM_V_IPC].contains(&need)
+    };
     for need in plan.needs.iter().filter(|need| !known(need)) {
         let (reason, hint) = match need.as_str() {
             CRIU => ("only a stock CRIU can restore it", "use `--engine criu` here too"),

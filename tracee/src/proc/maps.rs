@@ -34,6 +34,8 @@ pub struct Mapping {
     pub path: Option<PathBuf>,
     /// The name is gone (or the file is really called "… (deleted)": the kernel does not tell).
     pub deleted: bool,
+    /// Bytes of the pages that the kernel maps here at least (`KernelPageSize`); zero from maps.
+    pub kernel_page_size: u64,
     /// The two-letter `VmFlags` of proc(5); only from smaps.
     pub flags: Vec<[u8; 2]>,
 }
@@ -82,6 +84,13 @@ pub fn parse_smaps(text: &[u8]) -> Result<Vec<Mapping>> {
         // A mapping begins with an address, a detail with a capital letter.
         if !line[0].is_ascii_uppercase() {
             all.push(parse_line(SMAPS, line)?);
+        } else if let Some(size) = line.strip_prefix(b"KernelPageSize:") {
+            let mapping = all.last_mut();
+            let mapping = mapping.ok_or_else(|| SMAPS.error("KernelPageSize", "no mapping"))?;
+            let text = std::str::from_utf8(size).unwrap_or_default();
+            let kib = text.trim().strip_suffix(" kB").unwrap_or_default();
+            mapping.kernel_page_size =
+                SMAPS.number::<u64>("KernelPageSize", kib)?.saturating_mul(1024);
         } else if let Some(flags) = line.strip_prefix(b"VmFlags:") {
             let mapping = all.last_mut().ok_or_else(|| SMAPS.error("VmFlags", "no mapping"))?;
             let words = flags.split(|byte| *byte == b' ').filter(|word| !word.is_empty());
@@ -135,6 +144,7 @@ fn parse_line(source: Source, line: &[u8]) -> Result<Mapping> {
         inode,
         path,
         deleted,
+        kernel_page_size: 0,
         flags: Vec::new(),
     })
 }

@@ -1,6 +1,11 @@
 //! process_vm_readv(2), process_vm_writev(2): many bytes of another process in one call.
 
+use std::num::NonZeroUsize;
+use std::os::fd::BorrowedFd;
+use std::ptr::NonNull;
+
 use nix::errno::Errno;
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 fn transfer(
     call: libc::c_long,
@@ -48,4 +53,36 @@ pub(crate) fn write_two(pid: i32, pieces: [(u64, &[u8]); 2]) -> nix::Result<usiz
         libc::process_vm_writev(pid, local.as_ptr(), 2, remote.as_ptr(), 2, 0)
     })?;
     Ok(moved.cast_unsigned())
+}
+
+/// A file mapped shared and writable into this process, unmapped when it is dropped. Nobody gets a
+/// reference into it: it is written to as if it were another process's ([`write()`]), so that a page the
+/// kernel cannot give is an error and no signal.
+#[derive(Debug)]
+pub(crate) struct Mapped {
+    at: usize,
+    len: NonZeroUsize,
+}
+
+impl Mapped {
+    pub(crate) fn of(file: BorrowedFd<'_>, len: NonZeroUsize) -> nix::Result<Self> {
+        let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping at a place of the kernel's choice touches no memory that is in use.
+        let at = unsafe { mmap(None, len, prot, MapFlags::MAP_SHARED, file, 0) }?;
+        Ok(Self { at: at.as_ptr().expose_provenance(), len })
+    }
+
+    /// Where it begins.
+    pub(crate) fn start(&self) -> u64 {
+        self.at as u64
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        if let Some(at) = NonNull::new(std::ptr::with_exposed_provenance_mut(self.at)) {
+            // SAFETY: the mapping is this value's own, and nothing refers into it.
+            let _ = unsafe { munmap(at, self.len.get()) };
+        }
+    }
 }

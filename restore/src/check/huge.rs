@@ -1,0 +1,76 @@
+//! Huge pages: are as many free here as the tree needs?
+
+use std::fs;
+use std::path::Path;
+
+use image::plan::{Plan, Refusal, huge_pages_of};
+use image::state::HugeSize;
+
+use super::HERE;
+
+/// Documentation/admin-guide/mm/hugetlbpage.rst.
+const SIZES: &str = "/sys/kernel/mm/hugepages";
+
+pub(super) fn check(plan: &Plan, refusals: &mut Vec<Refusal>) {
+    check_in(Path::new(SIZES), plan, refusals);
+}
+
+fn check_in(sizes: &Path, plan: &Plan, refusals: &mut Vec<Refusal>) {
+    for (size, wanted) in plan.needs.iter().filter_map(|need| huge_pages_of(need)) {
+        let object = format!("{wanted} huge pages of {size}");
+        let refusal = match free(sizes, size) {
+            None => Refusal::new(object, HERE, "this kernel has no pages of that size"),
+            Some(free) if free < wanted => {
+                Refusal::new(object, HERE, format!("{free} are free")).hint("raise vm.nr_hugepages")
+            }
+            Some(_) => continue,
+        };
+        refusals.push(refusal);
+    }
+}
+
+/// How many pages can be had: those that nobody has or was promised, and those that the kernel may
+/// make beyond (vm.nr_overcommit_hugepages).
+fn free(sizes: &Path, size: HugeSize) -> Option<u64> {
+    let folder = sizes.join(format!("hugepages-{}kB", size.bytes() >> 10));
+    let number =
+        |name: &str| fs::read_to_string(folder.join(name)).ok()?.trim().parse::<u64>().ok();
+    let idle = number("free_hugepages")?.saturating_sub(number("resv_hugepages")?);
+    let more = number("nr_overcommit_hugepages")?.saturating_sub(number("surplus_hugepages")?);
+    Some(idle.saturating_add(more))
+}
+
+#[cfg(test)]
+mod tests {
+    use image::plan::huge_pages;
+
+    use super::*;
+    use crate::check::tests::easy;
+
+    #[test]
+    fn what_is_promised_is_not_free() {
+        let sizes = tempfile::tempdir().expect("a directory");
+        let folder = sizes.path().join("hugepages-2048kB");
+        fs::create_dir(&folder).expect("a directory");
+        for (name, number) in [
+            ("free_hugepages", 9),
+            ("resv_hugepages", 4),
+            ("nr_overcommit_hugepages", 3),
+            ("surplus_hugepages", 1),
+        ] {
+            fs::write(folder.join(name), format!("{number}\n")).expect("a file");
+        }
+        let two = HugeSize::of_bytes(2 << 20).expect("2 MiB");
+        let refused = |size, count| {
+            let mut plan = easy();
+            plan.needs = vec![huge_pages(size, count)];
+            let mut refusals = Vec::new();
+            check_in(sizes.path(), &plan, &mut refusals);
+            refusals.first().map(|refusal| refusal.reason.clone())
+        };
+        assert_eq!(refused(two, 7), None);
+        assert_eq!(refused(two, 8).as_deref(), Some("7 are free"));
+        let other = HugeSize::of_bytes(1 << 30).expect("1 GiB");
+        assert_eq!(refused(other, 1).as_deref(), Some("this kernel has no pages of that size"));
+    }
+}
