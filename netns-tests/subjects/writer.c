@@ -1,12 +1,15 @@
 /* Memory that keeps changing. `mib N` (64), `random PERCENT` of it incompressible (50); a thread
  * rewrites random pages, whole, at `rate MIB` (50) per second, or as fast as it can for 0; `hot
  * PERCENT` (100) says of how much of the memory; with `direct 1` it has a file open with O_DIRECT; with
- * `file 1` the memory is a private mapping of a file, every other page of which it has made its own.
+ * `file 1` the memory is a private mapping of a file, every other page of which it has made its own; with `sweep 1`
+ * it writes to every page once more before the verdict, which may take no page faults: nobody watches it.
  * The main thread only beats its heart, so that the longest gap is the standstill that the process saw
  * and nothing of its own work.
  *
  * Before the verdict, `result.samples` gets a line `written AT_US PAGES` for each tenth of a second.
  */
+#include <sys/resource.h>
+
 #include "subject.h"
 
 enum { TENTHS = 6000 };
@@ -55,6 +58,15 @@ static int backing(void) {
     return file;
 }
 
+/* Writes to every page, and tells how many page faults that took. */
+static long sweep(void) {
+    struct rusage before, after;
+    MUST(!getrusage(RUSAGE_THREAD, &before));
+    for (size_t i = 0; i < pages; i++) fill_page(block + i * PAGE, i, ++rounds[i], percent);
+    MUST(!getrusage(RUSAGE_THREAD, &after));
+    return after.ru_minflt - before.ru_minflt;
+}
+
 int main(int argc, char **argv) {
     begin(argc, argv);
     pages = (size_t)option_number("mib", 64) << 8;
@@ -75,6 +87,10 @@ int main(int argc, char **argv) {
     stop = true;
     pthread_join(thread, NULL);
 
+    if (option_number("sweep", 0)) {
+        long first = sweep(), second = sweep();
+        CHECK(first < (long)pages / 100 && second < (long)pages / 100, "writing to %zu pages took %ld page faults, then %ld", pages, first, second);
+    }
     FILE *file = samples_file();
     for (int i = 0; file && i < TENTHS && began + (uint64_t)i * 100 * MS < now(); i++)
         fprintf(file, "written %llu %u\n", (unsigned long long)(began / 1000 + (uint64_t)i * 100000), tenths[i]);

@@ -178,6 +178,37 @@ fn at(lab: &Lab, started: &Started, phase: &str, then: impl FnOnce(&Moving) -> O
     Ok(())
 }
 
+/// A page whose writes are still noted, or waited for, would cost a page fault.
+#[test]
+fn no_page_faults_are_left() -> Outcome {
+    if missing() {
+        return Ok(());
+    }
+    let lab = Lab::two_hosts()?;
+    // Three quarters of it are not written to before it is asked.
+    let subject = Subject::new("writer").arg("mib").arg(8).arg("rate").arg(10).arg("hot").arg(25);
+    let subject = subject.arg("sweep").arg(1);
+    for (side, phase, action) in
+        [(Side::Source, "round", Action::Kill), (Side::Source, "images", Action::Fail)]
+    {
+        let started = subject.start(&lab, lab.src())?;
+        let before = begun(&lab, &started)?;
+        let what = format!("{side:?} {phase} {action:?}");
+        let moved = precopy(&lab)?.fault(Fault::new(side, phase, action)).run(started.pid())?;
+        assert!(!moved.dumped().success(), "{what}: {}", moved.logs());
+        untouched(&lab, &started, &before, &what)?;
+        let verdict = started.ask(lab.src())?;
+        assert!(verdict.passed(), "{what}: {verdict}");
+    }
+    // While it is watched they are there.
+    let started = subject.start(&lab, lab.src())?;
+    at(&lab, &started, "round", |moving| {
+        let verdict = started.ask(lab.src())?;
+        assert!(!verdict.passed() && verdict.to_string().contains("page faults"), "{verdict}");
+        Ok(moving.qmig(Side::Source).signal(Signal::SIGINT)?)
+    })
+}
+
 #[test]
 fn an_interrupt_in_any_phase_leaves_nothing() -> Outcome {
     if missing() {
