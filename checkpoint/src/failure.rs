@@ -122,10 +122,13 @@ pub enum Cause {
     /// After the hand-over, nobody could be asked any more.
     #[error("learn what became of the hand-over: the destination does not answer")]
     Stranded,
-    /// After the hand-over, a person ended it before the destination had every page.
-    #[error("send the rest of the memory: it was ended while {left} pages were missing over there")]
+    /// After the hand-over, a person ended it before the destination said that it has every page.
+    #[error(
+        "send the rest of the memory: it was ended before the destination said that nothing is missing; \
+         {left} pages had not been sent"
+    )]
     Abandoned {
-        /// How many.
+        /// How many were never sent, or not again since a link was lost.
         left: u64,
         /// True if the destination could be reached, so that it is known to run there.
         reached: bool,
@@ -239,11 +242,12 @@ impl Failure {
                  ended, because two copies must never run"
                     .into(),
             ),
-            Cause::Abandoned { .. } => Some(
-                "what needs a missing page on the destination waits for it in vain: end the tree \
-                 there and start it anew"
-                    .into(),
-            ),
+            Cause::Abandoned { reached, .. } => {
+                let look = if *reached { "" } else { "look there whether the tree still runs; " };
+                let hint = "what needs a missing page on the destination waits for it in vain: end \
+                            the tree there and start it anew";
+                Some(format!("{look}{hint}"))
+            }
             _ => None,
         }
     }

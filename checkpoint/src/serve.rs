@@ -33,6 +33,8 @@ pub(crate) struct Server {
     /// What runs over the newest link.
     tasks: JoinSet<()>,
     link: Option<SourceLink>,
+    /// What had not been sent when the link was lost, until the destination has told what is missing.
+    lost_with: Option<PageCount>,
 }
 
 struct Store {
@@ -60,7 +62,7 @@ impl Server {
             pending.owe(space.space, &space.pages, &space.hot);
         }
         let store = Store { kept, pending: Mutex::new(pending), sent: 0.into() };
-        Ok(Self { store: Arc::new(store), tasks: JoinSet::new(), link: None })
+        Ok(Self { store: Arc::new(store), tasks: JoinSet::new(), link: None, lost_with: None })
     }
 
     /// Answers wishes over `link`, and over no other any more. Bulk yields to those who wait.
@@ -78,6 +80,7 @@ impl Server {
 
     /// The link was lost: what was under way may be lost with it.
     pub(crate) fn link_lost(&mut self) {
+        self.lost_with = Some(self.left());
         self.tasks = JoinSet::new();
         self.link = None;
         self.store.pending().clear();
@@ -88,6 +91,9 @@ impl Server {
         let Some(kept) = self.store.kept.get(&missing.space) else { return Ok(()) };
         let told: PageSet = missing.ranges.into_iter().collect();
         self.store.pending().owe(missing.space, &told.intersect(&kept.owed), &PageSet::new());
+        if missing.last {
+            self.lost_with = None;
+        }
         if let (true, Some(link)) = (missing.last, &self.link) {
             let bulk = link.bulk().await?;
             self.push(bulk);
@@ -95,9 +101,9 @@ impl Server {
         Ok(())
     }
 
-    /// How many pages were not sent yet.
+    /// How many pages were not sent yet, as far as that is known.
     pub(crate) fn left(&self) -> PageCount {
-        self.store.pending().left()
+        self.lost_with.unwrap_or_else(|| self.store.pending().left())
     }
 
     /// How many pages were sent, a page sent twice counted twice.

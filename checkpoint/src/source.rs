@@ -237,7 +237,8 @@ async fn files(
     Ok(Some(crossed))
 }
 
-/// Learns the path while the tree runs, if pages will be owed and no round has taught it.
+/// Learns the path while the tree runs, if pages will be owed and no round has taught it. A link that is lost
+/// meanwhile, or a destination that has gone, is found out here, before anything is stopped.
 async fn warm_up(
     link: &SourceLink,
     agreed: &Agreed,
@@ -253,7 +254,10 @@ async fn warm_up(
     }
     let warmed = tokio::select! {
         warmed = link.warm_up(plan.resident) => warmed?,
-        () = stop.ended() => return Err(Cause::Interrupted),
+        message = hear(link, stop) => return Err(match message? {
+            Control::Abort(abort) => Cause::PeerAborted(abort),
+            other => Cause::TooMuch(format!("{} while padding was sent", other.kind())),
+        }),
     };
     if let Some(Warmed { padding, took, found }) = warmed {
         watch.event(Event::Warmed { padding: padding.0, took, found });

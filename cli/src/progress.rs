@@ -265,7 +265,7 @@ impl Watch for Progress {
             }
             Event::Drained(faults, all) => {
                 self.finish();
-                self.say(&format!("every page is here; {}; {all}", in_words(&faults)));
+                self.say(&format!("no page is missing any more; {}; {all}", in_words(&faults)));
                 self.emit("drained", json!({ "faults": faults_json(&faults, Some(all)) }));
             }
             Event::Parted(link) => self.emit("parted", json!({ "link": link_json(&link) })),

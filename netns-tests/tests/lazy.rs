@@ -172,6 +172,53 @@ fn a_link_that_is_lost_is_found_again() -> Outcome {
     })
 }
 
+/// Nothing is missing any more then, and the source hears so when it finds the link again.
+#[test]
+fn a_program_may_end_while_the_link_is_lost() -> Outcome {
+    ends_unheard(|lab, moving| {
+        lab.heal()?;
+        assert_eq!(moving.qmig(Side::Source).wait(SOON)?.code(), Some(0), "{}", moving.logs());
+        Ok(())
+    })
+}
+
+/// If it does not, a person ends it, who is told what it knows; the destination ends as its tree did.
+#[test]
+fn a_program_may_end_while_the_link_is_lost_for_good() -> Outcome {
+    ends_unheard(|_, moving| {
+        moving.qmig(Side::Source).signal(Signal::SIGTERM)?;
+        let status = moving.qmig(Side::Source).wait(SOON)?;
+        assert_eq!(status.code(), Some(123), "{}", moving.logs());
+        let told = moving.qmig(Side::Source).stderr().text();
+        let not_sent = told.lines().find_map(|line| line.strip_suffix(" pages had not been sent"));
+        let not_sent = not_sent.and_then(|line| line.rsplit(' ').next()).ok_or("how many")?;
+        // Most of 12 000: a few hundred a tenth of a second.
+        assert!((1000..12_500).contains(&not_sent.parse::<u32>()?), "{told}");
+        assert!(told.contains("look there whether the tree still runs"), "{told}");
+        Ok(())
+    })
+}
+
+/// The link is cut and the program ends at once; `then` sees to the end of the source, which has lost the link.
+fn ends_unheard(then: impl Fn(&Lab, &Moving) -> Outcome) -> Outcome {
+    slow(|lab| {
+        let started = Subject::new("lazy").start(lab, lab.src())?;
+        let moving = migration(lab)?.listen()?.dump(started.pid())?;
+        for side in Side::BOTH {
+            moving.wait_event(side, "running")?;
+        }
+        lab.cut()?;
+        lab.dst().signal(started.pid(), Signal::SIGKILL)?;
+        moving.wait_event(Side::Source, "link_lost")?;
+        then(lab, &moving)?;
+        let status = moving.qmig(Side::Destination).wait(SOON)?;
+        assert_eq!(status.code(), Some(137), "{}", moving.logs());
+        started.running().wait(SOON)?;
+        assert_eq!(lab.wait_empty(SOON), []);
+        Ok(())
+    })
+}
+
 /// QUIC knows a connection by its number, not by its addresses (RFC 9000, section 9).
 #[test]
 fn a_source_may_change_its_address() -> Outcome {

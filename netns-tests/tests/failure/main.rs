@@ -5,6 +5,7 @@
 
 mod end;
 mod hosts;
+mod padding;
 mod phases;
 mod table;
 mod trust;

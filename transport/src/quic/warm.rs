@@ -69,6 +69,8 @@ impl SourceLink {
     /// Learns what the path carries, if it is not known and `owed` bytes are worth it. Padding is sent
     /// until then. The peer must have agreed to
     /// [`Features::PADDING`](crate::wire::Features::PADDING).
+    ///
+    /// When it returns the peer has just been heard: what is done next may rely on a path that is there.
     pub async fn warm_up(&self, owed: ByteCount) -> Result<Option<Warmed>, LinkError> {
         let connection = &self.core.connection;
         let unlearnt = || path_seen(connection).filter(|path| !path.settled);
@@ -78,7 +80,7 @@ impl SourceLink {
         self.core.wires.prioritise(Lane::Padding, &stream);
         let began = Instant::now();
         let start = connection.stats().udp_tx.bytes;
-        let mut written = 0;
+        let (mut written, mut heard) = (0, false);
         let mut next = Bytes::from_static(&TAG);
         while let Some(path) = unlearnt() {
             let stats = connection.stats();
@@ -95,13 +97,24 @@ impl SourceLink {
             match stream.write_chunk(next).await.map_err(|error| write_error(error, Lane::Padding))
             {
                 Ok(()) => {}
-                Err(LinkError::StreamGivenUp { .. }) => break,
+                Err(LinkError::StreamGivenUp { .. }) => {
+                    heard = true;
+                    break;
+                }
                 Err(error) => return Err(error),
             }
             next = Bytes::from_static(&PADDING);
         }
-        // What has not left stays here.
+        // What has not left stays here. That it does is acknowledged, if nothing else is under way.
         let _ = stream.reset(0_u8.into());
+        let before = connection.stats().udp_rx.datagrams;
+        while !heard {
+            sleep(path.base / 16).await;
+            if let Some(reason) = connection.close_reason() {
+                return Err(reason.into());
+            }
+            heard = connection.stats().udp_rx.datagrams > before;
+        }
         let padding = connection.stats().udp_tx.bytes - start;
         self.core.wires.sent(Lane::Padding, usize::try_from(padding).unwrap_or(usize::MAX));
         let found = unlearnt().is_none();
