@@ -37,7 +37,7 @@ pub const WAYS: [(&str, Way, &str); 17] = [
     ("stop", qmig("stop"), "qmig, stop and copy"),
     ("pre-copy", qmig("pre-copy"), "qmig, pre-copy"),
     ("post-copy", qmig("post-copy"), "qmig, post-copy"),
-    ("post-copy-idle", IDLE, "qmig, post-copy, the rest at 1 Mbit/s"),
+    ("post-copy-idle", Way::POST_COPY_IDLE, "qmig, post-copy, the rest at 1 Mbit/s"),
     ("hybrid", qmig("hybrid"), "qmig, hybrid"),
     ("auto", qmig("auto"), "qmig, auto"),
     ("criu-engine-stop", Way::CRIU_ENGINE_STOP, "qmig by CRIU, stop and copy"),
@@ -53,8 +53,6 @@ pub const WAYS: [(&str, Way, &str); 17] = [
     ("post-copy-plain", without(EVERYTHING), "qmig, one stream, Cubic, no bound, no priorities"),
 ];
 
-/// The link is as good as idle: what is waited for has it for itself.
-const IDLE: Way = Way::Qmig { mode: "post-copy", without: "", limit: Some("1Mbit") };
 const EVERYTHING: &str = "credit,priorities,streams,delay-control";
 
 const fn qmig(mode: &'static str) -> Way {
@@ -68,6 +66,9 @@ const fn without(what: &'static str) -> Way {
 impl Way {
     /// Post-copy as it is meant.
     pub const POST_COPY: Self = qmig("post-copy");
+    /// The same while the link is as good as idle: what is waited for has it for itself.
+    pub const POST_COPY_IDLE: Self =
+        Self::Qmig { mode: "post-copy", without: "", limit: Some("1Mbit") };
     /// Pre-copy as it is meant.
     pub const PRE_COPY: Self = qmig("pre-copy");
     /// Rounds, and what they cannot bring follows.

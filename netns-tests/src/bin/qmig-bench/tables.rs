@@ -49,7 +49,7 @@ pub(crate) static TABLES: [Table; 18] = [
     table(
         "post-copy",
         "waits for missing pages without emulated delay, beside CRIU",
-        [48, 5],
+        [90, 15],
         post_copy::near,
     ),
     table(
