@@ -123,6 +123,16 @@ pub struct Waits {
     pub points: Vec<(i64, u64)>,
 }
 
+impl Waits {
+    /// 99 of 100 of those that began later than `ms`, if there were any.
+    pub fn p99_us_after(&self, ms: i64) -> Option<u64> {
+        let mut late: Vec<u64> =
+            self.points.iter().filter(|(at, _)| *at >= ms).map(|(_, us)| *us).collect();
+        late.sort_unstable();
+        late.get((late.len() * 99).div_ceil(100).checked_sub(1)?).copied()
+    }
+}
+
 /// A part of a migration.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Phase {

@@ -90,6 +90,7 @@ mod tests {
         assert_eq!((waits.count, waits.p50_us, waits.p99_us, waits.max_us), (1000, 500, 990, 1000));
         assert_eq!(waits.buckets.iter().sum::<u64>(), 1000);
         assert_eq!((waits.buckets[0], waits.buckets[9]), (1, 1000 - 511));
+        assert_eq!((waits.p99_us_after(1), waits.p99_us_after(2)), (Some(1000), None));
         assert!(waits.points.len() == 1000 && waits.quantiles_us.len() == 101);
         assert_eq!(Samples::default().waits(0).p99_us, 0);
     }
