@@ -4,10 +4,6 @@
 
 #include "subject.h"
 
-#define PAGE 4096ul
-
-struct conversation { _Atomic uint64_t question, answer; char pattern[3 * PAGE]; };
-
 static char names[3][64];
 
 static pid_t start_child(struct conversation *shared, sem_t *door) {
