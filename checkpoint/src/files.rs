@@ -52,7 +52,7 @@ pub enum Which {
     /// All: over there, there is nothing.
     All,
     /// Those that its runtime says are not as in its image; as long as it runs they are in reach.
-    Changed(Container, Mounted),
+    Changed(Container, Box<Mounted>),
 }
 
 impl Files {

@@ -242,6 +242,10 @@ pub(crate) struct RestoreContainer {
     /// Where the runtime keeps the state of its containers (its --root).
     #[arg(long, value_name = "DIR")]
     pub(crate) runtime_root: Option<PathBuf>,
+
+    /// The socket to which the runtime sends the other end of a terminal, if the container has one.
+    #[arg(long, value_name = "SOCKET", requires = "bundle")]
+    pub(crate) console_socket: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

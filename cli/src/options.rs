@@ -112,7 +112,7 @@ pub(crate) fn container(
     let (runtime, id) =
         runc.or_else(|| crun.map(|id| ("crun", id))).or_else(|| podman.map(|id| ("podman", id)))?;
     let state = state.map(Path::to_owned);
-    Some(criu::Container { runtime: runtime.into(), state, id: id.to_owned() })
+    Some(criu::Container { runtime: runtime.into(), state, id: id.to_owned(), console: None })
 }
 
 /// The files of a certificate authority, if they were named.

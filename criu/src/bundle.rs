@@ -16,6 +16,14 @@ pub fn root_of(bundle: &Path) -> PathBuf {
     bundle.join(config["root"]["path"].as_str().unwrap_or(ROOT))
 }
 
+/// The configuration of this bundle gives its container a terminal. One that cannot be read is its
+/// runtime's trouble.
+pub(crate) fn has_terminal(bundle: &Path) -> bool {
+    let config = std::fs::read(bundle.join(CONFIG)).unwrap_or_default();
+    let config: Value = serde_json::from_slice(&config).unwrap_or_default();
+    config["process"]["terminal"] == true
+}
+
 /// A configuration of elsewhere whose root file system is where we put it; `None` if it is no
 /// configuration. One that says so already is left as it is.
 pub fn rerooted(config: &[u8]) -> Option<Vec<u8>> {

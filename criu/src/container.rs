@@ -15,6 +15,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::Deserialize;
 
 use crate::binary::Criu;
+use crate::bundle::has_terminal;
 use crate::error::{Error, Result};
 use crate::scratch::Scratch;
 use crate::shim::Door;
@@ -40,6 +41,8 @@ pub struct Container {
     pub state: Option<PathBuf>,
     /// Its name.
     pub id: String,
+    /// The socket at which somebody takes the terminal of a restored one.
+    pub console: Option<PathBuf>,
 }
 
 /// What a runtime says of a container.
@@ -123,11 +126,9 @@ impl ContainerState {
         !PLAIN_NETWORKS.contains(&self.network.as_str())
     }
 
-    /// Its configuration gives it a terminal. One that cannot be read is its runtime's trouble.
+    /// Its configuration gives it a terminal.
     pub fn has_terminal(&self) -> bool {
-        let config = std::fs::read(self.bundle.join(CONFIG)).unwrap_or_default();
-        let config: serde_json::Value = serde_json::from_slice(&config).unwrap_or_default();
-        config["process"]["terminal"] == true
+        has_terminal(&self.bundle)
     }
 }
 
@@ -190,7 +191,12 @@ impl Container {
         match (task, self.is_kept()) {
             (Task::Checkpoint, false) => command.arg("checkpoint"),
             (Task::Restore(bundle), false) => {
-                command.args(["restore", "--detach", "--bundle"]).arg(bundle)
+                if let Some(console) = self.console.as_ref().filter(|_| has_terminal(bundle)) {
+                    command.args(["restore", "--console-socket"]).arg(console);
+                } else {
+                    command.arg("restore");
+                }
+                command.args(["--detach", "--bundle"]).arg(bundle)
             }
             (Task::Checkpoint, true) => command.args(["container", "checkpoint"]),
             (Task::Restore(bundle), true) => {

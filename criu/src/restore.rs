@@ -168,9 +168,13 @@ impl Restoring {
                     let lazy = lazy.map(|(socket, count)| socket.take(count)).transpose()?;
                     return Ok(Restored { by: By::Worker(tree), root, lazy });
                 }
-                (Hook::PreRestore | Hook::SetupNamespaces | Hook::PostSetupNamespaces, _) => {
-                    tree.worker.answer(true)?;
-                }
+                (
+                    Hook::PreRestore
+                    | Hook::SetupNamespaces
+                    | Hook::PostSetupNamespaces
+                    | Hook::OrphanPtsMaster,
+                    _,
+                ) => tree.worker.answer(true)?,
                 (hook, _) => return Err(Error::UnexpectedHook { hook }),
             }
         }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::{Value, json};
 
+use crate::console::ConsoleSocket;
 use crate::requirements::which;
 use crate::{Lab, LabError, Result};
 
@@ -27,10 +28,16 @@ const JOURNAL: &str = r#"print beat >>"/journal"; fflush("/journal");"#;
 const TALK: &str = "ip link set lo up; sleep 100000 | nc -l -p 7000 >/tmp/came & \
     awk \"$0\" | { sleep 1; exec nc 127.0.0.1 7000; }";
 
+/// Shows the lines that are typed, numbered.
+const ECHO: &str = "{ print NR, $0; fflush() }";
+/// Two programs.
+const BOTH: &str = r#"awk "$0" & exec awk "$1""#;
+
 /// A directory with a root file system and a configuration.
 #[derive(Clone, Debug)]
 pub struct Bundle {
     folder: PathBuf,
+    console: Option<PathBuf>,
 }
 
 impl Bundle {
@@ -50,13 +57,35 @@ impl Bundle {
         Self::running(lab, &["/bin/awk", &with_journal()])
     }
 
+    /// The same with a container that also numbers the lines of its terminal, and shows them.
+    pub fn with_terminal(lab: &Lab, console: &ConsoleSocket) -> Result<Self> {
+        let mut bundle = Self::running(lab, &["/bin/sh", "-c", BOTH, BEAT, ECHO])?;
+        let path = bundle.config();
+        let text = std::fs::read(&path).map_err(LabError::file("read", &path))?;
+        let mut config: Value = serde_json::from_slice(&text).unwrap_or_default();
+        config["process"]["terminal"] = true.into();
+        let options = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"];
+        if let Some(mounts) = config["mounts"].as_array_mut() {
+            mounts.insert(2, mount("/dev/pts", "devpts", &options));
+        }
+        let config = serde_json::to_vec_pretty(&config).unwrap_or_default();
+        std::fs::write(&path, config).map_err(LabError::file("write", &path))?;
+        bundle.console = Some(console.path().to_owned());
+        Ok(bundle)
+    }
+
+    /// Who takes its terminal, if it has one.
+    pub fn console(&self) -> Option<&Path> {
+        self.console.as_deref()
+    }
+
     /// A folder with nothing in it.
     pub fn empty(lab: &Lab) -> Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let folder = lab.shared().join(format!("bundle-{number}"));
         std::fs::create_dir(&folder).map_err(LabError::file("make", &folder))?;
-        Ok(Self { folder })
+        Ok(Self { folder, console: None })
     }
 
     fn running(lab: &Lab, args: &[&str]) -> Result<Self> {
@@ -100,12 +129,15 @@ pub(crate) fn with_journal() -> String {
     BEAT.replace("print beat, wrong", &format!("{JOURNAL} print beat, wrong"))
 }
 
+fn mount(to: &str, kind: &str, options: &[&str]) -> Value {
+    json!({"destination": to, "type": kind, "source": kind, "options": options})
+}
+
 /// Namespaces of its own for everything, a tmpfs, no terminal.
 fn config(args: &[&str]) -> Value {
     let own = ["pid", "network", "ipc", "uts", "mount"].map(|kind| json!({"type": kind}));
     let may = ["CAP_NET_ADMIN", "CAP_KILL"];
     let plain = ["nosuid", "noexec", "nodev"];
-    let mount = |to: &str, kind: &str, options: &[&str]| json!({"destination": to, "type": kind, "source": kind, "options": options});
     json!({
         "ociVersion": "1.0.2",
         "hostname": "boxed",

@@ -171,7 +171,11 @@ impl<'lab> Runtime<'lab> {
             shell.args(["-c", "exec \"$@\" </dev/null >/dev/null 2>/dev/null", "sh"]);
             shell.arg(&self.program);
             shell.arg("--log").arg(&log).arg("--root").arg(self.state_folder());
-            shell.args(["run", "--detach", "--bundle"]).arg(bundle.folder()).arg(&id);
+            shell.args(["run", "--detach", "--bundle"]).arg(bundle.folder());
+            if let Some(console) = bundle.console() {
+                shell.arg("--console-socket").arg(console);
+            }
+            shell.arg(&id);
         }
         self.host.run(shell).map_err(|error| match error {
             LabError::Command { line, status, .. } => {

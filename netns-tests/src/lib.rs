@@ -35,6 +35,7 @@
 
 mod bundle;
 pub mod chaos;
+mod console;
 mod container;
 mod criu;
 mod error;
@@ -60,6 +61,7 @@ mod terminal;
 mod workshop;
 
 pub use bundle::Bundle;
+pub use console::{Console, ConsoleSocket};
 pub use container::{Beat, Boxed, Runtime};
 pub use criu::{Criu, TlsKeys};
 pub use error::{LabError, Result};

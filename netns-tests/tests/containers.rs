@@ -4,7 +4,7 @@ use std::error::Error;
 use std::time::{Duration, Instant};
 
 use netns_tests::chaos::{Action, Fault};
-use netns_tests::{Boxed, Bundle, Criu, Lab, Migration, Runtime, Side, Subject};
+use netns_tests::{Boxed, Bundle, ConsoleSocket, Criu, Lab, Migration, Runtime, Side, Subject};
 
 use nix::sys::signal::Signal;
 
@@ -118,6 +118,52 @@ fn connections_within_one_go_on_by_stop_and_copy() -> Outcome {
 #[test]
 fn connections_within_one_go_on_by_post_copy() -> Outcome {
     talks_on("post-copy")
+}
+
+/// Its terminal goes to whoever waits for it there, and it goes on where it was.
+fn keeps_its_terminal(runtime: &str, mode: &str) -> Outcome {
+    let Some(criu) = Criu::for_containers(&["runc"]) else { return Ok(()) };
+    let lab = Lab::two_hosts()?;
+    let [at_src, at_dst] = [ConsoleSocket::listen(&lab)?, ConsoleSocket::listen(&lab)?];
+    let bundle = Bundle::with_terminal(&lab, &at_src)?;
+    let boxed = Boxed::start(&lab, &criu, runtime, &bundle)?;
+    let mut console = at_src.take(SOON)?;
+    console.type_line("here")?;
+    console.wait_shown("1 here", SOON)?;
+
+    let refused = boxed.migration(&bundle)?.dump_arg("--mode").dump_arg(mode).run(0)?;
+    assert_eq!(refused.dumped().code(), Some(121), "{}", refused.logs());
+    assert!(refused.logs().contains("--console-socket PATH"), "{}", refused.logs());
+    refused.restore().wait(SOON)?;
+    console.type_line("still here")?;
+    console.wait_shown("2 still here", SOON)?;
+
+    let migration = boxed.migration(&bundle)?.dump_arg("--mode").dump_arg(mode);
+    let socket = at_dst.path().display();
+    let moved = migration.restore_arg("--console-socket").restore_arg(socket).run(0)?;
+    moved.succeeded()?;
+    moved.restore().wait(SOON)?;
+    assert_eq!(boxed.src.state(&boxed.there), None, "the source's runtime still has it");
+    let mut console = at_dst.take(SOON)?;
+    console.type_line("there")?;
+    console.wait_shown("3 there", SOON)?;
+    assert_eq!(boxed.dst.wait_beats(&boxed.here, 2)?.wrong, 0);
+    Ok(())
+}
+
+#[test]
+fn a_terminal_of_runc_is_taken_over_by_stop_and_copy() -> Outcome {
+    keeps_its_terminal("runc", "stop")
+}
+
+#[test]
+fn a_terminal_of_runc_is_taken_over_by_post_copy() -> Outcome {
+    keeps_its_terminal("runc", "post-copy")
+}
+
+#[test]
+fn a_terminal_of_crun_is_taken_over() -> Outcome {
+    keeps_its_terminal("crun", "stop")
 }
 
 /// Whoever fails before the hand-over: the container goes on where it was, its runtime still knows

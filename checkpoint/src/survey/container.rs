@@ -1,8 +1,8 @@
 //! Looks at a container. What can be carried its CRIU knows; files, sockets and numbers of processes
 //! are in namespaces of its own, so that the destination need not be asked about them.
 
-use criu::{CONFIG, ContainerState};
-use image::plan::{CONNECTIONS, CONTAINER, Plan, Refusal};
+use criu::{Container, ContainerState};
+use image::plan::{CONNECTIONS, CONTAINER, Plan, Refusal, TERMINAL};
 use tracee::HostPid;
 
 use super::{SurveyError, SurveyOptions, TcpPolicy, brief};
@@ -10,7 +10,7 @@ use super::{SurveyError, SurveyOptions, TcpPolicy, brief};
 /// Surveys the container whose root process is `root`.
 pub(crate) fn survey(
     root: HostPid,
-    state: &ContainerState,
+    (container, state): (&Container, &ContainerState),
     options: &SurveyOptions,
 ) -> Result<Plan, SurveyError> {
     let mut refusals = Vec::new();
@@ -18,9 +18,10 @@ pub(crate) fn survey(
         let reason = format!("it is {}", state.status.escape_debug());
         refusals.push(Refusal::new("container", "", reason).hint("start it"));
     }
-    if state.has_terminal() {
-        let reason = "nobody there has its other end";
-        refusals.push(Refusal::new("terminal of the container", CONFIG, reason));
+    if state.has_terminal() && container.is_kept() {
+        let reason = "Podman's monitor there does not take its other end";
+        let hint = "only containers of runc and crun can be moved with a terminal";
+        refusals.push(Refusal::new(TERMINAL, "", reason).hint(hint));
     }
     if state.is_networked() {
         let reason = "Podman would give it another address there";
@@ -38,6 +39,7 @@ pub(crate) fn survey(
         return Err(SurveyError::Refused(refusals));
     }
     let mut plan = brief::survey(root, CONTAINER)?;
+    plan.needs.extend(state.has_terminal().then(|| TERMINAL.to_owned()));
     plan.needs.extend(keeps.then(|| CONNECTIONS.to_owned()));
     Ok(plan)
 }

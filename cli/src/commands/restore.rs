@@ -130,10 +130,14 @@ fn engine(
 
 /// What an arriving container becomes, and where its bundle is.
 fn container(args: &Restore) -> (Option<criu::Container>, Option<&Path>) {
-    let RestoreContainer { runc, crun, podman, bundle, runtime_root } = &args.container;
+    let RestoreContainer { runc, crun, podman, bundle, runtime_root, console_socket } =
+        &args.container;
     let state = runtime_root.as_deref();
     let [runc, crun, podman] = [runc, crun, podman].map(Option::as_deref);
-    (options::container(runc, crun, podman, state), bundle.as_deref())
+    // The runtime goes to the bundle first.
+    let console = console_socket.as_ref().and_then(|socket| std::path::absolute(socket).ok());
+    let container = options::container(runc, crun, podman, state);
+    (container.map(|container| criu::Container { console, ..container }), bundle.as_deref())
 }
 
 /// The next tree that arrives; with `--keep`, after any number that did not.

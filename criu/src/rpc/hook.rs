@@ -23,6 +23,8 @@ pub enum Hook {
     SetupNamespaces,
     /// Its mounts too.
     PostSetupNamespaces,
+    /// A terminal of the tree has no other end: here it is.
+    OrphanPtsMaster,
     /// Every task is restored and none has run. No means: kill them.
     PostRestore,
     /// The network namespace is being unlocked.
@@ -47,6 +49,7 @@ impl Hook {
             "pre-restore" => Self::PreRestore,
             "setup-namespaces" => Self::SetupNamespaces,
             "post-setup-namespaces" => Self::PostSetupNamespaces,
+            "orphan-pts-master" => Self::OrphanPtsMaster,
             "post-restore" => Self::PostRestore,
             "network-unlock" => Self::NetworkUnlock,
             "pre-resume" => Self::PreResume,
@@ -68,6 +71,7 @@ impl fmt::Display for Hook {
             Self::PreRestore => "pre-restore",
             Self::SetupNamespaces => "setup-namespaces",
             Self::PostSetupNamespaces => "post-setup-namespaces",
+            Self::OrphanPtsMaster => "orphan-pts-master",
             Self::PostRestore => "post-restore",
             Self::NetworkUnlock => "network-unlock",
             Self::PreResume => "pre-resume",

@@ -3,17 +3,18 @@
 //! The worker's standard input is the socket and its standard output the page server's, so that no
 //! other descriptor has to survive exec(2).
 
+mod datagram;
 mod hook;
 pub(crate) mod messages;
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 
-use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use prost::Message;
 
+use datagram::Datagram;
 pub use hook::Hook;
 use messages::{
     FeatureList, ForeignRequest, NO_NETWORK_LOCK, Options, PageServerInfo, Request, RequestType,
@@ -31,8 +32,6 @@ use crate::work::Work;
 const SOCKET: &str = "0";
 /// Where it finds the page server.
 const PAGES: i32 = 1;
-/// Longest message that is read.
-const LONGEST: usize = 64 << 10;
 
 /// A running worker. Dropped, its questions are answered with no, and it is waited for.
 #[derive(Debug)]
@@ -61,7 +60,7 @@ struct Relay {
     /// What it asked for.
     request: ForeignRequest,
     /// The question that it has not heard yet.
-    question: Vec<u8>,
+    question: Datagram,
 }
 
 /// What a worker said.
@@ -100,12 +99,13 @@ impl Worker {
     ) -> Result<Self> {
         let mut work = container.start(task, criu, images)?;
         while let Some(guest) = work.door.next(&work.child)? {
-            let Some(first) = receive(&guest.asker)? else { continue };
-            let request = ForeignRequest::decode(&*first).unwrap_or_default();
+            let Some(first) = Datagram::receive(&guest.asker)? else { continue };
+            let request = ForeignRequest::decode(&*first.bytes).unwrap_or_default();
             let (ours, theirs) = pair()?;
             if matches!(request.kind(), RequestType::Dump | RequestType::Restore) {
                 let (asker, pages) = guest.becomes_criu(&theirs, pages.as_ref())?;
-                let relay = Relay { work, asker: Some(asker), request, question: Vec::new() };
+                let relay =
+                    Relay { work, asker: Some(asker), request, question: Datagram::default() };
                 let starter = Starter::Runtime(Box::new(relay));
                 return Ok(Self { socket: Some(ours), pages, starter });
             }
@@ -113,11 +113,11 @@ impl Worker {
             let (asker, _) = guest.becomes_criu(&theirs, None)?;
             drop(theirs);
             let mut question = Some(first);
-            while let Some(bytes) = question {
-                send_bytes(&ours, &bytes)?;
-                let Some(answer) = receive(&ours)? else { break };
-                send_bytes(&asker, &answer)?;
-                question = receive(&asker)?;
+            while let Some(asked) = question {
+                asked.send(&ours)?;
+                let Some(answer) = Datagram::receive(&ours)? else { break };
+                answer.send(&asker)?;
+                question = Datagram::receive(&asker)?;
             }
         }
         work.end()?;
@@ -173,7 +173,7 @@ impl Worker {
         // Its network goes along, and what a lock would keep out ends with the connections.
         let network = NO_NETWORK_LOCK;
         let ours = Options { empty_ns: Some(0), network_lock: Some(network), ..options };
-        self.say_bytes(&request.with(&ours).encode_to_vec())
+        self.pass(&request.with(&ours).encode_to_vec().into())
     }
 
     /// The worker's page server is the descriptor it was started with.
@@ -185,7 +185,7 @@ impl Worker {
     pub(crate) fn answer(&mut self, go_on: bool) -> Result<()> {
         if let (true, Starter::Runtime(relay)) = (go_on, &self.starter) {
             let answer = relay.pass_on()?.ok_or_else(|| relay.work.failed())?;
-            return self.say_bytes(&answer);
+            return self.pass(&answer);
         }
         self.say_answer(go_on)
     }
@@ -209,18 +209,19 @@ impl Worker {
     /// What it says next; `None` once it has ended.
     pub(crate) fn hear(&mut self) -> Result<Option<Said>> {
         let Some(socket) = &self.socket else { return Ok(None) };
-        let Some(bytes) = receive(socket)? else { return Ok(None) };
+        let Some(message) = Datagram::receive(socket)? else { return Ok(None) };
         let out_of_turn = |said: String| Error::OutOfTurn { said, due: "an answer" };
-        let response = Response::decode(&*bytes).map_err(|error| out_of_turn(error.to_string()))?;
+        let response =
+            Response::decode(&*message.bytes).map_err(|error| out_of_turn(error.to_string()))?;
         if response.kind() != RequestType::Notify {
             if let Starter::Runtime(relay) = &self.starter {
                 // Whether it hears that is its own affair.
-                let _ = relay.say(&bytes);
+                let _ = relay.say(&message);
             }
             return Ok(Some(Said::Done(response)));
         }
         if let Starter::Runtime(relay) = &mut self.starter {
-            relay.question = bytes;
+            relay.question = message;
         }
         let notify = response.notify.unwrap_or_default();
         let hook = Hook::named(notify.script.as_deref().unwrap_or_default());
@@ -255,12 +256,12 @@ impl Worker {
     }
 
     fn say(&mut self, request: &Request) -> Result<()> {
-        self.say_bytes(&request.encode_to_vec())
+        self.pass(&request.encode_to_vec().into())
     }
 
-    fn say_bytes(&mut self, bytes: &[u8]) -> Result<()> {
+    fn pass(&mut self, message: &Datagram) -> Result<()> {
         let Some(socket) = &self.socket else { return Err(Error::Ended { log: Vec::new() }) };
-        send_bytes(socket, bytes)
+        message.send(socket)
     }
 }
 
@@ -272,44 +273,17 @@ impl Drop for Worker {
 
 impl Relay {
     /// Asks it the question that CRIU asks; `None` if it has ended.
-    fn pass_on(&self) -> Result<Option<Vec<u8>>> {
+    fn pass_on(&self) -> Result<Option<Datagram>> {
         self.say(&self.question)?;
-        self.asker.as_ref().map_or(Ok(None), receive)
+        self.asker.as_ref().map_or(Ok(None), Datagram::receive)
     }
 
-    fn say(&self, bytes: &[u8]) -> Result<()> {
-        self.asker.as_ref().map_or(Ok(()), |asker| send_bytes(asker, bytes))
+    fn say(&self, message: &Datagram) -> Result<()> {
+        self.asker.as_ref().map_or(Ok(()), |asker| message.send(asker))
     }
 }
 
 fn pair() -> Result<(OwnedFd, OwnedFd)> {
     socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
         .map_err(Error::errno("make a socket for CRIU"))
-}
-
-fn send_bytes(socket: &OwnedFd, bytes: &[u8]) -> Result<()> {
-    match send(socket.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL) {
-        Ok(_) => Ok(()),
-        Err(Errno::EPIPE | Errno::ECONNRESET) => Err(Error::Ended { log: Vec::new() }),
-        Err(errno) => Err(Error::errno("talk to CRIU")(errno)),
-    }
-}
-
-/// One message; `None` at the end.
-fn receive(socket: &OwnedFd) -> Result<Option<Vec<u8>>> {
-    let mut buffer = vec![0; LONGEST];
-    let length = loop {
-        match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_TRUNC) {
-            Ok(0) | Err(Errno::ECONNRESET) => return Ok(None),
-            Ok(length) => break length,
-            Err(Errno::EINTR) => {}
-            Err(errno) => return Err(Error::errno("hear CRIU")(errno)),
-        }
-    };
-    if length > buffer.len() {
-        let said = format!("a message of {length} bytes");
-        return Err(Error::OutOfTurn { said, due: "one that is read" });
-    }
-    buffer.truncate(length);
-    Ok(Some(buffer))
 }

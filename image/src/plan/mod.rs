@@ -40,6 +40,8 @@ pub const ROOT_FILES: &str = "its root file system, which comes along";
 pub const CHANGED_FILES: &str = "the same image, ";
 /// A need of a container whose TCP connections come along.
 pub const CONNECTIONS: &str = "its TCP connections";
+/// A need of a container that has a terminal.
+pub const TERMINAL: &str = "its terminal";
 /// Name of the blob of files that cross while a container runs.
 pub const FILES: &str = "files";
 /// Name of the blob of those that have changed meanwhile.

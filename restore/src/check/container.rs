@@ -4,14 +4,16 @@
 use std::path::Path;
 
 use criu::{CONFIG, Container};
-use image::plan::{CHANGED_FILES, CONNECTIONS, CONTAINER, CRIU, Plan, ROOT_FILES, Refusal};
+use image::plan::{
+    CHANGED_FILES, CONNECTIONS, CONTAINER, CRIU, Plan, ROOT_FILES, Refusal, TERMINAL,
+};
 use rootfs::Claim;
 
 use super::{HERE, host};
 use crate::skeleton::BuildOptions;
 
 /// What a container may need.
-const KNOWN: [&str; 4] = [CONNECTIONS, CONTAINER, CRIU, ROOT_FILES];
+const KNOWN: [&str; 5] = [CONNECTIONS, CONTAINER, CRIU, ROOT_FILES, TERMINAL];
 
 /// Every reason why `plan` cannot become this container of that bundle.
 pub(crate) fn check(plan: &Plan, container: &Container, bundle: &Path) -> Result<(), Vec<Refusal>> {
@@ -55,6 +57,11 @@ pub(crate) fn check(plan: &Plan, container: &Container, bundle: &Path) -> Result
             let hint = "remove what is there, or leave out --with-rootfs if it is the same there";
             refusals.push(Refusal::new(folder.display().to_string(), HERE, reason).hint(hint));
         }
+    }
+    if plan.needs.iter().any(|need| need == TERMINAL) && container.console.is_none() {
+        let reason = "nobody here takes its other end";
+        let hint = "name a socket where somebody does: `--console-socket PATH`";
+        refusals.push(Refusal::new(TERMINAL, HERE, reason).hint(hint));
     }
     if let Some(image) = plan.needs.iter().find_map(|need| need.strip_prefix(CHANGED_FILES)) {
         let here = container.ask().map(|state| state.image).unwrap_or_default();
