@@ -157,6 +157,38 @@ fn a_full_disk() -> Outcome {
     Ok(())
 }
 
+/// A file that was deleted goes along with its content, for which the destination has no room.
+#[test]
+fn a_full_disk_at_the_destination() -> Outcome {
+    if missing(&[]) {
+        return Ok(());
+    }
+    let lab = Lab::two_hosts()?;
+    let folder = lab.src().scratch().join("small");
+    let make = |script: &str| sh(&format!("mkdir {0}; cd {0}; {script}", folder.display()));
+    lab.src().run(make("dd if=/dev/urandom of=needed bs=1M count=2 2>&1"))?;
+    lab.dst().run(make("mount -t tmpfs -o size=1m small ."))?;
+    let needed = folder.join("needed");
+    let started = Subject::new("heartbeat").holding(&needed).start(&lab, lab.src())?;
+    lab.src().run(sh(&format!("rm {}", needed.display())))?;
+    let moving = Migration::new(&lab)?.listen()?.dump(started.pid())?;
+    let judge = || -> Outcome {
+        let [dump, restore] = Side::BOTH.map(|side| moving.qmig(side));
+        end::of(dump, &[End::Aborted])?;
+        end::of(restore, &[End::Aborted])?;
+        for qmig in [dump, restore] {
+            let said = end::words(qmig);
+            if !(said.contains("No space left") && said.contains(&folder.display().to_string())) {
+                return Err(said.into());
+            }
+        }
+        source_runs(&lab, &started)?;
+        assert_eq!(lab.wait_empty(SOON), []);
+        Ok(())
+    };
+    judge().map_err(|error| format!("{error}\n{}", moving.logs()).into())
+}
+
 /// `command`, run by somebody else. The binary may be where only root can look: a copy is not.
 fn as_nobody(lab: &Lab, command: &Command) -> Result<Command, Box<dyn Error>> {
     let copy = lab.shared().join("qmig");
