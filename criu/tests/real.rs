@@ -138,6 +138,63 @@ fn dumped<S: Store + Send + 'static>(criu: &Criu, subject: &Subject, store: S) -
     dumping.until_images().expect("images")
 }
 
+/// A tree that is here no more: its images and its pages.
+struct Taken {
+    pid: i32,
+    images: Vec<(String, Vec<u8>)>,
+    kept: Kept,
+}
+
+impl Taken {
+    fn from_here(criu: &Criu) -> Self {
+        let mut subject = Subject::start();
+        let pid = subject.pid();
+        let (dumped, kept) = dumped(criu, &subject, Kept::default());
+        let entries = fs::read_dir(dumped.images().path()).expect("a listing");
+        let images = entries
+            .map(|entry| entry.expect("an entry"))
+            .filter(|entry| entry.file_name().to_string_lossy().ends_with(".img"))
+            .map(|entry| {
+                let name = entry.file_name().into_string().expect("a name");
+                (name, fs::read(entry.path()).expect("an image"))
+            });
+        let images = images.collect();
+        dumped.let_die().expect("ended");
+        assert!(!subject.0.wait().expect("reaped").success());
+        Self { pid, images, kept }
+    }
+
+    /// All of it, for a restore.
+    fn laid_out(&self) -> Scratch {
+        let images = Scratch::new(ROOM).expect("a scratch directory");
+        self.write(&images, |_| true);
+        images
+    }
+
+    /// Its pages, and those of its images that are wanted by name.
+    fn write(&self, to: &Scratch, wanted: impl Fn(&str) -> bool) {
+        for (name, bytes) in self.images.iter().filter(|(name, _)| wanted(name)) {
+            fs::write(to.path().join(name), bytes).expect("written");
+        }
+        for ((space, runs), id) in self.kept.spaces.iter().zip(1..) {
+            let mut writer = PagesWriter::create(&to.path(), *space, id).expect("created");
+            let mut seen = PageSet::new();
+            for (pages, bytes) in runs {
+                seen.insert(*pages);
+                writer.push(*pages, bytes).expect("written");
+            }
+            assert_eq!(writer.finish().expect("finished"), seen.count());
+        }
+    }
+}
+
+/// A restored process that runs is our child, and ends as any other.
+fn ends_when_told(pid: i32) {
+    kill(Pid::from_raw(pid), Signal::SIGTERM).expect("sent");
+    let ended = waitpid(Pid::from_raw(pid), None).expect("our child");
+    assert_eq!(ended, WaitStatus::Signaled(Pid::from_raw(pid), Signal::SIGTERM, false));
+}
+
 #[test]
 fn it_is_found_and_asked_what_it_can_do() {
     let Some(criu) = criu() else { return };
@@ -217,28 +274,17 @@ fn a_refusal_says_why() {
 #[test]
 fn a_restored_tree_runs_when_we_say_so_and_is_gone_if_we_do_not() {
     let Some(criu) = criu() else { return };
-    let mut subject = Subject::start();
-    let pid = subject.pid();
-    let (dumped, kept) = dumped(&criu, &subject, Kept::default());
-    let saved = saved(&dumped);
-    dumped.let_die().expect("ended");
-    assert!(!subject.0.wait().expect("reaped").success());
-
+    let taken = Taken::from_here(&criu);
+    let pid = taken.pid;
     for wanted in [false, true] {
-        let images = Scratch::new(ROOM).expect("a scratch directory");
-        for (name, bytes) in &saved {
-            fs::write(images.path().join(name), bytes).expect("written");
-        }
-        write_pages(&images, &kept);
+        let images = taken.laid_out();
         let restoring = criu.restore(None, RestoreOptions::default(), images).expect("begun");
         let restored = restoring.until_restored().expect("restored");
         assert_eq!(restored.root(), pid);
         if wanted {
             assert_eq!(restored.run().expect("runs"), pid);
             wait_for("tree that runs", || state_of(pid) == Some('S'));
-            kill(Pid::from_raw(pid), Signal::SIGTERM).expect("sent");
-            let ended = waitpid(Pid::from_raw(pid), None).expect("our child");
-            assert_eq!(ended, WaitStatus::Signaled(Pid::from_raw(pid), Signal::SIGTERM, false));
+            ends_when_told(pid);
         } else {
             drop(restored);
             let gone = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
@@ -252,47 +298,27 @@ fn a_restored_tree_runs_when_we_say_so_and_is_gone_if_we_do_not() {
 #[test]
 fn one_that_stands_by() {
     let Some(criu) = criu() else { return };
-    let mut subject = Subject::start();
-    let pid = subject.pid();
-    let (dumped, kept) = dumped(&criu, &subject, Kept::default());
-    let saved = saved(&dumped);
-    dumped.let_die().expect("ended");
-    subject.0.wait().expect("reaped");
+    let taken = Taken::from_here(&criu);
     let images = Scratch::new(ROOM).expect("a scratch directory");
     let unwanted = criu.stand_by(RestoreOptions::default(), &images).expect("it waits");
     drop(unwanted);
     fs::remove_file(images.path().join(INVENTORY)).expect("its pipe");
     let standby = criu.stand_by(RestoreOptions::default(), &images).expect("it waits");
-    let (inventory, others): (Vec<_>, Vec<_>) =
-        saved.iter().partition(|(name, _)| name == INVENTORY);
-    for (name, bytes) in others {
-        fs::write(images.path().join(name), bytes).expect("written");
-    }
-    write_pages(&images, &kept);
-    let restoring = standby.restore(images, &inventory[0].1, 1).expect("begun");
+    taken.write(&images, |name| name != INVENTORY);
+    let inventory = taken.images.iter().find(|(name, _)| name == INVENTORY).expect("an inventory");
+    let restoring = standby.restore(images, &inventory.1, 1).expect("begun");
     let mut restored = restoring.until_restored().expect("restored");
     drop(restored.take_lazy());
-    assert_eq!(restored.run().expect("runs"), pid);
-    kill(Pid::from_raw(pid), Signal::SIGTERM).expect("sent");
-    let ended = waitpid(Pid::from_raw(pid), None).expect("our child");
-    assert_eq!(ended, WaitStatus::Signaled(Pid::from_raw(pid), Signal::SIGTERM, false));
+    assert_eq!(restored.run().expect("runs"), taken.pid);
+    ends_when_told(taken.pid);
 }
 
 /// Every process of a lazy restore comes with its userfaultfd, before it has run.
 #[test]
 fn a_lazy_restore_hands_out_who_misses_pages() {
     let Some(criu) = criu() else { return };
-    let mut subject = Subject::start();
-    let pid = subject.pid();
-    let (dumped, kept) = dumped(&criu, &subject, Kept::default());
-    let saved = saved(&dumped);
-    dumped.let_die().expect("ended");
-    subject.0.wait().expect("reaped");
-    let images = Scratch::new(ROOM).expect("a scratch directory");
-    for (name, bytes) in &saved {
-        fs::write(images.path().join(name), bytes).expect("written");
-    }
-    write_pages(&images, &kept);
+    let taken = Taken::from_here(&criu);
+    let (pid, images) = (taken.pid, taken.laid_out());
     let options = RestoreOptions { lazy: Some(1), ..RestoreOptions::default() };
     let restoring = criu.restore(None, options, images).expect("begun");
     let mut restored = restoring.until_restored().expect("restored");
@@ -303,9 +329,7 @@ fn a_lazy_restore_hands_out_who_misses_pages() {
     // Nothing is missing, and nobody will serve: it runs once nobody can wait for us any more.
     drop(lazy);
     assert_eq!(restored.run().expect("runs"), pid);
-    kill(Pid::from_raw(pid), Signal::SIGTERM).expect("sent");
-    let ended = waitpid(Pid::from_raw(pid), None).expect("our child");
-    assert_eq!(ended, WaitStatus::Signaled(Pid::from_raw(pid), Signal::SIGTERM, false));
+    ends_when_told(pid);
 }
 
 #[test]
@@ -315,30 +339,6 @@ fn half_a_set_of_images_is_refused_and_leaves_nothing() {
     let restoring = criu.restore(None, RestoreOptions::default(), images).expect("begun");
     let error = restoring.until_restored().expect_err("no images");
     assert!(matches!(error, Error::Refused { .. }), "{error}");
-}
-
-fn saved(dumped: &Dumped) -> Vec<(String, Vec<u8>)> {
-    fs::read_dir(dumped.images().path())
-        .expect("a listing")
-        .map(|entry| entry.expect("an entry"))
-        .filter(|entry| entry.file_name().to_string_lossy().ends_with(".img"))
-        .map(|entry| {
-            let name = entry.file_name().into_string().expect("a name");
-            (name, fs::read(entry.path()).expect("an image"))
-        })
-        .collect()
-}
-
-fn write_pages(images: &Scratch, kept: &Kept) {
-    for ((space, runs), id) in kept.spaces.iter().zip(1..) {
-        let mut writer = PagesWriter::create(&images.path(), *space, id).expect("created");
-        let mut seen = PageSet::new();
-        for (pages, bytes) in runs {
-            seen.insert(*pages);
-            writer.push(*pages, bytes).expect("written");
-        }
-        assert_eq!(writer.finish().expect("finished"), seen.count());
-    }
 }
 
 #[test]

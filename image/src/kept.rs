@@ -80,18 +80,11 @@ pub fn same_object(early: &SharedMemory, now: &SharedMemory) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use pages::{PageIndex, SharedId};
+    use pages::SharedId;
 
     use super::*;
+    use crate::outline::tests::{range, room};
     use crate::state::{Advice, FileId, SysV, Vma, VmaFlags};
-
-    fn range(start: u64, count: u64) -> PageRange {
-        PageRange::new(PageIndex(start), PageCount(count)).expect("a range")
-    }
-
-    fn room(start: u64, count: u64, flags: VmaFlags) -> Room {
-        Room { range: range(start, count), prot: 3, flags }
-    }
 
     fn mm(vmas: &[(u64, u64, VmaKind, VmaFlags)]) -> Mm {
         let none = VirtAddr(0);

@@ -243,16 +243,16 @@ fn ranges(
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use pages::PageIndex;
 
     use super::*;
 
-    fn range(start: u64, count: u64) -> PageRange {
+    pub(crate) fn range(start: u64, count: u64) -> PageRange {
         PageRange::new(PageIndex(start), PageCount(count)).expect("a range")
     }
 
-    fn room(start: u64, count: u64, flags: VmaFlags) -> Room {
+    pub(crate) fn room(start: u64, count: u64, flags: VmaFlags) -> Room {
         Room { range: range(start, count), prot: 3, flags }
     }
 

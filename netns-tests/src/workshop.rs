@@ -28,8 +28,9 @@ pub(crate) fn subject(name: &str) -> Result<PathBuf> {
     let source = Path::new(SOURCES).join(name).with_extension("c");
     let mut hasher = DefaultHasher::new();
     FLAGS.hash(&mut hasher);
-    for file in [Path::new(SOURCES).join("subject.h"), source.clone()] {
-        std::fs::read(&file).map_err(LabError::file("read", &file))?.hash(&mut hasher);
+    let shared = ["subject.h", "listener.h"].map(|header| Path::new(SOURCES).join(header));
+    for file in shared.iter().chain([&source]) {
+        std::fs::read(file).map_err(LabError::file("read", file))?.hash(&mut hasher);
     }
     let folder = folder()?;
     let done = folder.join(format!("{name}-{:016x}", hasher.finish()));

@@ -2,11 +2,10 @@
  * (50) of the rest of each page are incompressible. A question is a key and the value it shall have from
  * now on, each a number of eight bytes; the answer is the key and the value it had before, 0 at first.
  * Whatever else is asked of a subject, `clients` and `rate`, is for those who ask: experiment/clients.rs. */
-#include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <sys/socket.h>
 
 #include "subject.h"
+#include "listener.h"
 
 enum { AT_ONCE = 512 };
 struct question { uint64_t key, value; };
@@ -79,11 +78,7 @@ int main(int argc, char **argv) {
     block = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     MUST(block != MAP_FAILED);
     for (size_t i = 0; i < pages; i++) fill_page(block + i * PAGE, i, 0, percent), *value_of(i) = 0;
-    struct sockaddr_in6 at = {.sin6_family = AF_INET6, .sin6_port = htons(7000)};
-    int one = 1;
-    listener = socket(AF_INET6, SOCK_STREAM, 0);
-    MUST(listener >= 0 && !setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one));
-    MUST(!bind(listener, (struct sockaddr *)&at, sizeof at) && !listen(listener, 64));
+    listener = listen_for_clients();
     pthread_t thread;
     MUST(!pthread_create(&thread, NULL, welcome, NULL));
     ready();

@@ -1,10 +1,9 @@
 /* A server on port 7000 that gives back what it gets. A client that says `d` first is sent numbers
  * without end instead, each eight bytes long and one more than the last. */
-#include <netinet/in.h>
 #include <poll.h>
-#include <sys/socket.h>
 
 #include "subject.h"
+#include "listener.h"
 
 enum { CLIENTS = 64, ROOM = 1 << 16 };
 struct client { int fd; char mode; bool ended; unsigned char bytes[ROOM]; size_t from, to; uint64_t next; };
@@ -60,11 +59,7 @@ static void *run(UNUSED void *nothing) {
 
 int main(int argc, char **argv) {
     begin(argc, argv);
-    struct sockaddr_in6 at = {.sin6_family = AF_INET6, .sin6_port = htons(7000)};
-    int one = 1;
-    listener = socket(AF_INET6, SOCK_STREAM, 0);
-    MUST(listener >= 0 && !setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one));
-    MUST(!bind(listener, (struct sockaddr *)&at, sizeof at) && !listen(listener, 64));
+    listener = listen_for_clients();
     pthread_t thread;
     MUST(!pthread_create(&thread, NULL, run, NULL));
     ready();
