@@ -21,16 +21,17 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use transport::encode;
 use transport::quic::credit::Waiting;
-use transport::quic::{DestinationLink, FaultSender, Incoming, LinkError, PageReceiver};
-use transport::wire::limits::{MAX_DESTINATION_BIDI_STREAMS, MAX_MISSING_RANGES};
+use transport::quic::{DestinationLink, Incoming, LinkError, PageReceiver};
+use transport::wire::limits::MAX_MISSING_RANGES;
 use transport::wire::{Control, FaultTotals, Missing, PageRun, Progress, Wanted};
 
+use crate::askers::Askers;
 use crate::faults::Faults;
 use crate::fill::{FillDoor, FillError};
 use crate::rate::Rate;
 
 /// Runs that may wait to be installed.
-const WAITING: usize = 16;
+pub(crate) const WAITING: usize = 16;
 /// How often the source is told how far it is, when little comes.
 const TELL_EVERY: Duration = Duration::from_millis(100);
 /// A wish is for as many pages as take this long to come.
@@ -93,8 +94,7 @@ impl Inflow {
             door: Some(door),
             filled,
             faults: None,
-            askers: Vec::new(),
-            replies: mpsc::channel(WAITING),
+            askers: Askers::new(),
             told: ByteCount(0),
             rate: Rate::new(),
             tell,
@@ -141,12 +141,6 @@ impl Drop for Inflow {
     }
 }
 
-/// A stream of wishes, and how many of its pages are still to come.
-struct Asker {
-    sender: FaultSender,
-    open: u64,
-}
-
 struct Task {
     link: Option<DestinationLink>,
     /// Readers of the streams of the newest link.
@@ -157,22 +151,18 @@ struct Task {
     door: Option<FillDoor>,
     filled: Arc<AtomicU64>,
     faults: Option<AsyncFd<Faults>>,
-    askers: Vec<Asker>,
-    replies: Replies,
+    askers: Askers,
     /// What the source was told, over this link, to be consumed.
     told: ByteCount,
     rate: Rate,
     tell: watch::Sender<State>,
 }
 
-type Reply = (usize, PageRun, Bytes);
-type Replies = (mpsc::Sender<Reply>, mpsc::Receiver<Reply>);
-
 /// What wakes the task.
 enum Woken {
     Order(Option<Order>),
     Faults,
-    Reply(Reply),
+    Reply((PageRun, Bytes)),
     Run((PageRun, Bytes)),
     Lane(Result<Incoming, LinkError>),
     Tick,
@@ -194,7 +184,7 @@ impl Task {
                 biased;
                 order = orders.recv() => Woken::Order(order),
                 () = readable(self.faults.as_ref()) => Woken::Faults,
-                Some(reply) = self.replies.1.recv() => Woken::Reply(reply),
+                reply = self.askers.next_reply() => Woken::Reply(reply),
                 lane = next_lane(self.link.as_ref()) => Woken::Lane(lane),
                 _ = tick.tick() => Woken::Tick,
                 Some(run) = runs.recv(), if early.is_none() => Woken::Run(run),
@@ -213,12 +203,7 @@ impl Task {
                     Ok(())
                 }
                 Woken::Faults => self.serve().await,
-                Woken::Reply((asker, run, bytes)) => {
-                    if let Some(asker) = self.askers.get_mut(asker) {
-                        asker.open = asker.open.saturating_sub(run.range().count().0);
-                    }
-                    self.install((run, bytes)).await
-                }
+                Woken::Reply(run) => self.install(run).await,
                 Woken::Lane(lane) => self.lane(lane),
                 Woken::Run(run) if self.may_wait(run.0) && self.faults.is_none() => {
                     early = Some(run);
@@ -390,39 +375,11 @@ impl Task {
         Ok(())
     }
 
-    /// Asks the source, on the stream with the fewest pages to come: a packet that is lost holds up
-    /// its own stream only.
+    /// Asks the source; without a link it is said again over the next one.
     async fn ask(&mut self, wishes: Vec<Wanted>) {
-        if wishes.is_empty() || self.link.is_none() || self.open_askers().await.is_err() {
-            return; // said again over the next link
+        if let Some(link) = &self.link {
+            self.askers.ask(link, wishes).await;
         }
-        for wanted in wishes {
-            let Some(asker) = self.askers.iter_mut().min_by_key(|asker| asker.open) else { return };
-            asker.open += wanted.range().count().0;
-            if asker.sender.ask(wanted).await.is_err() {
-                return;
-            }
-        }
-    }
-
-    /// Opens the streams of wishes of a new link.
-    async fn open_askers(&mut self) -> Result<(), LinkError> {
-        let Some(link) = self.link.as_ref().filter(|_| self.askers.is_empty()) else {
-            return Ok(());
-        };
-        for at in 0..MAX_DESTINATION_BIDI_STREAMS as usize {
-            let (sender, mut pages) = link.faults().await?;
-            self.askers.push(Asker { sender, open: 0 });
-            let replies = self.replies.0.clone();
-            self.streams.spawn(async move {
-                while let Ok(Some((run, bytes))) = pages.next().await {
-                    if replies.send((at, run, bytes)).await.is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-        Ok(())
     }
 
     /// Tells the source how far it is, and the driver.

@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+mod askers;
 pub mod build;
 pub mod check;
 mod destination;
