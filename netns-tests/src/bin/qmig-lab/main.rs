@@ -20,7 +20,7 @@ const USAGE: &str = "usage: qmig lab quick --out DIR [ONLY…]
        qmig lab full --out DIR [ONLY…]
        qmig lab run EXPERIMENT.toml --out DIR [ONLY…]
        qmig lab page DIR
-       qmig lab compare DIR DIR
+       qmig lab compare DIR DIR…
        qmig lab example [full]
 
 Builds two hosts out of namespaces and a link between them (root), moves a process over it by each way
@@ -28,6 +28,7 @@ of the experiment, again and again, and writes into DIR: records.ndjson (each tr
 that is needed to repeat it), records.csv, and index.html, one page that needs no network. A run that
 was interrupted goes on where it stopped. ONLY keeps the trials that hold this text in their way, load
 or link; if it is the word of a way, that way alone and others so named. `example` prints the experiment that quick runs, or full, which takes days unless ONLY bounds it.
+`compare` holds each DIR against the first.
 
 Between two real hosts, over the network that is there:
   --source ssh:USER@HOST --destination ssh:USER@HOST   root there, or somebody who may `sudo -n`
@@ -41,9 +42,15 @@ type Outcome<T> = Result<T, Box<dyn Error>>;
 
 /// What was asked for.
 enum Command {
-    Run { experiment: Experiment, out: PathBuf, only: Vec<String>, pair: Option<PairWords> },
+    Run {
+        experiment: Experiment,
+        out: PathBuf,
+        only: Vec<String>,
+        pair: Option<PairWords>,
+    },
     Page(PathBuf),
-    Compare(PathBuf, PathBuf),
+    /// One, and what is held against it.
+    Compare(PathBuf, Vec<PathBuf>),
     Example(&'static str),
 }
 
@@ -97,8 +104,9 @@ impl Command {
             }
             _ if pair.is_some() => None,
             ("page", None) if words.len() == 2 => Some(Self::Page(words.get(1)?.into())),
-            ("compare", None) if words.len() == 3 => {
-                Some(Self::Compare(words.get(1)?.into(), words.get(2)?.into()))
+            ("compare", None) if words.len() >= 3 => {
+                let others = words[2..].iter().map(PathBuf::from).collect();
+                Some(Self::Compare(words.get(1)?.into(), others))
             }
             ("example", None) => {
                 ours(words.get(1).map_or("quick", String::as_str)).map(Self::Example)
@@ -145,9 +153,15 @@ fn obey(command: Command) -> Outcome<()> {
             let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
             show(&name, &Results::in_folder(&folder)?)
         }
-        Command::Compare(one, other) => {
+        Command::Compare(one, others) => {
             let records = |folder: &Path| Results::in_folder(folder)?.records();
-            print!("{}", compare::compare(&records(&one)?, &records(&other)?));
+            let first = records(&one)?;
+            for other in &others {
+                if others.len() > 1 {
+                    println!("{} → {}", one.display(), other.display());
+                }
+                print!("{}", compare::compare(&first, &records(other)?));
+            }
             Ok(())
         }
         Command::Example(text) => {
@@ -192,6 +206,8 @@ mod tests {
                 if to == "e" && source == "ssh:a@b" && only == ["stop"])
         );
         assert!(matches!(parse("compare a b"), Some(Command::Compare(..))));
+        let three = parse("compare a b c");
+        assert!(matches!(three, Some(Command::Compare(_, others)) if others.len() == 2));
         for wrong in [
             "",
             "quick",

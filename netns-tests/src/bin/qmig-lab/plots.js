@@ -188,10 +188,13 @@ function rounds() {
   });
 }
 
+/* The most that each side took for itself. */
+const peaks = run => [run.source, run.destination].some(tool => tool.peak_kib > 0)
+  ? [run.source, run.destination].map(tool => number(tool.peak_kib / 1024)).join(", ") + " MiB" : "";
 function trials() {
-  const head = ["way", "link", "load", "run", "seed", "felt", "complete", "waits", "p50", "p99", "fill", "late p99"];
+  const head = ["way", "link", "load", "run", "seed", "felt", "complete", "waits", "p50", "p99", "fill", "memory of both tools", "late p99"];
   const holder = table(head, data.runs.filter(run => !run.error).map(run => [told(run.way), where(run), run.load, run.repetition + 1, run.seed, run.felt_us ? time(run.felt_us) : "–", time(run.total_us), run.waits.count,
-    run.waits.count ? time(run.waits.p50_us) : "", run.waits.count ? time(run.waits.p99_us) : "", run.fill_bps ? rate(run.fill_bps) : "", run.link === "veth" ? "" : time(run.up.lateness_us)]));
+    run.waits.count ? time(run.waits.p50_us) : "", run.waits.count ? time(run.waits.p99_us) : "", run.fill_bps ? rate(run.fill_bps) : "", peaks(run), run.link === "veth" ? "" : time(run.up.lateness_us)]));
   document.getElementById("trials").append(holder);
   const bad = data.runs.filter(run => run.error);
   if (bad.length) document.getElementById("trials").append(make("h2", {}, "Trials that failed"), table(["way", "link", "why"], bad.map(run => [told(run.way), run.link_name, run.error.split("\n")[0]])));
