@@ -10,7 +10,8 @@
 //! - An **epoch** is a round trip, and 10 ms at least ([`super::epoch`]).
 //! - The **base** is the shortest epoch of 10 s. Our own queue would creep into it, so the queue is
 //!   drained for a round when nothing came near the base for long.
-//! - **Noise** (jitter) is added to the target, or the least noisy epoch would pass for the path.
+//! - **Noise** (jitter) is added to the target, or the least noisy epoch would pass for the path; up to a
+//!   part of the base, for what is more comes from hosts that are busy.
 //! - **Loss** shrinks the target smoothly, so that a queue too short for it is not flooded, and chance
 //!   costs nothing. A tenth of a round lost slows for sure.
 //! - An **empty queue** for several epochs means that the path became faster: the window is stepped up
@@ -31,6 +32,8 @@ use super::resume::Resume;
 use super::rival::Rival;
 use super::startup::{End, Startup};
 
+/// Noise is waited for up to this part of the base; what is more comes from the hosts.
+const MOST_NOISE: f64 = 0.6;
 /// Packets that may always be in flight: as many as one acknowledgement may wait for, and some.
 const LEAST_PACKETS: f64 = 12.0;
 /// Packets that quinn's pacer sends together at least; their own queue is none to shorten, up to a
@@ -458,7 +461,7 @@ impl Control {
         let burst = BURST_PACKETS * self.packet / self.rates.best().max(1.0);
         let burst = Duration::from_secs_f64(burst.min(LONGEST_BURST.as_secs_f64()));
         let target = self.target.mul_f64((1.0 - self.loss / LOSS_SCALE).max(LEAST_TARGET));
-        target.max(burst) + self.noise.allowance()
+        target.max(burst) + self.noise.allowance().min(self.base().mul_f64(MOST_NOISE))
     }
 
     const fn least(&self) -> f64 {
