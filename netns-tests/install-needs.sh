@@ -7,7 +7,7 @@ set -euo pipefail
 needs=(
 	ip:iproute2 cc:gcc redis-server:redis-server redis-cli:redis-tools nginx:nginx-light
 	sqlite3:sqlite3 python3:python3 java:default-jdk-headless script:bsdutils tmux:tmux
-	openssl:openssl setpriv:util-linux psql:postgresql node:nodejs runc:runc busybox:busybox-static etcd:etcd-server podman:podman conmon:conmon
+	openssl:openssl setpriv:util-linux psql:postgresql node:nodejs runc:runc busybox:busybox-static etcd:etcd-server podman:podman conmon:conmon iptables:iptables
 	sshd:openssh-server ssh:openssh-client
 )
 missing=()

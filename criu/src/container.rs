@@ -4,6 +4,7 @@
 //! its namespaces, and afterwards owns the restored one. The runtime starts a CRIU, and it is that
 //! conversation which qmig joins ([`crate::shim`]).
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
@@ -17,6 +18,7 @@ use serde::Deserialize;
 use crate::binary::Criu;
 use crate::bundle::has_terminal;
 use crate::error::{Error, Result};
+use crate::network::{self, Connected, NETWORK_STATUS};
 use crate::scratch::Scratch;
 use crate::shim::Door;
 
@@ -28,7 +30,7 @@ pub const CONFIG: &str = "config.json";
 pub const CHECKPOINT: &str = "checkpoint";
 const PODMAN: &str = "podman";
 /// What podman is to tell of a container.
-const INSPECT: &str = r#"{"pid": {{.State.Pid}}, "status": {{json .State.Status}}, "bundle": {{json .OCIConfigPath}}, "image": {{json .Image}}, "network": {{json .HostConfig.NetworkMode}}}"#;
+const INSPECT: &str = r#"{"pid": {{.State.Pid}}, "status": {{json .State.Status}}, "bundle": {{json .OCIConfigPath}}, "image": {{json .Image}}, "network": {{json .HostConfig.NetworkMode}}, "networks": {{json .NetworkSettings.Networks}}}"#;
 /// Bytes of a runtime's answer that are read.
 const MOST: usize = 64 << 10;
 
@@ -61,6 +63,9 @@ pub struct ContainerState {
     /// How its runtime connects it, if that is its runtime's affair.
     #[serde(default)]
     pub network: String,
+    /// What those networks have given to it.
+    #[serde(default)]
+    pub networks: Option<BTreeMap<String, Connected>>,
 }
 
 /// Files that are not as in their image, by their paths in the container.
@@ -124,6 +129,13 @@ impl ContainerState {
     /// True if its runtime has put it into a network, with an address that it chose.
     pub fn is_networked(&self) -> bool {
         !PLAIN_NETWORKS.contains(&self.network.as_str())
+    }
+
+    /// The only network that its runtime has put it into, and what it has there.
+    pub fn only_network(&self) -> Option<(&str, &Connected)> {
+        let mut all = self.networks.iter().flatten();
+        let only = all.next().filter(|_| self.is_networked())?;
+        all.next().is_none().then_some((only.0.as_str(), only.1))
     }
 
     /// Its configuration gives it a terminal.
@@ -257,12 +269,17 @@ impl AtWork {
     }
 }
 
-/// Podman restores only what it has checkpointed, by these two files; no image comes there.
+/// Podman restores only what it has checkpointed, by these two files, with what its network had given to
+/// it; no image comes there.
 fn pretend(bundle: &Path, images: &Scratch) -> io::Result<()> {
     let folder = bundle.join(CHECKPOINT);
     std::fs::create_dir_all(&folder)?;
     for name in [DESCRIPTORS, "inventory.img"] {
         std::fs::copy(images.path().join(name), folder.join(name))?;
+    }
+    if let Ok(came) = std::fs::read(images.path().join(NETWORK_STATUS)) {
+        let status = network::checked(&came).ok_or(io::ErrorKind::InvalidData)?;
+        std::fs::write(bundle.join(NETWORK_STATUS), status)?;
     }
     Ok(())
 }

@@ -15,6 +15,8 @@ use crate::{Lab, LabError, Migration, Result};
 
 /// How long a container may take for its next beat.
 const SOON: Duration = Duration::from_secs(60);
+/// No network of Podman's.
+const NONE: &str = "none";
 /// Podman's configuration.
 const STORAGE: &str = "storage.conf";
 const ENGINE: &str = "containers.conf";
@@ -24,6 +26,7 @@ pub struct Runtime<'lab> {
     host: &'lab Host,
     program: PathBuf,
     ids: Vec<String>,
+    network: &'static str,
 }
 
 /// What a container has said.
@@ -92,7 +95,7 @@ impl<'lab> Boxed<'lab> {
 impl<'lab> Runtime<'lab> {
     /// The runc of this host.
     pub fn runc(host: &'lab Host) -> Self {
-        Self { host, program: "runc".into(), ids: Vec::new() }
+        Self { host, program: "runc".into(), ids: Vec::new(), network: NONE }
     }
 
     /// Its crun: the one beside the CRIU, because Debian 12's knows nothing of CRIU. It refuses hosts with
@@ -104,7 +107,12 @@ impl<'lab> Runtime<'lab> {
             "! mountpoint -q /sys/fs/cgroup/unified || umount -l /sys/fs/cgroup/unified",
         ]);
         host.run(one)?;
-        Ok(Self { host, program: criu.program().with_file_name("crun"), ids: Vec::new() })
+        Ok(Self {
+            host,
+            program: criu.program().with_file_name("crun"),
+            ids: Vec::new(),
+            network: NONE,
+        })
     }
 
     /// Its Podman, which keeps everything in the host's own directory.
@@ -112,13 +120,33 @@ impl<'lab> Runtime<'lab> {
         let folder = host.scratch();
         let shown = folder.display();
         for (name, text) in [
-            (STORAGE, format!("[storage]\ndriver = \"vfs\"\ngraphroot = \"{shown}/store\"\nrunroot = \"{shown}/run\"\n")),
-            (ENGINE, "[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"none\"\nruntime = \"runc\"\n".to_owned()),
+            (
+                STORAGE,
+                format!(
+                    "[storage]\ndriver = \"vfs\"\ngraphroot = \"{shown}/store\"\nrunroot = \"{shown}/run\"\n"
+                ),
+            ),
+            (
+                ENGINE,
+                format!(
+                    "[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"none\"\nruntime = \"runc\"\n[network]\nnetwork_config_dir = \"{shown}/net\"\n"
+                ),
+            ),
         ] {
             let path = host.path(folder.join(name));
             std::fs::write(&path, text).map_err(LabError::file("write", &path))?;
         }
-        Ok(Self { host, program: "podman".into(), ids: Vec::new() })
+        Ok(Self { host, program: "podman".into(), ids: Vec::new(), network: NONE })
+    }
+
+    /// Its containers are in Podman's own network from now on, where each gets an address.
+    pub fn networked(&mut self) -> Result<()> {
+        // The addresses given out are the machine's otherwise.
+        let mut own = Command::new("sh");
+        own.args(["-c", "mkdir -p /var/lib/cni && mount -t tmpfs own /var/lib/cni"]);
+        self.host.run(own)?;
+        self.network = "podman";
+        Ok(())
     }
 
     /// What its program must see in its environment.
@@ -224,7 +252,7 @@ impl<'lab> Runtime<'lab> {
         let mut shell = Command::new("sh");
         shell.args(["-c", "exec \"$@\" </dev/null >/dev/null 2>/dev/null", "sh"]);
         shell.arg(&self.program).envs(self.environment());
-        shell.args(["run", "--detach", "--network", "none", "--tmpfs", "/tmp", "--name", id]);
+        shell.args(["run", "--detach", "--network", self.network, "--tmpfs", "/tmp", "--name", id]);
         shell.args(["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]);
         shell
     }

@@ -91,6 +91,52 @@ fn its_changed_files_go_along() -> Outcome {
     Ok(())
 }
 
+/// With the address that it had, which nobody over there has; the one like it must be in such a network.
+#[test]
+fn its_address_goes_along() -> Outcome {
+    let Some(criu) = Criu::for_containers(&[&NEEDED[..], &["iptables"]].concat()) else {
+        return Ok(());
+    };
+    let lab = Lab::two_hosts()?;
+    let (mut src, mut dst) = (Runtime::podman(lab.src())?, Runtime::podman(lab.dst())?);
+    let bundle = Bundle::make(&lab)?;
+    let apart = dst.run(&bundle)?;
+    dst.stop(&apart)?;
+    src.networked()?;
+    dst.networked()?;
+    let (first, there) = (src.run(&bundle)?, src.run(&bundle)?);
+    let here = dst.run(&bundle)?;
+    dst.stop(&here)?;
+    let address = |runtime: &Runtime<'_>, id: &str| -> Result<[String; 2], Box<dyn Error>> {
+        let told = runtime.exec(id, &["ip", "addr", "show", "eth0"])?;
+        let word = |before: &str| {
+            let mut words = told.split_whitespace().skip_while(|word| *word != before);
+            words.nth(1).unwrap_or_default().to_owned()
+        };
+        Ok([word("inet"), word("link/ether")])
+    };
+    let had = address(&src, &there)?;
+    assert!(had[0].ends_with(".3/16") && address(&src, &first)?[0].ends_with(".2/16"), "{had:?}");
+    let migration = |here: &str| -> Result<Migration<'_>, Box<dyn Error>> {
+        let migration = Migration::new(&lab)?.deadline(SOON * 2).criu(&criu);
+        let migration = migration.container(src.program(), &there).environment(&src.environment());
+        Ok(migration.restore_arg("--podman").restore_arg(here))
+    };
+    let moved = migration(&apart)?.run(0)?;
+    assert_eq!(moved.dumped().code(), Some(121), "{}", moved.logs());
+    assert!(moved.logs().contains("it is not in network"), "{}", moved.logs());
+    moved.restore().wait(SOON)?;
+
+    let before = src.wait_beats(&there, 2)?;
+    let moved = migration(&here)?.run(0)?;
+    moved.succeeded()?;
+    assert!(moved.restore().wait(SOON)?.success(), "{}", moved.logs());
+    let after = dst.wait_beats(&here, 2)?;
+    assert!(after.number > before.number && after.wrong == 0, "{before:?}, {after:?}");
+    assert_eq!(address(&dst, &here)?, had);
+    Ok(())
+}
+
 /// Made of other images, or with what cannot be made like the other: refused, or given up, by name.
 #[test]
 fn what_differs_is_told() -> Outcome {

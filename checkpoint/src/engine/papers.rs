@@ -2,14 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use criu::{CHECKPOINT, CONFIG, Container, DESCRIPTORS};
+use criu::{CHECKPOINT, CONFIG, Container, DESCRIPTORS, NETWORK_STATUS};
 use image::ImageSet;
 
 use crate::failure::Cause;
 
-/// A container's configuration, for a destination whose bundle has none.
+/// A container's configuration, for a destination whose bundle has none, and what its network gave it.
 pub(super) struct Papers {
     config: Vec<u8>,
+    network: Option<Vec<u8>>,
     /// Where the runtime writes beside images, if not among them.
     beside: Option<PathBuf>,
 }
@@ -17,16 +18,20 @@ pub(super) struct Papers {
 impl Papers {
     /// Of a container that runs.
     pub(super) fn of(container: &Container) -> Result<Self, Cause> {
-        let bundle = container.ask()?.bundle;
+        let state = container.ask()?;
+        let network = state.only_network().map(|(name, has)| criu::network_status(name, has));
+        let bundle = state.bundle;
         let beside = container.is_kept().then(|| bundle.join(CHECKPOINT));
-        Ok(Self { config: read(&bundle, CONFIG)?, beside })
+        Ok(Self { config: read(&bundle, CONFIG)?, network, beside })
     }
 
     /// Lays them beside its images, which the runtime believes to be in `folder`, and what the runtime
     /// has written too.
     pub(super) fn lay(self, folder: &Path, images: &mut ImageSet) -> Result<(), Cause> {
         let descriptors = read(self.beside.as_deref().unwrap_or(folder), DESCRIPTORS)?;
-        for (name, bytes) in [(DESCRIPTORS, descriptors), (CONFIG, self.config)] {
+        let network = self.network.map(|status| (NETWORK_STATUS, status));
+        let papers = [(DESCRIPTORS, descriptors), (CONFIG, self.config)];
+        for (name, bytes) in papers.into_iter().chain(network) {
             images.add(name, bytes).map_err(|bad| Cause::CriuImages(bad.into()))?;
         }
         Ok(())

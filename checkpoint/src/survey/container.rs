@@ -2,7 +2,7 @@
 //! are in namespaces of its own, so that the destination need not be asked about them.
 
 use criu::{Container, ContainerState};
-use image::plan::{CONNECTIONS, CONTAINER, Plan, Refusal, TERMINAL};
+use image::plan::{CONNECTIONS, CONTAINER, NETWORK, Plan, Refusal, TERMINAL};
 use tracee::HostPid;
 
 use super::{SurveyError, SurveyOptions, TcpPolicy, brief};
@@ -23,14 +23,18 @@ pub(crate) fn survey(
         let hint = "only containers of runc and crun can be moved with a terminal";
         refusals.push(Refusal::new(TERMINAL, "", reason).hint(hint));
     }
-    if state.is_networked() {
-        let reason = "Podman would give it another address there";
-        let hint = "only containers with --network none or host can be moved";
+    let network = state.only_network();
+    if state.is_networked() && network.is_none() {
+        let reason = "only one network of Podman's can be had again over there";
+        let hint = "have it in one network, or with --network none or host";
         let object = format!("network {}", state.network.escape_debug());
         refusals.push(Refusal::new(object, "", reason).hint(hint));
     }
     let keeps = options.tcp == TcpPolicy::Keep;
-    if keeps && !has_own_network(root) {
+    if keeps && network.is_some() {
+        let reason = "they lead out of its network, which nobody holds back";
+        refusals.push(Refusal::new(CONNECTIONS, "", reason).hint("use --tcp-close"));
+    } else if keeps && !has_own_network(root) {
         // Nobody else may speak to them before they are over there.
         let reason = "its network is the host's: CRIU would not keep their packets back";
         refusals.push(Refusal::new(CONNECTIONS, "", reason).hint("use --tcp-close"));
@@ -40,6 +44,7 @@ pub(crate) fn survey(
     }
     let mut plan = brief::survey(root, CONTAINER)?;
     plan.needs.extend(state.has_terminal().then(|| TERMINAL.to_owned()));
+    plan.needs.extend(network.map(|(name, _)| format!("{NETWORK}{name}")));
     plan.needs.extend(keeps.then(|| CONNECTIONS.to_owned()));
     Ok(plan)
 }

@@ -42,6 +42,8 @@ pub const CHANGED_FILES: &str = "the same image, ";
 pub const CONNECTIONS: &str = "its TCP connections";
 /// A need of a container that has a terminal.
 pub const TERMINAL: &str = "its terminal";
+/// A need, with its name after it, of a container in a network of Podman's.
+pub const NETWORK: &str = "a network of Podman's, ";
 /// Name of the blob of files that cross while a container runs.
 pub const FILES: &str = "files";
 /// Name of the blob of those that have changed meanwhile.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use criu::{CONFIG, Container};
 use image::plan::{
-    CHANGED_FILES, CONNECTIONS, CONTAINER, CRIU, Plan, ROOT_FILES, Refusal, TERMINAL,
+    CHANGED_FILES, CONNECTIONS, CONTAINER, CRIU, NETWORK, Plan, ROOT_FILES, Refusal, TERMINAL,
 };
 use rootfs::Claim;
 
@@ -23,7 +23,8 @@ pub(crate) fn check(plan: &Plan, container: &Container, bundle: &Path) -> Result
         let hint = "use `qmig restore` here without a container";
         refusals.push(Refusal::new(&plan.command, HERE, reason).hint(hint));
     }
-    let known = |need: &str| KNOWN.contains(&need) || need.starts_with(CHANGED_FILES);
+    let named = |need: &str| [CHANGED_FILES, NETWORK].iter().any(|kind| need.starts_with(kind));
+    let known = |need: &str| KNOWN.contains(&need) || named(need);
     for need in plan.needs.iter().filter(|need| !known(need)) {
         refusals.push(Refusal::new(need, HERE, "a stock CRIU does not know it"));
     }
@@ -62,6 +63,15 @@ pub(crate) fn check(plan: &Plan, container: &Container, bundle: &Path) -> Result
         let reason = "nobody here takes its other end";
         let hint = "name a socket where somebody does: `--console-socket PATH`";
         refusals.push(Refusal::new(TERMINAL, HERE, reason).hint(hint));
+    }
+    if let Some(network) = plan.needs.iter().find_map(|need| need.strip_prefix(NETWORK)) {
+        let here = container.ask().ok();
+        let here = here.as_ref().and_then(|state| state.only_network());
+        if here.is_none_or(|(name, _)| name != network) {
+            let reason = format!("it is not in network {network:?}, and that alone, here");
+            let hint = "make a container like the other in a network of that name";
+            refusals.push(Refusal::new(&container.id, HERE, reason).hint(hint));
+        }
     }
     if let Some(image) = plan.needs.iter().find_map(|need| need.strip_prefix(CHANGED_FILES)) {
         let here = container.ask().map(|state| state.image).unwrap_or_default();
