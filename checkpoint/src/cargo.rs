@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use image::heritage::HERITAGE;
 use image::state::{Checkpoint, Task};
 use image::{ImageSet, NamespaceIds, pagemap};
 use pages::{ByteCount, PageCount, PageSet};
@@ -10,6 +11,7 @@ use transport::wire::{BlobName, BlobTotal, Manifest, SpaceTotal};
 
 use crate::collect::SpacePages;
 use crate::failure::Cause;
+use crate::heritage;
 use crate::lazy::{self, Owed};
 
 /// What leaves beside the pages that cannot wait.
@@ -17,11 +19,13 @@ pub(crate) struct Cargo {
     images: ImageSet,
     /// Pages that leave after the hand-over.
     pub(crate) owed: Vec<Owed>,
-    /// Images that tell which pages come after the others.
+    /// Images that tell which pages come after the others, or before them.
     later: Vec<(String, Vec<u8>)>,
     /// Files that have left already.
     pub(crate) files: Vec<BlobTotal>,
     totals: Vec<SpaceTotal>,
+    /// Pages that several processes have in common; they are in no total.
+    common: PageCount,
 }
 
 impl Cargo {
@@ -44,7 +48,7 @@ impl Cargo {
             owed: owed_of(space.space).map_or(PageCount(0), |owed| owed.pages.count()),
         });
         let totals = totals.collect();
-        Self { images, owed, later: Vec::new(), files: Vec::new(), totals }
+        Self { images, owed, later: Vec::new(), files: Vec::new(), totals, common: PageCount(0) }
     }
 
     /// Has those pages leave last of which a destination that builds meanwhile can have no use before.
@@ -65,9 +69,20 @@ impl Cargo {
         spaces
     }
 
+    /// Has pages leave first that several processes have in common.
+    pub(crate) fn common_first(
+        &mut self,
+        found: heritage::Found,
+        spaces: Vec<SpacePages>,
+    ) -> Vec<SpacePages> {
+        self.common = found.heritage.pages.count();
+        self.later.push((HERITAGE.to_owned(), found.heritage.to_bytes()));
+        found.spaces.into_iter().chain(spaces).collect()
+    }
+
     /// Pages that leave before the hand-over.
     pub(crate) fn sent(&self) -> PageCount {
-        self.totals.iter().map(|total| total.sent).sum()
+        self.totals.iter().map(|total| total.sent).sum::<PageCount>() + self.common
     }
 
     /// Pages that may follow after it.

@@ -20,6 +20,7 @@ mod fill;
 mod fingerprints;
 mod gain;
 mod handoff;
+mod heritage;
 mod lazy;
 mod objects;
 mod pace;

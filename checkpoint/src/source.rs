@@ -28,6 +28,7 @@ use crate::failure::{Cause, Failure};
 use crate::files::Files;
 use crate::fill::{Filling, fill};
 use crate::handoff::{self, Left};
+use crate::heritage;
 use crate::precopy::{self, Ending};
 use crate::rounds::Rounds;
 use crate::serve::Server;
@@ -138,8 +139,19 @@ pub async fn migrate_out(
     let features = agreed.features();
     let (frozen, taken) =
         freeze(agreed, &link, job, (&plan, rounds.as_ref()), &mut downtime).await?;
-    let Taken { images, tasks, mut spaces } = taken;
+    let Taken { images, tasks, shared, mut spaces } = taken;
     let lazy = features.contains(Features::POST_COPY);
+    let common = match (&tasks, &shared) {
+        (Some(tasks), Some(shared))
+            if !lazy && rounds.is_none() && features.contains(Features::HERITAGE) =>
+        {
+            match heritage::take(tasks, shared, &mut spaces) {
+                Ok(found) => found,
+                Err(error) => return Err(give_up(frozen, &link, error.into()).await),
+            }
+        }
+        _ => None,
+    };
     let mut cargo = Cargo::load(images, tasks.as_deref(), &mut spaces, lazy);
     if let Some((files, ahead)) = files {
         match files.again(&link, stop, watch).await {
@@ -150,6 +162,9 @@ pub async fn migrate_out(
     }
     if let (Some(tasks), false, true) = (&tasks, lazy, features.contains(Features::EAGER_FIRST)) {
         spaces = cargo.eager_first(tasks, spaces);
+    }
+    if let Some(common) = common {
+        spaces = cargo.common_first(common, spaces);
     }
     watch.event(Event::Frozen { pages: cargo.pages().0 });
 
@@ -349,7 +364,8 @@ fn features(job: &Job, beginning: &Beginning) -> Features {
     let owing =
         if job.mode.is_lazy() && !job.leave_running { Features::POST_COPY } else { Features::NONE };
     let always = Features::STOP_AND_COPY.with(Features::LZ4).with(Features::ZSTD);
-    let always = always.with(Features::EAGER_FIRST).with(Features::PADDING);
+    let always =
+        always.with(Features::EAGER_FIRST).with(Features::PADDING).with(Features::HERITAGE);
     always.with(rounds).with(owing)
 }
 

@@ -13,6 +13,7 @@
 mod directory;
 mod error;
 pub mod frame;
+pub mod heritage;
 pub mod inspect;
 pub mod kept;
 pub mod kind;
@@ -27,6 +28,7 @@ pub mod state;
 mod written;
 
 pub use error::{BadField, BadImage, DirectoryError, Flaw, FrameFlaw};
+pub use heritage::Heritage;
 pub use inspect::inspect;
 pub use kind::ImageKind;
 pub use outline::Outline;

@@ -179,16 +179,16 @@ impl From<&SpaceOutline> for SpaceMessage {
             message.kinds.push(room.prot & 7 | room.flags.bits());
             end = room.range.end().0;
         }
-        (message.beside_gaps, message.beside_counts) = told(&space.beside);
-        (message.stale_gaps, message.stale_counts) = told(&space.stale);
+        (message.beside_gaps, message.beside_counts) = told(space.beside.ranges().iter().copied());
+        (message.stale_gaps, message.stale_counts) = told(space.stale.ranges().iter().copied());
         message
     }
 }
 
 /// What [`ranges`] understands.
-fn told(set: &PageSet) -> (Vec<u64>, Vec<u64>) {
+pub(crate) fn told(ranges: impl Iterator<Item = PageRange>) -> (Vec<u64>, Vec<u64>) {
     let mut end = 0;
-    let gaps_and_counts = set.ranges().iter().map(|range| {
+    let gaps_and_counts = ranges.map(|range| {
         let gap = range.start().0 - end;
         end = range.end().0;
         (gap, range.count().0)
@@ -226,7 +226,7 @@ impl TryFrom<&SpaceMessage> for SpaceOutline {
 }
 
 /// Ascending and disjoint, told by the gaps between them; `field` is what a flaw is told of.
-fn ranges(
+pub(crate) fn ranges(
     (field, gaps, counts): (&'static str, &[u64], &[u64]),
 ) -> Result<Vec<PageRange>, BadField> {
     if counts.len() != gaps.len() {

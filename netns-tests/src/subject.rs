@@ -52,7 +52,7 @@ enum Language {
 
 impl Subject {
     /// Every subject in C: the file names in `subjects/`.
-    pub const ALL: [&str; 43] = [
+    pub const ALL: [&str; 44] = [
         "churn",
         "commons",
         "creds",
@@ -66,6 +66,7 @@ impl Subject {
         "headless",
         "heartbeat",
         "huge",
+        "inherited",
         "ipc",
         "kv",
         "locks",

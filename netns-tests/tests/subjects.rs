@@ -121,7 +121,7 @@ macro_rules! honest {
 }
 
 honest! {
-    churn commons creds datagrams edges events fifos files filler forks headless heartbeat huge ipc kv locks marks memory netlink packets pipes places posix ptys raw
+    churn commons creds datagrams edges events fifos files filler forks headless heartbeat huge inherited ipc kv locks marks memory netlink packets pipes places posix ptys raw
     registers rseq rules server settings signals sockets streams swapped sysv threads timers toucher vast waits watches writer zombie
 }
 

@@ -26,6 +26,7 @@ use crate::fill::Fill;
 use crate::gather::{Gathered, Hearing, gather, total};
 use crate::handoff::{self, Farewell};
 use crate::inflow::Inflow;
+use crate::inherit::inherit;
 use crate::offspring::Offspring;
 use crate::rounds::{self, Early};
 
@@ -158,8 +159,9 @@ fn features(engine: &dyn Engine) -> Features {
     let in_rounds = in_rounds.with(Features::FILE_ROUNDS);
     let early = if engine.grows().is_some() { in_rounds } else { Features::NONE };
     let eager = if engine.builds_early() { Features::EAGER_FIRST } else { Features::NONE };
+    let common = if engine.grows().is_some() { Features::HERITAGE } else { Features::NONE };
     let always = Features::STOP_AND_COPY.with(early).with(eager);
-    always.with(lazy).with(Features::LZ4).with(Features::ZSTD).with(Features::PADDING)
+    always.with(lazy).with(Features::LZ4).with(Features::ZSTD).with(Features::PADDING).with(common)
 }
 
 async fn read_plan(
@@ -228,17 +230,22 @@ struct Staging {
 async fn build(
     link: &DestinationLink,
     building: &Building,
-    (gathered, early): (Gathered, Option<Early>),
+    (mut gathered, early): (Gathered, Option<Early>),
     keeper: Option<Keeper>,
     host: &Host<'_>,
     stop: &mut Stop,
     watch: &mut dyn Watch,
 ) -> Result<Staging, Cause> {
     let begun = Instant::now();
+    let trunk = match host.engine.grows() {
+        Some(options) => inherit(link, building, &mut gathered, options, stop).await?,
+        None => None,
+    };
+    let waited = trunk.as_ref().map_or(Duration::ZERO, |_| begun.elapsed());
     let Gathered { images, files, manifest, owed, bulk } = gathered;
-    let arrived = Arrived { images, early, files };
+    let arrived = Arrived { images, early, trunk, files };
     let hollow = host.engine.build(arrived, manifest.spaces())?;
-    let skeleton = begun.elapsed();
+    let skeleton = begun.elapsed().saturating_sub(waited);
     tracing::debug!("the tree is built; its memory is empty");
     chaos::point("destination:building")?;
     let roaming = hollow.roam()?;

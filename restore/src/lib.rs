@@ -18,6 +18,7 @@ mod fill;
 mod gather;
 mod handoff;
 mod inflow;
+mod inherit;
 mod ledger;
 mod meter;
 mod offspring;
@@ -26,7 +27,7 @@ mod rounds;
 pub mod skeleton;
 mod takeover;
 
-pub use build::{Built, Grown, Ready, Roaming, Running, Sink};
+pub use build::{Built, Grown, Ready, Roaming, Running, Sink, Trunk};
 pub use check::host_report;
 pub use destination::{Host, migrate_in};
 pub use directory::restore_from;

@@ -75,9 +75,27 @@ impl Skeleton {
     }
 
     fn create_for(from: &Checkpoint, options: BuildOptions, growing: bool) -> Result<Self> {
+        Ground::lay(from, options, growing)?.grow_up(from)
+    }
+}
+
+/// The first process of a tree, alone.
+pub(crate) struct Ground {
+    tree: Tree,
+    channel: Channel,
+    hole: Hole,
+    parked: Parked,
+    ptys: Ptys,
+    options: BuildOptions,
+    clocks_set: Instant,
+    steps: Vec<Step>,
+}
+
+impl Ground {
+    /// Makes it. With `growing` for a tree that still runs elsewhere.
+    pub(crate) fn lay(from: &Checkpoint, options: BuildOptions, growing: bool) -> Result<Self> {
         let shapes = tree::shapes(from, options.shell_job)?;
         let steps = tree::steps(&shapes)?;
-        let shared_tables = shared_tables(from)?;
         let hole = Hole::find(from, growing)?;
         let highest = channel_number(from)?;
         let limit = raise_descriptor_limit(highest)?;
@@ -94,19 +112,37 @@ impl Skeleton {
         let mut first = tree.plant(&hole, &channel, from.root().id, options.pidns)?;
         channel.handed_over();
         let parked = first.prepare(&hole, limit)?;
-        let root = from.root().id.0;
         if options.pidns {
             first.furnish_namespace()?;
             tree.init = Some(first.process);
-            tree.root_under_init(root)?;
         } else {
-            tree.tasks.insert(root, first.process);
+            tree.tasks.insert(from.root().id.0, first.process);
         }
+        Ok(Self { tree, channel, hole, parked, ptys, options, clocks_set, steps })
+    }
+
+    /// The process: the root, or the init of its namespace.
+    pub(crate) fn first(&mut self, root: TaskId) -> Result<&mut Process> {
+        let Tree { init, tasks, .. } = &mut self.tree;
+        let first = init.as_mut().or_else(|| tasks.get_mut(&root.0));
+        Ok(first.ok_or(ShapeError::Parent { task: root.0, parent: root.0 })?)
+    }
+
+    /// Where it will be one of many.
+    pub(crate) fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    /// Makes all the others, who have what it has.
+    pub(crate) fn grow_up(self, from: &Checkpoint) -> Result<Skeleton> {
+        let Self { mut tree, channel, hole, parked, ptys, options, clocks_set, steps } = self;
+        let shared_tables = shared_tables(from)?;
+        tree.root_under_init(from.root().id.0)?;
         for step in steps {
             tree.take(step, &shared_tables, &ptys)?;
         }
         tree.bury_zombies(from)?;
-        Ok(Self { tree, channel, hole, parked, ptys, options, clocks_set })
+        Ok(Skeleton { tree, channel, hole, parked, ptys, options, clocks_set })
     }
 }
 

@@ -250,6 +250,23 @@ impl Pagemap {
         Ok(())
     }
 
+    /// For each page of `range`, one after the other: the number of the frame that holds its private
+    /// content; `None` where there is none, or the kernel does not say (to whom it may not, or of what is
+    /// swapped out). Two pages in one frame are the same as long as nobody runs.
+    pub fn frames(&self, range: PageRange) -> Result<Vec<Option<u64>>> {
+        let mut frames = Vec::with_capacity(usize_of(range.count()));
+        let mut buffer = vec![0_u8; ENTRIES.min(usize_of(range.count())) * 8];
+        for piece in range.pieces(PageCount(ENTRIES as u64)) {
+            let bytes = &mut buffer[..usize_of(piece.count()) * 8];
+            self.file.read_exact_at(bytes, piece.start().0 * 8).map_err(Error::proc(&self.path))?;
+            let entries = bytes.chunks_exact(8);
+            frames.extend(entries.map(|entry| {
+                Entry(u64::from_le_bytes(entry.try_into().expect("eight bytes"))).frame()
+            }));
+        }
+        Ok(frames)
+    }
+
     fn refused(&self, errno: Errno) -> Error {
         Error::Proc { path: self.path.clone().into(), source: errno.into() }
     }
@@ -297,6 +314,14 @@ impl Entry {
     const GUARD: u64 = 1 << 58;
     /// Swap type of a marker (userfaultfd write protection, poison): an entry without content.
     const MARKER: u64 = 0x1f;
+
+    /// Where its private content is.
+    fn frame(self) -> Option<u64> {
+        /// The low bits of an entry.
+        const NUMBER: u64 = (1 << 55) - 1;
+        let private = self.0 & Self::PRESENT != 0 && self.0 & Self::FILE == 0;
+        Some(self.0 & NUMBER).filter(|frame| private && *frame != 0)
+    }
 
     fn is(self, wanted: Wanted) -> bool {
         let swapped = self.0 & Self::SWAPPED != 0

@@ -16,7 +16,7 @@ use std::pin::Pin;
 
 use image::ImageSet;
 use image::plan::Plan;
-use image::state::Task;
+use image::state::{SharedMemory, Task};
 use tracee::HostPid;
 
 use crate::collect::SpacePages;
@@ -68,6 +68,8 @@ pub struct Taken {
     pub(crate) images: ImageSet,
     /// Its processes, if they are understood: a stock CRIU writes more than qmig can say.
     pub(crate) tasks: Option<Vec<Task>>,
+    /// Its shared memory, if these processes may be made otherwise than in the order of their images.
+    pub(crate) shared: Option<Vec<SharedMemory>>,
     /// Its pages, to be read as long as it stands still.
     pub(crate) spaces: Vec<SpacePages>,
 }

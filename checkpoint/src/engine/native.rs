@@ -61,9 +61,10 @@ impl Engine for Native {
             }
             let Collected { checkpoint, spaces, ties, .. } = collected;
             let images = checkpoint.to_images(&NamespaceIds::default());
+            let (tasks, shared) = (Some(checkpoint.tasks), Some(checkpoint.shared));
             let ties = Ties { addresses: self.release.clone(), ..ties };
             let still: Still = Box::new(Standing { held, ties });
-            Ok((still, Taken { images, tasks: Some(checkpoint.tasks), spaces }))
+            Ok((still, Taken { images, tasks, shared, spaces }))
         })
     }
 }

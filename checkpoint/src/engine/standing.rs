@@ -59,7 +59,7 @@ pub(super) async fn stand(
         .inspect_err(|beyond| tracing::debug!(%beyond, "only CRIU understands it"))
         .ok();
     downtime.lap("collect");
-    Ok((Standing { dumped, processes }, Taken { images, tasks, spaces }))
+    Ok((Standing { dumped, processes }, Taken { images, tasks, shared: None, spaces }))
 }
 
 /// Takes the maps of pages out of a set: they are told otherwise, as the pages come.

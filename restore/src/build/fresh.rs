@@ -30,11 +30,19 @@ impl Fresh {
     /// Watches the large mappings of a process that stands still. `None` if this kernel does not
     /// have it, or there are none.
     pub(crate) fn watch(process: &mut Process, mm: &Mm) -> Result<Option<Self>> {
-        let watched: Vec<PageRange> = (mm.vmas.iter())
+        let vmas = mm.vmas.iter();
+        let all = vmas
             .filter(|vma| vma.kind == VmaKind::Anon && !vma.flags.contains(VmaFlags::LOCKED))
-            .map(|vma| vma.range)
-            .filter(|range| range.count() >= SMALL)
-            .collect();
+            .map(|vma| vma.range);
+        Self::over(process, all)
+    }
+
+    /// The same of these mappings, ascending.
+    pub(crate) fn over(
+        process: &mut Process,
+        all: impl Iterator<Item = PageRange>,
+    ) -> Result<Option<Self>> {
+        let watched: Vec<PageRange> = all.filter(|range| range.count() >= SMALL).collect();
         if watched.is_empty() || Features::of_this_kernel().is_empty() {
             return Ok(None);
         }

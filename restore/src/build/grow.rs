@@ -235,7 +235,7 @@ fn had_prot(had: &[Room], range: PageRange, prot: u32) -> bool {
     had.get(after).is_some_and(|room| room.range.covers(range) && room.prot == prot)
 }
 
-fn unmap(batch: &mut Batch, pages: &PageSet) {
+pub(super) fn unmap(batch: &mut Batch, pages: &PageSet) {
     for range in pages.ranges() {
         let args = [range.start_addr().0, range.bytes().0];
         batch.must("take memory away", libc::SYS_munmap, &args);

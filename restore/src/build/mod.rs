@@ -35,6 +35,7 @@ mod terminal;
 mod threads;
 mod timers;
 pub(crate) mod tree;
+mod trunk;
 pub(crate) mod vdso;
 
 use std::collections::HashMap;
@@ -61,6 +62,7 @@ pub use ready::{Ready, Running};
 pub use sink::Sink;
 use sockets::Sockets;
 use terminal::Terminal;
+pub use trunk::Trunk;
 
 /// A tree whose address spaces exist, and whose descriptors are in place: pages can arrive.
 pub struct Built {

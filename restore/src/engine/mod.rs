@@ -21,7 +21,7 @@ use pages::{PageSet, SpaceId};
 use tracee::Keeper;
 use transport::wire::SpaceTotal;
 
-use crate::build::{Roaming, Running, Sink};
+use crate::build::{Roaming, Running, Sink, Trunk};
 use crate::error::Result;
 use crate::failure::Cause;
 use crate::faults::Faults;
@@ -63,6 +63,8 @@ pub struct Arrived {
     pub images: ImageSet,
     /// A part of the tree that is there already.
     pub early: Option<Early>,
+    /// Its first process, with the memory that others are born with, if there is such memory.
+    pub trunk: Option<Trunk>,
     /// Files that came along.
     pub files: Option<Files>,
 }

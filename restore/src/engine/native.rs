@@ -48,14 +48,19 @@ impl Engine for Native {
     }
 
     fn build(&self, arrived: Arrived, spaces: &[SpaceTotal]) -> Result<Hollow, Cause> {
-        let Arrived { images, early, .. } = arrived;
+        let Arrived { images, early, trunk, .. } = arrived;
         let _urgency = Urgency::raise();
-        let checkpoint = Checkpoint::from_images(&images)?;
-        if let Some(early) = early {
-            let built = early.into_built(&checkpoint, self.options)?;
-            return Ok(Box::new(Skeletal { built, checkpoint }));
-        }
-        let mut built = Skeleton::create(&checkpoint, self.options)?.build(&checkpoint)?;
+        let (mut built, checkpoint) = match trunk {
+            Some(trunk) => trunk.into_built()?,
+            None => {
+                let checkpoint = Checkpoint::from_images(&images)?;
+                if let Some(early) = early {
+                    let built = early.into_built(&checkpoint, self.options)?;
+                    return Ok(Box::new(Skeletal { built, checkpoint }));
+                }
+                (Skeleton::create(&checkpoint, self.options)?.build(&checkpoint)?, checkpoint)
+            }
+        };
         for space in spaces {
             built.expect(space.space, space.sent, &checkpoint)?;
         }

@@ -94,8 +94,10 @@ impl Features {
     pub const PADDING: Self = Self(1 << 8);
     /// Files of memory that come along with their content take part in rounds.
     pub const FILE_ROUNDS: Self = Self(1 << 9);
+    /// Pages that processes share copy on write travel once, before all others.
+    pub const HERITAGE: Self = Self(1 << 10);
 
-    const NAMES: [(Self, &str); 10] = [
+    const NAMES: [(Self, &str); 11] = [
         (Self::STOP_AND_COPY, "stop-and-copy"),
         (Self::PRE_COPY, "pre-copy"),
         (Self::POST_COPY, "post-copy"),
@@ -106,6 +108,7 @@ impl Features {
         (Self::WHOLE_ROUNDS, "whole-rounds"),
         (Self::PADDING, "padding"),
         (Self::FILE_ROUNDS, "file-rounds"),
+        (Self::HERITAGE, "heritage"),
     ];
 
     /// True if all of `other` are among these.
