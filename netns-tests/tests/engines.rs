@@ -112,7 +112,7 @@ fn huge_pages() -> Outcome {
 fn an_older_criu() -> Outcome {
     let Some(criu) = Criu::older_to_test_with(&[]) else { return Ok(()) };
     for (pair, mode) in PAIRS.iter().flat_map(|pair| MODES.map(|mode| (*pair, mode))) {
-        moves(&criu, &Subject::new("memory").arg("criu"), pair, mode)
+        moves(&criu, &Subject::new("memory").arg("criu").arg("old"), pair, mode)
             .map_err(|error| format!("{pair:?} {mode}: {error}"))?;
     }
     Ok(())
