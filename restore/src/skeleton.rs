@@ -195,6 +195,9 @@ impl Tree {
         let number = channel.number().cast_signed();
         let keep: Vec<_> = channel.theirs().into_iter().map(|fd| (fd, number)).collect();
         let made = seed.spawn(ids, &keep).map_err(|error| Error::making(error, id))?;
+        if !pidns {
+            hasten(made.task.tid());
+        }
         Ok(First {
             process: Process {
                 id,
@@ -218,6 +221,7 @@ impl Tree {
     fn root_under_init(&mut self, root: u32) -> Result<()> {
         let Some(init) = self.init.as_mut() else { return Ok(()) };
         let made = fork(init, root, 0)?;
+        hasten(made.host);
         self.tasks.insert(root, made);
         Ok(())
     }
@@ -258,6 +262,15 @@ impl Tree {
             }
         }
         Ok(())
+    }
+}
+
+/// The root, and with it all that it forks, is to be built fast also on a busy host: each call that it
+/// makes for us would wait for its turn otherwise, while nobody runs. What each shall be it becomes in
+/// the end.
+fn hasten(root: HostPid) {
+    if let Err(error) = tracee::host::prefer(root) {
+        tracing::debug!(%error, "it is built as others run");
     }
 }
 

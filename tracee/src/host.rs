@@ -262,11 +262,17 @@ impl Preference {
     /// Raises the calling thread; needs CAP_SYS_NICE.
     pub fn take() -> Result<Self> {
         let tid = HostPid(sys::process::gettid());
-        let set = || Error::os("set the scheduling of", tid);
-        let nice = sys::sched::nice(tid.0).map_err(set())?;
-        sys::sched::set_nice(tid.0, nice.min(Self::NICE)).map_err(set())?;
+        let nice = sys::sched::nice(tid.0).map_err(Error::os("read the scheduling of", tid))?;
+        prefer(tid)?;
         Ok(Self { tid, nice })
     }
+}
+
+/// The same for a task until [`set_sched`] says what it shall be; its children inherit it.
+pub fn prefer(tid: HostPid) -> Result<()> {
+    let set = || Error::os("set the scheduling of", tid);
+    let nice = sys::sched::nice(tid.0).map_err(set())?;
+    sys::sched::set_nice(tid.0, nice.min(Preference::NICE)).map_err(set())
 }
 
 impl Drop for Preference {
