@@ -45,7 +45,6 @@ fn moves(subject: &Subject, mode: &str) -> Outcome {
         return Err(format!("{runs:?} instead of the destination\n{}", moved.logs()).into());
     }
     let verdict = moved.ask(&lab, &started)?;
-    println!("{mode}: {verdict}");
     if !verdict.passed() {
         return Err(format!("{verdict}\n{}", moved.logs()).into());
     }
