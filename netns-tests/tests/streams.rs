@@ -214,7 +214,7 @@ fn post_copy_with_a_page_server_too() -> Outcome {
 fn an_older_criu() -> Outcome {
     let Some(criu) = Criu::older_to_test_with(&[]) else { return Ok(()) };
     assert!(criu.version()?.starts_with("4.1"), "{:?}", criu.version());
-    let memory = Subject::new("memory").arg("criu");
+    let memory = Subject::new("memory").arg("criu").arg("old");
     moves_by(criu.clone(), &memory, "stop", (&TO_PAGES, &[]), false)?;
     moves_by(
         criu.clone(),

@@ -8,6 +8,9 @@ use image::state::Thread;
 use crate::harness::{Subject, can_run};
 use crate::{collected, living};
 
+/// Between a look at the clock and a call.
+const SLACK: Duration = Duration::from_millis(3);
+
 #[test]
 fn timed_waits_have_exactly_what_was_left() {
     if !can_run() {
@@ -18,7 +21,7 @@ fn timed_waits_have_exactly_what_was_left() {
     let root = living(checkpoint.root());
     let told = subject.told();
     let waits = told.lines().filter_map(|line| line.strip_prefix("wait "));
-    let mut seen = 0;
+    let (mut seen, mut exact) = (0, 0);
     for wait in waits {
         let words: Vec<u64> = wait.split(' ').map(|word| word.parse().expect("a number")).collect();
         let [tid, how, ms, begun] = words[..] else { panic!("{wait}") };
@@ -27,11 +30,15 @@ fn timed_waits_have_exactly_what_was_left() {
         let left = thread.wait_left.unwrap_or_else(|| panic!("kind {how} of {ms} ms: {thread:?}"));
         let off = left.abs_diff(should);
         eprintln!("kind {how} of {ms} ms: {left:?} left, off by {off:?}");
-        assert!(off < Duration::from_millis(3), "kind {how}: {left:?} left, not {should:?}");
+        // Never too early. Later by what somebody else had the CPU for, between the subject's look at
+        // the clock and its call.
+        assert!(left + SLACK > should, "kind {how}: {left:?} left, not {should:?}");
+        exact += u32::from(off < SLACK);
         assert!([7, 35, 202, 230].contains(&thread.regs.ax), "{:?}", thread.regs);
         seen += 1;
     }
     assert_eq!(seen, 7);
+    assert!(exact > 3, "{exact} of {seen} have what was left");
 
     // The same once more: the kernel restarted them, so their calls have lost their numbers.
     let (Collected { checkpoint, .. }, frozen, _) = collected(subject.pid());
@@ -45,17 +52,14 @@ fn timed_waits_have_exactly_what_was_left() {
         let should =
             Duration::from_nanos(words[3]) + Duration::from_millis(words[2]) - frozen.monotonic;
         if let Some(left) = thread.wait_left {
-            assert!(
-                left + Duration::from_millis(3) > should,
-                "never early: {left:?}, not {should:?}"
-            );
+            assert!(left + SLACK > should, "never early: {left:?}, not {should:?}");
             eprintln!(
                 "again kind {} of {} ms: off by {:?}",
                 words[1],
                 words[2],
                 left.abs_diff(should)
             );
-            exact += u32::from(left.abs_diff(should) < Duration::from_millis(3));
+            exact += u32::from(left.abs_diff(should) < SLACK);
         }
     }
     eprintln!("{exact} of 7 exact the second time");
