@@ -15,6 +15,7 @@
 //! | `histogram` | how long things took |
 //! | [`tally`](Tally) | what a direction really did |
 //! | `switch` | the process: devices, addresses learnt, the loop |
+//! | `unthrottled` | all of a processor, if it takes that |
 //! | [`emulator`](Emulator) | the lab's handle on that process |
 //!
 //! Tests assert what was measured ([`Tally`]), not what was asked ([`Path`]).
@@ -27,6 +28,7 @@ mod pipe;
 mod plan;
 mod switch;
 mod tally;
+mod unthrottled;
 
 pub use emulator::Emulator;
 pub(crate) use histogram::Histogram;

@@ -28,6 +28,7 @@ use tun_rs::{DeviceBuilder, Layer, SyncDevice};
 use super::path::Path;
 use super::pipe::{Pipe, until};
 use super::plan::{Link, PRESETS};
+use super::unthrottled::Unthrottled;
 
 const USAGE: &str = "usage: qmig-link [--device NAME] NAME=NETNS NAME=NETNS [NAME=NETNS…] [WORD…]
 
@@ -60,6 +61,7 @@ pub fn link_main(args: impl IntoIterator<Item = String>) -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    let _unthrottled = Unthrottled::new();
     match Switch::plug(&plan).and_then(|mut switch| {
         println!("{}", serde_json::json!({ "ok": plan.link.to_string() }));
         switch.run().map_err(|errno| format!("run the switch: {errno}"))

@@ -25,7 +25,7 @@ const SHORT: Duration = Duration::from_millis(2);
 /// Round trips that it may take: the window grows by half in each.
 const LONGEST: u32 = 24;
 /// The most that is sent, whatever follows.
-const MOST: u64 = 24 << 20;
+const MOST: u64 = 64 << 20;
 /// What a destination takes of it before it has had enough.
 const ENOUGH: u64 = 2 * MOST;
 /// What follows is so many times as much, at least.
@@ -130,7 +130,7 @@ mod tests {
     fn only_what_is_worth_it_is_sent_ahead() {
         let ms = Duration::from_millis;
         let rows = [
-            (512 << 20, ms(20), Some(MOST)),
+            (2 << 30, ms(20), Some(MOST)),
             (128 << 20, ms(20), Some(8 << 20)),
             (4 << 30, ms(100), Some(MOST)),
             (128 << 20, ms(1), None),

@@ -42,8 +42,8 @@ const BURST_PACKETS: f64 = 10.0;
 const LONGEST_BURST: Duration = Duration::from_millis(24);
 /// The window never falls below this part of rate times base: a base that is too short starves.
 const FLOOR: f64 = 0.8;
-/// The window while the queue is drained, of rate times base.
-const DRAINED: f64 = 0.9;
+/// What is taken of rate times base while the queue is drained.
+const DRAINED: f64 = 0.1;
 /// The window is never more than so many times what was in flight, or of rate times base: where hosts
 /// have little time quinn's pacer lets only a part of it through.
 const FLOWN: f64 = 4.0;
@@ -58,6 +58,8 @@ const LEAST_TARGET: f64 = 0.25;
 /// Loss that slows by itself, and what is left then.
 const HEAVY_LOSS: f64 = 0.1;
 const HEAVY_LEFT: f64 = 0.85;
+/// What of each byte that is acknowledged the window is let out by after it was low.
+const REGAINED: f64 = 0.02;
 /// How long a contest goes on before it is looked whether there is anybody; longer each time that
 /// there was, shorter if the queue looks deserted.
 const CONTEST: Duration = Duration::from_secs(3);
@@ -92,6 +94,8 @@ pub(super) struct Control {
     /// Shortest round trip of the acknowledgements that came together.
     batch: Option<Duration>,
     drain: Option<Drain>,
+    /// The window is let out again, up to this.
+    regained: Option<f64>,
     resume: Resume,
     loss: f64,
     /// There was a queue since start-up ended: what ended it was the end of the path, and no peer that
@@ -147,6 +151,7 @@ impl Control {
             epoch: Epoch::default(),
             batch: None,
             drain: None,
+            regained: None,
             resume: Resume::default(),
             loss: 0.0,
             found_end: false,
@@ -209,6 +214,10 @@ impl Control {
                 self.window += growth;
             }
         }
+        if let Some(after) = self.regained {
+            self.window = (self.window + REGAINED * float(bytes)).min(after);
+            self.regained = self.regained.filter(|after| self.window < *after);
+        }
         if let Some(drain) = &mut self.drain
             && drain.sent_from.is_some_and(|from| sent >= from)
         {
@@ -269,7 +278,7 @@ impl Control {
             Mode::Startup(_) if held_back => {}
             Mode::Startup(_) => self.startup(now, base, queue, lost),
             Mode::Delay if heavy => self.window *= HEAVY_LEFT,
-            Mode::Delay if held_back => {}
+            Mode::Delay if held_back || self.regained.is_some() => {}
             Mode::Delay => self.hold(now, base, queue),
             Mode::Contest { .. } if held_back => {}
             Mode::Contest { .. } => self.contend(now, rtt, base, lost > 0.0),
@@ -351,7 +360,8 @@ impl Control {
             return self.dispute(now, ours);
         }
         if self.base.wants_refresh(now, target / 8) {
-            return self.start_drain(now, queue, base);
+            // No further than our own queue asks for: what is let out again stands in the queue first.
+            return self.start_drain(now, queue, base, self.target);
         }
         let share = base.as_secs_f64() / (base + queue).as_secs_f64().max(1e-6);
         // What was acknowledged in an epoch is no rate where acknowledgements come when somebody has
@@ -375,6 +385,7 @@ impl Control {
     /// not fought for at once: the path may be slower than it was.
     fn dispute(&mut self, now: Duration, short: bool) {
         let again = self.contested.is_some_and(|ended| now.saturating_sub(ended) < CONTEST);
+        self.regained = None;
         self.contest = if again { (self.contest * 2).min(LONGEST_CONTEST) } else { CONTEST };
         if !short {
             self.window = self.window.max(0.7 * self.undisputed.window);
@@ -417,7 +428,7 @@ impl Control {
         };
         self.window = packets * self.packet;
         if look {
-            self.start_drain(now, queue, base);
+            self.start_drain(now, queue, base, base);
         }
     }
 
@@ -430,14 +441,20 @@ impl Control {
         (self.idle, self.futile, self.unyielding) = (0, 0, Duration::MAX);
     }
 
-    fn start_drain(&mut self, now: Duration, queue: Duration, base: Duration) {
+    /// The window falls below the path by a tenth, or by `most`.
+    fn start_drain(&mut self, now: Duration, queue: Duration, base: Duration, most: Duration) {
         let sent_from = now + queue + base / 8;
         self.drain = Some(Drain { sent_from: Some(sent_from), after: self.window });
-        self.window = self.window.min(DRAINED * self.rates.last() * base.as_secs_f64());
+        let left = base - base.mul_f64(DRAINED).min(most);
+        self.window = self.window.min(self.rates.last() * left.as_secs_f64());
     }
 
     fn drained(&mut self, now: Duration, queue: Duration) {
         let Some(Drain { after, .. }) = self.drain.take() else { return };
+        if matches!(self.mode, Mode::Delay) {
+            self.regained = Some(after);
+            return;
+        }
         self.window = after;
         let target = self.wanted_queue();
         let yields = queue <= target;

@@ -247,6 +247,18 @@ fn packets_that_overtake_do_not_stop_it() {
     assert!(used > 0.9, "{used} used");
 }
 
+/// The queue is drained to look at the base again, and what is let out afterwards makes hardly a new one.
+#[test]
+fn a_look_at_the_base_makes_no_queue() {
+    let path = path(100, ms(100));
+    let mut world = World::new(path);
+    let flow = world.add(ours());
+    world.run(secs(8));
+    let got = &world.run(secs(6))[flow];
+    let most = wait(got, 0.9999);
+    assert!(most < 6.0, "most waited {most} ms");
+}
+
 /// A path that becomes longer looks like a queue that does not yield; the link stays in use.
 #[test]
 fn a_longer_route_is_accepted() {
