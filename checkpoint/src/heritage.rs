@@ -121,7 +121,7 @@ fn alike<'a>(members: &[Member<'a>]) -> BTreeMap<(PageIndex, u32), Vec<Holder<'a
     let mut groups: BTreeMap<(PageIndex, u32), Vec<Holder<'a>>> = BTreeMap::new();
     for (number, member) in members.iter().enumerate() {
         let mm: &'a Mm = member.mm;
-        let whole = |vma: &&Vma| within(&member.usable, vma.range).any(|run| run == vma.range);
+        let whole = |vma: &&Vma| member.usable.within(vma.range).any(|run| run == vma.range);
         for vma in mm.vmas.iter().filter(|vma| Room::of(vma).is_some()).filter(whole) {
             let key = (vma.range.start(), (vma.flags & LASTING).bits());
             groups.entry(key).or_default().push((number, vma));
@@ -141,7 +141,7 @@ fn pays(
     for holders in groups.values() {
         let content = holders.iter().map(|(member, vma)| {
             let pages = &spaces[members[*member].at].pages;
-            within(pages, vma.range).map(|run| run.count().0).sum::<u64>()
+            pages.within(vma.range).map(|run| run.count().0).sum::<u64>()
         });
         let content: Vec<u64> = content.collect();
         most += content.iter().sum::<u64>() - content.iter().max().copied().unwrap_or(0);
@@ -170,7 +170,7 @@ fn compare<'s>(
         let mut seen: Vec<(PageIndex, u64, usize)> = Vec::new();
         for holder in holders {
             let Some(part) = holder.1.range.intersect(window) else { continue };
-            for run in within(content(holder), part) {
+            for run in content(holder).within(part) {
                 let frames = maps[holder.0].frames(run)?;
                 let pages = (run.start().0..).map(PageIndex).zip(frames);
                 seen.extend(pages.filter_map(|(page, frame)| Some((page, frame?, holder.0))));
@@ -190,10 +190,4 @@ fn compare<'s>(
         }
     }
     Ok(same)
-}
-
-/// The parts of `set` that lie in `range`.
-fn within(set: &PageSet, range: PageRange) -> impl Iterator<Item = PageRange> + '_ {
-    let from = set.ranges().partition_point(|run| run.end() <= range.start());
-    set.ranges()[from..].iter().map_while(move |run| run.intersect(range))
 }

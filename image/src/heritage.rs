@@ -73,8 +73,6 @@ struct HeirMessage {
 impl Heritage {
     /// As it travels.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let rooms: PageSet = self.rooms.iter().map(|room| room.range).collect();
-        debug_assert!(rooms.count() == self.rooms.iter().map(|room| room.range.count()).sum());
         let (room_gaps, room_counts) = told(self.rooms.iter().map(|room| room.range));
         let heirs = self.heirs.iter().map(|(task, pages)| {
             let (gaps, counts) = told(pages.ranges().iter().copied());
@@ -153,13 +151,9 @@ impl Heritage {
     /// Where a process keeps what it was born with: its mappings with at least one such page.
     pub fn kept(&self, task: TaskId, mm: &Mm) -> PageSet {
         let Some(own) = self.heirs.get(&task) else { return PageSet::new() };
-        let has_some = |range: PageRange| {
-            let after = own.ranges().partition_point(|have| have.end() <= range.start());
-            own.ranges().get(after).is_some_and(|have| have.start() < range.end())
-        };
         let kept = mm.vmas.iter().filter(|vma| {
             let at = self.rooms.binary_search_by_key(&vma.range.start(), |room| room.range.start());
-            at.is_ok_and(|at| self.rooms[at].is_for(vma)) && has_some(vma.range)
+            at.is_ok_and(|at| self.rooms[at].is_for(vma)) && own.within(vma.range).next().is_some()
         });
         kept.map(|vma| vma.range).collect()
     }
@@ -167,44 +161,13 @@ impl Heritage {
 
 #[cfg(test)]
 mod tests {
-    use pages::{PageCount, PageIndex, VirtAddr};
-
     use super::*;
-    use crate::state::{Advice, FileId};
-
-    fn range(start: u64, count: u64) -> PageRange {
-        PageRange::new(PageIndex(start), PageCount(count)).expect("a range")
-    }
+    use crate::outline::tests::{memory, range};
 
     fn mm(vmas: &[(u64, u64, VmaFlags)]) -> Mm {
-        let none = VirtAddr(0);
-        let vma = |(start, count, flags): &(u64, u64, VmaFlags)| Vma {
-            name: None,
-            range: range(*start, *count),
-            prot: 1,
-            kind: VmaKind::Anon,
-            flags: *flags,
-            advice: Advice::empty(),
-        };
-        Mm {
-            start_code: none,
-            end_code: none,
-            start_data: none,
-            end_data: none,
-            start_stack: none,
-            start_brk: none,
-            brk: none,
-            arg_start: none,
-            arg_end: none,
-            env_start: none,
-            env_end: none,
-            auxv: Vec::new(),
-            exe: FileId(1),
-            guards: Vec::new(),
-            dumpable: 1,
-            thp_disabled: false,
-            vmas: vmas.iter().map(vma).collect(),
-        }
+        let anon =
+            |(start, count, flags): &(u64, u64, VmaFlags)| (*start, *count, VmaKind::Anon, *flags);
+        memory(&vmas.iter().map(anon).collect::<Vec<_>>())
     }
 
     #[test]

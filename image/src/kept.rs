@@ -83,39 +83,8 @@ mod tests {
     use pages::SharedId;
 
     use super::*;
-    use crate::outline::tests::{range, room};
-    use crate::state::{Advice, FileId, SysV, Vma, VmaFlags};
-
-    fn mm(vmas: &[(u64, u64, VmaKind, VmaFlags)]) -> Mm {
-        let none = VirtAddr(0);
-        let vma = |(start, count, kind, flags): &(u64, u64, VmaKind, VmaFlags)| Vma {
-            name: None,
-            range: range(*start, *count),
-            prot: 1,
-            kind: *kind,
-            flags: *flags,
-            advice: Advice::empty(),
-        };
-        Mm {
-            start_code: none,
-            end_code: none,
-            start_data: none,
-            end_data: none,
-            start_stack: none,
-            start_brk: none,
-            brk: none,
-            arg_start: none,
-            arg_end: none,
-            env_start: none,
-            env_end: none,
-            auxv: Vec::new(),
-            exe: FileId(1),
-            guards: Vec::new(),
-            vmas: vmas.iter().map(vma).collect(),
-            dumpable: 1,
-            thp_disabled: false,
-        }
-    }
+    use crate::outline::tests::{memory as mm, range, room};
+    use crate::state::{FileId, SysV, VmaFlags};
 
     #[test]
     fn what_was_brought_early_is_good_for_the_same_object() {

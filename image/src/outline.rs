@@ -244,12 +244,45 @@ pub(crate) fn ranges(
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use pages::PageIndex;
+    use pages::{PageIndex, VirtAddr};
 
     use super::*;
+    use crate::state::{Advice, FileId, Mm, VmaKind};
 
     pub(crate) fn range(start: u64, count: u64) -> PageRange {
         PageRange::new(PageIndex(start), PageCount(count)).expect("a range")
+    }
+
+    /// A process with such mappings and nothing else.
+    pub(crate) fn memory(vmas: &[(u64, u64, VmaKind, VmaFlags)]) -> Mm {
+        let none = VirtAddr(0);
+        let vma = |(start, count, kind, flags): &(u64, u64, VmaKind, VmaFlags)| Vma {
+            name: None,
+            range: range(*start, *count),
+            prot: 1,
+            kind: *kind,
+            flags: *flags,
+            advice: Advice::empty(),
+        };
+        Mm {
+            start_code: none,
+            end_code: none,
+            start_data: none,
+            end_data: none,
+            start_stack: none,
+            start_brk: none,
+            brk: none,
+            arg_start: none,
+            arg_end: none,
+            env_start: none,
+            env_end: none,
+            auxv: Vec::new(),
+            exe: FileId(1),
+            guards: Vec::new(),
+            vmas: vmas.iter().map(vma).collect(),
+            dumpable: 1,
+            thp_disabled: false,
+        }
     }
 
     pub(crate) fn room(start: u64, count: u64, flags: VmaFlags) -> Room {

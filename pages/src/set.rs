@@ -40,6 +40,12 @@ impl PageSet {
         self.ranges.get(after).is_some_and(|range| range.contains(page))
     }
 
+    /// The parts that lie in `range`, ascending.
+    pub fn within(&self, range: PageRange) -> impl Iterator<Item = PageRange> + '_ {
+        let from = self.ranges.partition_point(|have| have.end() <= range.start());
+        self.ranges[from..].iter().map_while(move |have| have.intersect(range))
+    }
+
     /// Adds every page of `range`. Appending in ascending order is O(1).
     pub fn insert(&mut self, range: PageRange) {
         match self.ranges.last_mut() {
@@ -186,6 +192,16 @@ mod tests {
         assert_eq!(pages.take_first(PageCount(0)), PageSet::new());
         assert_eq!(pages.take_first(PageCount(u64::MAX)).ranges(), [range(40, 1)]);
         assert!(pages.is_empty());
+    }
+
+    #[test]
+    fn parts_within_a_range() {
+        let pages: PageSet = [range(0, 10), range(20, 10), range(40, 1)].into_iter().collect();
+        let within = |start, count| pages.within(range(start, count)).collect::<Vec<_>>();
+        assert_eq!(within(5, 20), [range(5, 5), range(20, 5)]);
+        assert_eq!(within(20, 21), [range(20, 10), range(40, 1)]);
+        assert_eq!(within(10, 10), []);
+        assert_eq!(within(41, 9), []);
     }
 
     /// Every short history of inserts and removes agrees with a set of single pages.

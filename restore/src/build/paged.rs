@@ -109,9 +109,9 @@ fn failed(act: &'static str, path: impl AsRef<Path>, errno: Errno) -> Error {
 
 /// Where the tree has it, or had it.
 fn path_of<'a>(ghost: &Ghost, from: &'a Checkpoint) -> &'a str {
-    let paths = from.files.iter().filter_map(|file| match &file.kind {
+    let path = from.files.iter().find_map(|file| match &file.kind {
         FileKind::Regular(regular) if regular.ghost == Some(ghost.id) => Some(&*regular.path),
         _ => None,
     });
-    paths.into_iter().next().unwrap_or_default()
+    path.unwrap_or_default()
 }

@@ -274,6 +274,8 @@ impl Control {
             Some(_) => return,
             None => {}
         }
+        // Enough is let out if there is a queue again, whatever the path is by now.
+        self.regained = self.regained.filter(|_| queue <= self.wanted_queue());
         match &mut self.mode {
             Mode::Startup(_) if held_back => {}
             Mode::Startup(_) => self.startup(now, base, queue, lost),
