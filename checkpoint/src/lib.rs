@@ -22,6 +22,7 @@ mod gain;
 mod handoff;
 mod heritage;
 mod lazy;
+mod networks;
 mod objects;
 mod pace;
 mod pending;

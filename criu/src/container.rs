@@ -124,6 +124,8 @@ pub(crate) struct AtWork {
 
 /// Ways of being connected that need nothing of the runtime over there.
 const PLAIN_NETWORKS: [&str; 3] = ["", "none", "host"];
+/// The one in which Podman puts it into networks of its own.
+const BRIDGE: &str = "bridge";
 
 impl ContainerState {
     /// True if its runtime has put it into a network, with an address that it chose.
@@ -131,11 +133,11 @@ impl ContainerState {
         !PLAIN_NETWORKS.contains(&self.network.as_str())
     }
 
-    /// The only network that its runtime has put it into, and what it has there.
-    pub fn only_network(&self) -> Option<(&str, &Connected)> {
-        let mut all = self.networks.iter().flatten();
-        let only = all.next().filter(|_| self.is_networked())?;
-        all.next().is_none().then_some((only.0.as_str(), only.1))
+    /// The networks that its runtime has put it into, not another container whose network it shares; and
+    /// what it has there.
+    pub fn own_networks(&self) -> impl Iterator<Item = (&str, &Connected)> {
+        let own = self.networks.iter().filter(|_| self.network == BRIDGE);
+        own.flatten().map(|(name, has)| (name.as_str(), has))
     }
 
     /// Its configuration gives it a terminal.
@@ -302,12 +304,18 @@ mod tests {
     fn a_network_of_the_runtimes_is_told_from_none() {
         let state = |network: &str| {
             let text = format!(r#"{{"status": "running", "bundle": "/b"{network}}}"#);
-            serde_json::from_str::<ContainerState>(&text).expect("a state").is_networked()
+            let state: ContainerState = serde_json::from_str(&text).expect("a state");
+            (state.is_networked(), state.own_networks().count())
         };
-        assert!(!state(""));
-        assert!(!state(r#", "network": "none""#));
-        assert!(!state(r#", "network": "host""#));
-        assert!(state(r#", "network": "bridge""#));
+        for (network, is_networked, own) in [
+            ("", false, 0),
+            (r#", "network": "none", "networks": null"#, false, 0),
+            (r#", "network": "host", "networks": {}"#, false, 0),
+            (r#", "network": "bridge", "networks": {"a": {}, "b": {}}"#, true, 2),
+            (r#", "network": "container:c0ffee", "networks": {"a": {}}"#, true, 0),
+        ] {
+            assert_eq!(state(network), (is_networked, own), "{network}");
+        }
     }
 
     #[test]

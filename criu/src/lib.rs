@@ -46,7 +46,7 @@ pub use container::{
 pub use dump::{Connections, DumpOptions, Dumped, Dumping};
 pub use error::{Error, Result};
 pub use lazy_socket::LazyProcess;
-pub use network::{NETWORK_STATUS, status as network_status};
+pub use network::{Connected, NETWORK_STATUS, status as network_status};
 pub use restore::{RestoreOptions, Restored, Restoring};
 pub use scratch::Scratch;
 pub use standby::{INVENTORY, Standby};

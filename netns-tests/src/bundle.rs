@@ -29,9 +29,9 @@ const TALK: &str = "ip link set lo up; sleep 100000 | nc -l -p 7000 >/tmp/came &
     awk \"$0\" | { sleep 1; exec nc 127.0.0.1 7000; }";
 
 /// Shows the lines that are typed, numbered.
-const ECHO: &str = "{ print NR, $0; fflush() }";
+pub(crate) const ECHO: &str = "{ print NR, $0; fflush() }";
 /// Two programs.
-const BOTH: &str = r#"awk "$0" & exec awk "$1""#;
+pub(crate) const BOTH: &str = r#"awk "$0" & exec awk "$1""#;
 
 /// A directory with a root file system and a configuration.
 #[derive(Clone, Debug)]

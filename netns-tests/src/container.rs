@@ -7,25 +7,23 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::bundle::{BEAT, Bundle, with_journal};
+use crate::bundle::{BEAT, Bundle};
 use crate::criu::Criu;
 use crate::host::Host;
 use crate::running::GLANCE;
 use crate::{Lab, LabError, Migration, Result};
 
+mod podman;
+
 /// How long a container may take for its next beat.
 const SOON: Duration = Duration::from_secs(60);
-/// No network of Podman's.
-const NONE: &str = "none";
-/// Podman's configuration.
-const STORAGE: &str = "storage.conf";
-const ENGINE: &str = "containers.conf";
 /// The runtime of a host, with its own place for state. Dropped, its containers are gone.
 #[derive(Debug)]
 pub struct Runtime<'lab> {
     host: &'lab Host,
     program: PathBuf,
     ids: Vec<String>,
+    /// What Podman is to connect its containers to.
     network: &'static str,
 }
 
@@ -95,7 +93,7 @@ impl<'lab> Boxed<'lab> {
 impl<'lab> Runtime<'lab> {
     /// The runc of this host.
     pub fn runc(host: &'lab Host) -> Self {
-        Self { host, program: "runc".into(), ids: Vec::new(), network: NONE }
+        Self { host, program: "runc".into(), ids: Vec::new(), network: podman::NONE }
     }
 
     /// Its crun: the one beside the CRIU, because Debian 12's knows nothing of CRIU. It refuses hosts with
@@ -111,60 +109,21 @@ impl<'lab> Runtime<'lab> {
             host,
             program: criu.program().with_file_name("crun"),
             ids: Vec::new(),
-            network: NONE,
+            network: podman::NONE,
         })
-    }
-
-    /// Its Podman, which keeps everything in the host's own directory.
-    pub fn podman(host: &'lab Host) -> Result<Self> {
-        let folder = host.scratch();
-        let shown = folder.display();
-        for (name, text) in [
-            (
-                STORAGE,
-                format!(
-                    "[storage]\ndriver = \"vfs\"\ngraphroot = \"{shown}/store\"\nrunroot = \"{shown}/run\"\n"
-                ),
-            ),
-            (
-                ENGINE,
-                format!(
-                    "[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"none\"\nruntime = \"runc\"\n[network]\nnetwork_config_dir = \"{shown}/net\"\n"
-                ),
-            ),
-        ] {
-            let path = host.path(folder.join(name));
-            std::fs::write(&path, text).map_err(LabError::file("write", &path))?;
-        }
-        Ok(Self { host, program: "podman".into(), ids: Vec::new(), network: NONE })
-    }
-
-    /// Its containers are in Podman's own network from now on, where each gets an address.
-    pub fn networked(&mut self) -> Result<()> {
-        // The addresses given out are the machine's otherwise.
-        let mut own = Command::new("sh");
-        own.args(["-c", "mkdir -p /var/lib/cni && mount -t tmpfs own /var/lib/cni"]);
-        self.host.run(own)?;
-        self.network = "podman";
-        Ok(())
     }
 
     /// What its program must see in its environment.
     pub fn environment(&self) -> Vec<(&'static str, PathBuf)> {
         let folder = self.host.scratch();
         vec![
-            ("CONTAINERS_STORAGE_CONF", folder.join(STORAGE)),
-            ("CONTAINERS_CONF", folder.join(ENGINE)),
+            ("CONTAINERS_STORAGE_CONF", folder.join(podman::STORAGE)),
+            ("CONTAINERS_CONF", folder.join(podman::ENGINE)),
         ]
     }
 
     fn is_podman(&self) -> bool {
         self.program.ends_with("podman")
-    }
-
-    /// Stops a container, which stays.
-    pub fn stop(&self, id: &str) -> Result<()> {
-        self.host.run(self.command(&["stop", "--time", "0", id])).map(drop)
     }
 
     /// Its program.
@@ -214,47 +173,6 @@ impl<'lab> Runtime<'lab> {
         })?;
         self.wait_beats(&id, 2)?;
         Ok(id)
-    }
-
-    /// Starts a container of an image that Podman has, which keeps a journal.
-    pub fn run_image(&mut self, image: &str) -> Result<String> {
-        let id = self.name();
-        let mut shell = self.podman_run(&id);
-        shell.args([image, "/bin/awk", &with_journal()]);
-        self.host.run(shell)?;
-        self.wait_beats(&id, 2)?;
-        Ok(id)
-    }
-
-    /// Makes an image of a bundle's files, and gives it to other Podmans too.
-    pub fn image_for(&self, others: &[&Self], bundle: &Bundle) -> Result<String> {
-        let name = "qmig-box:latest";
-        let (plain, image) = (bundle.folder().join("plain.tar"), bundle.folder().join("image.tar"));
-        let mut tar = Command::new("tar");
-        tar.arg("--directory")
-            .arg(bundle.root())
-            .arg("--create")
-            .arg("--file")
-            .arg(&plain)
-            .arg(".");
-        self.host.run(tar)?;
-        let [plain, image] = [plain, image].map(|path| path.display().to_string());
-        self.host.run(self.command(&["import", &plain, name]))?;
-        self.host.run(self.command(&["save", "--output", &image, name]))?;
-        for other in others {
-            other.host.run(other.command(&["load", "--input", &image]))?;
-        }
-        Ok(format!("localhost/{name}"))
-    }
-
-    /// Limits that qmig's machines can set, and no network, which is another program's.
-    fn podman_run(&self, id: &str) -> Command {
-        let mut shell = Command::new("sh");
-        shell.args(["-c", "exec \"$@\" </dev/null >/dev/null 2>/dev/null", "sh"]);
-        shell.arg(&self.program).envs(self.environment());
-        shell.args(["run", "--detach", "--network", self.network, "--tmpfs", "/tmp", "--name", id]);
-        shell.args(["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]);
-        shell
     }
 
     /// What the runtime says of a container: its status and its first process; `None` if it knows none

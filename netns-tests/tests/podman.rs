@@ -91,9 +91,9 @@ fn its_changed_files_go_along() -> Outcome {
     Ok(())
 }
 
-/// With the address that it had, which nobody over there has; the one like it must be in such a network.
-#[test]
-fn its_address_goes_along() -> Outcome {
+/// With the addresses that it had, which nobody over there has, on interfaces of the names that they had;
+/// the one like it must be in the same networks.
+fn its_addresses_go_along(networks: &str, twice: bool) -> Outcome {
     let Some(criu) = Criu::for_containers(&[&NEEDED[..], &["iptables"]].concat()) else {
         return Ok(());
     };
@@ -102,21 +102,17 @@ fn its_address_goes_along() -> Outcome {
     let bundle = Bundle::make(&lab)?;
     let apart = dst.run(&bundle)?;
     dst.stop(&apart)?;
-    src.networked()?;
-    dst.networked()?;
+    for runtime in [&mut src, &mut dst] {
+        if twice { runtime.networked_twice()? } else { runtime.networked()? }
+    }
     let (first, there) = (src.run(&bundle)?, src.run(&bundle)?);
     let here = dst.run(&bundle)?;
     dst.stop(&here)?;
-    let address = |runtime: &Runtime<'_>, id: &str| -> Result<[String; 2], Box<dyn Error>> {
-        let told = runtime.exec(id, &["ip", "addr", "show", "eth0"])?;
-        let word = |before: &str| {
-            let mut words = told.split_whitespace().skip_while(|word| *word != before);
-            words.nth(1).unwrap_or_default().to_owned()
-        };
-        Ok([word("inet"), word("link/ether")])
-    };
-    let had = address(&src, &there)?;
-    assert!(had[0].ends_with(".3/16") && address(&src, &first)?[0].ends_with(".2/16"), "{had:?}");
+    let had = addresses(&src, &there)?;
+    // Two of each interface, and one of the second kind.
+    assert_eq!(had.len(), if twice { 5 } else { 2 }, "{had:?}");
+    assert!(had.iter().any(|address| address.ends_with(" 10.88.0.3/16")), "{had:?}");
+    assert!(addresses(&src, &first)?.iter().all(|address| !had.contains(address)), "{had:?}");
     let migration = |here: &str| -> Result<Migration<'_>, Box<dyn Error>> {
         let migration = Migration::new(&lab)?.deadline(SOON * 2).criu(&criu);
         let migration = migration.container(src.program(), &there).environment(&src.environment());
@@ -124,7 +120,11 @@ fn its_address_goes_along() -> Outcome {
     };
     let moved = migration(&apart)?.run(0)?;
     assert_eq!(moved.dumped().code(), Some(121), "{}", moved.logs());
-    assert!(moved.logs().contains("it is not in network"), "{}", moved.logs());
+    assert!(
+        moved.logs().contains(&format!("it is not in {networks}, and no other")),
+        "{}",
+        moved.logs()
+    );
     moved.restore().wait(SOON)?;
 
     let before = src.wait_beats(&there, 2)?;
@@ -133,8 +133,83 @@ fn its_address_goes_along() -> Outcome {
     assert!(moved.restore().wait(SOON)?.success(), "{}", moved.logs());
     let after = dst.wait_beats(&here, 2)?;
     assert!(after.number > before.number && after.wrong == 0, "{before:?}, {after:?}");
-    assert_eq!(address(&dst, &here)?, had);
+    assert_eq!(addresses(&dst, &here)?, had);
     Ok(())
+}
+
+/// What the interfaces of a container that lead outside have: their names, addresses on the link, and
+/// addresses that Podman gave.
+fn addresses(runtime: &Runtime<'_>, id: &str) -> Result<Vec<String>, Box<dyn Error>> {
+    let told = runtime.exec(id, &["ip", "addr", "show"])?;
+    let (mut name, mut all) = ("", Vec::new());
+    for line in told.lines() {
+        match line.split_whitespace().collect::<Vec<_>>()[..] {
+            [_, called, ..] if !line.starts_with(' ') => {
+                name = called.split(['@', ':']).next().unwrap_or_default();
+            }
+            ["inet6", address, "scope", "link", ..] if !address.is_empty() => {}
+            ["inet" | "inet6" | "link/ether", address, ..] if name != "lo" => {
+                all.push(format!("{name} {address}"));
+            }
+            _ => {}
+        }
+    }
+    all.sort();
+    Ok(all)
+}
+
+#[test]
+fn its_address_goes_along() -> Outcome {
+    its_addresses_go_along("network \"podman\"", false)
+}
+
+#[test]
+fn its_addresses_in_two_networks_go_along() -> Outcome {
+    its_addresses_go_along("networks \"back\" and \"podman\"", true)
+}
+
+/// Podman's monitor over there has its other end then.
+fn keeps_its_terminal(mode: &str) -> Outcome {
+    let Some(criu) = Criu::for_containers(&NEEDED) else { return Ok(()) };
+    let lab = Lab::two_hosts()?;
+    let (mut src, mut dst) = (Runtime::podman(lab.src())?, Runtime::podman(lab.dst())?);
+    let bundle = Bundle::make(&lab)?;
+    let there = src.run_with_terminal(&bundle)?;
+    let here = dst.run_with_terminal(&bundle)?;
+    let without = dst.run(&bundle)?;
+    [&here, &without].into_iter().try_for_each(|id| dst.stop(id))?;
+    src.type_line(&there, "here", "1 here")?;
+    let migration = |here: &str| -> Result<Migration<'_>, Box<dyn Error>> {
+        let migration = Migration::new(&lab)?.deadline(SOON * 2).criu(&criu);
+        let migration = migration.container(src.program(), &there).environment(&src.environment());
+        let migration = migration.restore_arg("--podman").restore_arg(here);
+        Ok(migration.dump_arg("--mode").dump_arg(mode))
+    };
+
+    let refused = migration(&without)?.run(0)?;
+    assert_eq!(refused.dumped().code(), Some(121), "{}", refused.logs());
+    assert!(refused.logs().contains("it has no terminal here"), "{}", refused.logs());
+    refused.restore().wait(SOON)?;
+    src.type_line(&there, "still here", "2 still here")?;
+
+    let moved = migration(&here)?.run(0)?;
+    moved.succeeded()?;
+    assert!(moved.restore().wait(SOON)?.success(), "{}", moved.logs());
+    assert_eq!(src.state(&there).ok_or("it should still be known")?.0, "exited");
+    dst.type_line(&here, "there", "3 there")?;
+    assert!(dst.logs(&here)?.contains("3 there"), "{:?}", dst.logs(&here));
+    assert_eq!(dst.wait_beats(&here, 2)?.wrong, 0);
+    Ok(())
+}
+
+#[test]
+fn its_terminal_goes_along_by_stop_and_copy() -> Outcome {
+    keeps_its_terminal("stop")
+}
+
+#[test]
+fn its_terminal_goes_along_by_post_copy() -> Outcome {
+    keeps_its_terminal("post-copy")
 }
 
 /// Made of other images, or with what cannot be made like the other: refused, or given up, by name.

@@ -6,8 +6,9 @@ use criu::{CHECKPOINT, CONFIG, Container, DESCRIPTORS, NETWORK_STATUS};
 use image::ImageSet;
 
 use crate::failure::Cause;
+use crate::networks::networks_of;
 
-/// A container's configuration, for a destination whose bundle has none, and what its network gave it.
+/// A container's configuration, for a destination whose bundle has none, and what its networks gave it.
 pub(super) struct Papers {
     config: Vec<u8>,
     network: Option<Vec<u8>>,
@@ -19,7 +20,15 @@ impl Papers {
     /// Of a container that runs.
     pub(super) fn of(container: &Container) -> Result<Self, Cause> {
         let state = container.ask()?;
-        let network = state.only_network().map(|(name, has)| criu::network_status(name, has));
+        let networks = networks_of(&state).map_err(|source| {
+            let path = format!("/proc/{}/ns/net", state.pid).into();
+            Cause::Papers { path, source }
+        })?;
+        // Those without an interface were refused.
+        let known =
+            networks.into_iter().filter_map(|(name, interface, has)| Some((name, interface?, has)));
+        let known: Vec<_> = known.collect();
+        let network = (!known.is_empty()).then(|| criu::network_status(known));
         let bundle = state.bundle;
         let beside = container.is_kept().then(|| bundle.join(CHECKPOINT));
         Ok(Self { config: read(&bundle, CONFIG)?, network, beside })

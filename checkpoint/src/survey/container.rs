@@ -1,16 +1,18 @@
 //! Looks at a container. What can be carried its CRIU knows; files, sockets and numbers of processes
 //! are in namespaces of its own, so that the destination need not be asked about them.
 
-use criu::{Container, ContainerState};
+use criu::ContainerState;
 use image::plan::{CONNECTIONS, CONTAINER, NETWORK, Plan, Refusal, TERMINAL};
 use tracee::HostPid;
+
+use crate::networks::networks_of;
 
 use super::{SurveyError, SurveyOptions, TcpPolicy, brief};
 
 /// Surveys the container whose root process is `root`.
 pub(crate) fn survey(
     root: HostPid,
-    (container, state): (&Container, &ContainerState),
+    state: &ContainerState,
     options: &SurveyOptions,
 ) -> Result<Plan, SurveyError> {
     let mut refusals = Vec::new();
@@ -18,21 +20,26 @@ pub(crate) fn survey(
         let reason = format!("it is {}", state.status.escape_debug());
         refusals.push(Refusal::new("container", "", reason).hint("start it"));
     }
-    if state.has_terminal() && container.is_kept() {
-        let reason = "Podman's monitor there does not take its other end";
-        let hint = "only containers of runc and crun can be moved with a terminal";
-        refusals.push(Refusal::new(TERMINAL, "", reason).hint(hint));
-    }
-    let network = state.only_network();
-    if state.is_networked() && network.is_none() {
-        let reason = "only one network of Podman's can be had again over there";
-        let hint = "have it in one network, or with --network none or host";
+    let networks = match refusals.is_empty() {
+        true => networks_of(state)
+            .map_err(|source| SurveyError::Host { act: "look at its network", source })?,
+        false => Vec::new(),
+    };
+    if state.is_networked() && state.own_networks().next().is_none() {
+        let reason = "only networks of Podman's that are its own can be had again over there";
+        let hint = "have it in such networks, or with --network none or host";
         let object = format!("network {}", state.network.escape_debug());
         refusals.push(Refusal::new(object, "", reason).hint(hint));
     }
+    for (name, ..) in networks.iter().filter(|(_, interface, _)| interface.is_none()) {
+        let reason = "it has no interface there with the address on the link that Podman gave it";
+        let hint = "give that address back to the interface, or `podman network disconnect` it";
+        let object = format!("network {}", name.escape_debug());
+        refusals.push(Refusal::new(object, "", reason).hint(hint));
+    }
     let keeps = options.tcp == TcpPolicy::Keep;
-    if keeps && network.is_some() {
-        let reason = "they lead out of its network, which nobody holds back";
+    if keeps && !networks.is_empty() {
+        let reason = "they lead out of its networks, which nobody holds back";
         refusals.push(Refusal::new(CONNECTIONS, "", reason).hint("use --tcp-close"));
     } else if keeps && !has_own_network(root) {
         // Nobody else may speak to them before they are over there.
@@ -44,7 +51,7 @@ pub(crate) fn survey(
     }
     let mut plan = brief::survey(root, CONTAINER)?;
     plan.needs.extend(state.has_terminal().then(|| TERMINAL.to_owned()));
-    plan.needs.extend(network.map(|(name, _)| format!("{NETWORK}{name}")));
+    plan.needs.extend(networks.iter().map(|(name, ..)| format!("{NETWORK}{name}")));
     plan.needs.extend(keeps.then(|| CONNECTIONS.to_owned()));
     Ok(plan)
 }

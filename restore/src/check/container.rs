@@ -1,9 +1,10 @@
 //! Can this host carry the container? Its files, its addresses and its numbers of processes are its
 //! own; what it wants of the host is a processor, a kernel, its runtime and its root file system.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
-use criu::{CONFIG, Container};
+use criu::{CONFIG, Container, ContainerState};
 use image::plan::{
     CHANGED_FILES, CONNECTIONS, CONTAINER, CRIU, NETWORK, Plan, ROOT_FILES, Refusal, TERMINAL,
 };
@@ -59,28 +60,57 @@ pub(crate) fn check(plan: &Plan, container: &Container, bundle: &Path) -> Result
             refusals.push(Refusal::new(folder.display().to_string(), HERE, reason).hint(hint));
         }
     }
-    if plan.needs.iter().any(|need| need == TERMINAL) && container.console.is_none() {
+    let comes_with_terminal = plan.needs.iter().any(|need| need == TERMINAL);
+    if comes_with_terminal && !container.is_kept() && container.console.is_none() {
         let reason = "nobody here takes its other end";
         let hint = "name a socket where somebody does: `--console-socket PATH`";
         refusals.push(Refusal::new(TERMINAL, HERE, reason).hint(hint));
     }
-    if let Some(network) = plan.needs.iter().find_map(|need| need.strip_prefix(NETWORK)) {
-        let here = container.ask().ok();
-        let here = here.as_ref().and_then(|state| state.only_network());
-        if here.is_none_or(|(name, _)| name != network) {
-            let reason = format!("it is not in network {network:?}, and that alone, here");
-            let hint = "make a container like the other in a network of that name";
-            refusals.push(Refusal::new(&container.id, HERE, reason).hint(hint));
-        }
-    }
-    if let Some(image) = plan.needs.iter().find_map(|need| need.strip_prefix(CHANGED_FILES)) {
-        let here = container.ask().map(|state| state.image).unwrap_or_default();
-        if here != image {
-            let reason = format!("it is made of image {here:?} here, and there of {image:?}");
-            let hint = "pull that image and make a container like the other of it";
-            refusals.push(Refusal::new(&container.id, HERE, reason).hint(hint));
-        }
+    if let (Ok(here), true) = (container.ask(), container.is_kept()) {
+        let unlike = unlike(plan, comes_with_terminal, &here);
+        let refusal = |(reason, hint)| Refusal::new(&container.id, HERE, reason).hint(hint);
+        refusals.extend(unlike.into_iter().map(refusal));
     }
     host::check(plan, BuildOptions::default(), &mut refusals);
     if refusals.is_empty() { Ok(()) } else { Err(refusals) }
+}
+
+/// In what the container of Podman's here is unlike the one that comes, and what to do about it: its
+/// networks, its terminal and its image are those that it was made with.
+fn unlike(plan: &Plan, has_terminal: bool, here: &ContainerState) -> Vec<(String, &'static str)> {
+    let named =
+        |kind: &'static str| plan.needs.iter().filter_map(move |need| need.strip_prefix(kind));
+    let mut unlike = Vec::new();
+    let (wanted, own): (BTreeSet<_>, BTreeSet<_>) =
+        (named(NETWORK).collect(), here.own_networks().map(|(name, _)| name).collect());
+    if wanted != own {
+        unlike.push(match wanted.is_empty() {
+            true => (
+                format!("it is in {} here, and the other in none", networks(&own)),
+                "make a container like the other, with its --network",
+            ),
+            false => (
+                format!("it is not in {}, and no other, here", networks(&wanted)),
+                "make a container like the other in networks of the same names",
+            ),
+        });
+    }
+    if has_terminal != here.has_terminal() {
+        unlike.push(match has_terminal {
+            true => ("it has no terminal here".to_owned(), "make one like the other, with -t"),
+            false => ("it has a terminal here".to_owned(), "make one like the other, without -t"),
+        });
+    }
+    if let Some(image) = named(CHANGED_FILES).next().filter(|image| *image != here.image) {
+        let reason = format!("it is made of image {:?} here, and there of {image:?}", here.image);
+        unlike.push((reason, "pull that image and make a container like the other of it"));
+    }
+    unlike
+}
+
+/// `network "a"`, `networks "a" and "b"`.
+fn networks(names: &BTreeSet<&str>) -> String {
+    let shown: Vec<_> = names.iter().map(|name| format!("{name:?}")).collect();
+    let many = if shown.len() == 1 { "" } else { "s" };
+    format!("network{many} {}", shown.join(" and "))
 }

@@ -5,14 +5,17 @@
 //!   this host, and nobody makes a new connection to the listeners it was given. The kernel takes it
 //!   away when its owner ends, also by SIGKILL.
 //! - [`HostAddress`]: an address of an interface, which a host takes or gives up.
+//! - [`interfaces()`]: what a container's network has.
 //! - [`repair`]: what TCP_REPAIR (tcp(7), Linux 3.5) reads and writes.
 //!
-//! All of it is about the network namespace qmig runs in.
+//! All the rest is about the network namespace qmig runs in.
 
 pub mod address;
+mod interfaces;
 pub mod lock;
 pub mod netlink;
 pub mod repair;
 
 pub use address::HostAddress;
+pub use interfaces::interfaces;
 pub use lock::{FourTuple, LockError, NetworkLock};
