@@ -91,10 +91,20 @@ fn delay_and_rate_are_as_measured() -> Outcome {
 /// that asks for GRO gets the same bytes.
 #[test]
 fn segmented_writes_come_through() -> Outcome {
+    come_through("rate=1Gbit rtt=1ms queue=100ms")
+}
+
+/// They do so too, and count as the packets that they are, where the link leaves them in one piece.
+#[test]
+fn whole_writes_come_through() -> Outcome {
+    come_through("rate=1Gbit rtt=1ms queue=100ms gso")
+}
+
+fn come_through(words: &str) -> Outcome {
     if missing() {
         return Ok(());
     }
-    let lab = lab("rate=1Gbit rtt=1ms queue=100ms")?;
+    let lab = lab(words)?;
     let (src, dst) = (lab.src(), lab.dst());
     let address = dst.addr().to_string();
     let take = serve(dst, &["take", &address])?;
@@ -106,12 +116,19 @@ fn segmented_writes_come_through() -> Outcome {
     assert_eq!(gave.rsplit_once(' ').ok_or("no time")?.0, took);
     let up = tally(&lab, Side::Source)?;
     assert!(up.offered_bytes / up.offered <= 1500 && up.missed == 0, "{up:?}");
+    assert!((up.busy_rate() / 1e9 - 1.0).abs() < 1e-3, "{up:?}");
+    let bytes: u64 = took.split(' ').next().ok_or("no count")?.parse()?;
+    // In segments of 1448 bytes, each with 52 of headers.
+    assert!(up.delivered_bytes > bytes / 1448 * 1500, "{up:?}");
     println!("64 MiB over TCP: {up:?}");
 
     for gro in [&[][..], &["gro"]] {
         let count = serve(dst, &[&["count", address.as_str()], gro].concat())?;
+        let before = tally(&lab, Side::Source)?.offered;
         traffic(src, &["number", &address, "9000", "1400", "45"])?.wait(SOON)?;
         let seen = numbers(&count, "count")?;
+        let sent = tally(&lab, Side::Source)?.offered - before;
+        assert!((9000..9100).contains(&sent), "{sent} packets");
         assert_eq!(seen, [9000, 9000, 0], "with {gro:?}: {:?}", tally(&lab, Side::Source)?);
     }
     Ok(())

@@ -115,6 +115,11 @@ impl Default for Path {
 }
 
 impl Path {
+    /// True if the dice decide about a packet by itself.
+    pub(crate) fn rolls_dice(&self) -> bool {
+        [self.loss.share(), self.reorder, self.duplicate].into_iter().any(|share| share > 0.0)
+    }
+
     /// Change what `word` says, as `loss=1%`.
     pub fn apply(&mut self, word: &str) -> Result<(), BadWord> {
         let (name, value) = word.split_once('=').ok_or_else(|| BadWord::new(word, "NAME=VALUE"))?;

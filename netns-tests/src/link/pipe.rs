@@ -8,19 +8,18 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::dice::{Dice, Fate};
+use super::frame::Frame;
 use super::histogram::Histogram;
 use super::path::Path;
 use super::tally::Tally;
 
-/// The bytes of Ethernet around an IP packet.
-const ETHERNET: usize = 14;
 /// The size of a rival's packets.
 const RIVAL_PACKET: u64 = 1500;
 
 /// A packet at the bottleneck; without a frame it is the rival's.
 #[derive(Debug)]
 struct Waiting {
-    frame: Option<Box<[u8]>>,
+    frame: Option<Frame>,
     bytes: u64,
     came: Instant,
     fate: Fate,
@@ -32,7 +31,7 @@ struct Flying {
     due: Instant,
     number: u64,
     came: Instant,
-    frame: Box<[u8]>,
+    frame: Frame,
     again: bool,
 }
 
@@ -134,26 +133,26 @@ impl Pipe {
         self.cut = cut;
         if cut {
             let waiting = self.waiting.drain(..).chain(self.serving.take().map(|(_, it)| it));
-            let gone = waiting.filter(|it| it.frame.is_some()).count() + self.flying.len();
-            self.counts.tally.cut += gone as u64;
+            let flying = self.flying.drain().map(|Reverse(it)| it.frame);
+            let gone = waiting.filter_map(|it| it.frame).chain(flying);
+            self.counts.tally.cut += gone.map(|frame| frame.load.packets).sum::<u64>();
             self.waiting_bytes = 0;
-            self.flying.clear();
         }
     }
 
     /// A packet comes.
-    pub(crate) fn offer(&mut self, frame: &[u8], now: Instant) {
+    pub(crate) fn offer(&mut self, frame: Frame, now: Instant) {
         self.serve(now);
-        let bytes = frame.len().saturating_sub(ETHERNET) as u64;
+        let load = frame.load;
         let fate = self.dice.fate(&self.path);
-        self.counts.tally.offered += 1;
-        self.counts.tally.offered_bytes += bytes;
+        self.counts.tally.offered(load);
         if self.cut {
-            self.counts.tally.cut += 1;
+            self.counts.tally.cut += load.packets;
             return;
         }
-        if !self.enqueue(Waiting { frame: Some(frame.into()), bytes, came: now, fate }, now) {
-            self.counts.tally.overflowed += 1;
+        let waiting = Waiting { frame: Some(frame), bytes: load.bytes, came: now, fate };
+        if !self.enqueue(waiting, now) {
+            self.counts.tally.overflowed += load.packets;
         }
     }
 
@@ -162,13 +161,12 @@ impl Pipe {
         self.serve(now);
         while self.flying.peek().is_some_and(|Reverse(first)| first.due <= now) {
             let Some(Reverse(packet)) = self.flying.pop() else { return };
-            let (counts, bytes) = (&mut self.counts, packet.frame.len().saturating_sub(ETHERNET));
-            if !hand(&packet.frame) {
-                counts.tally.refused += 1;
+            let (counts, load) = (&mut self.counts, packet.frame.load);
+            if !hand(&packet.frame.raw) {
+                counts.tally.refused += load.packets;
                 continue;
             }
-            counts.tally.delivered += 1;
-            counts.tally.delivered_bytes += bytes as u64;
+            counts.tally.delivered(load);
             counts.tally.duplicated += u64::from(packet.again);
             counts.tally.reordered += u64::from(packet.number < self.newest_delivered);
             self.newest_delivered = self.newest_delivered.max(packet.number);
@@ -287,6 +285,7 @@ pub(crate) fn until(now: Instant, then: Instant) -> Duration {
 mod tests {
     use super::*;
     use crate::link::Link;
+    use crate::link::frame::ETHERNET;
 
     const PACKET: usize = 1500 + ETHERNET;
 
@@ -314,7 +313,7 @@ mod tests {
             drain(&mut pipe, Some(now), &mut take);
             let mut frame = vec![0; PACKET];
             frame[..4].copy_from_slice(&number.to_le_bytes());
-            pipe.offer(&frame, now);
+            pipe.offer(Frame::plain(&frame), now);
         }
         let end = start + gap * count;
         pipe.change(Path { rival: None, ..pipe.path().clone() }, end);
@@ -370,13 +369,13 @@ mod tests {
         let start = Instant::now();
         let mut pipe = Pipe::new(path, 1, start);
         let after = |ms| start + Duration::from_millis(ms);
-        (0..5).for_each(|_| pipe.offer(&[0; PACKET], start));
+        (0..5).for_each(|_| pipe.offer(Frame::plain(&[0; PACKET]), start));
         pipe.deliver(after(3), |_| true);
         pipe.cut(true);
-        pipe.offer(&[0; PACKET], after(4));
+        pipe.offer(Frame::plain(&[0; PACKET]), after(4));
         assert_eq!(pipe.next(), None);
         pipe.cut(false);
-        pipe.offer(&[0; PACKET], after(5));
+        pipe.offer(Frame::plain(&[0; PACKET]), after(5));
         pipe.deliver(after(16), |_| true);
         let tally = pipe.tally(after(16));
         assert_eq!((tally.offered, tally.cut, tally.delivered), (7, 6, 1));
@@ -388,7 +387,7 @@ mod tests {
         let path = |words| Link::perfect().with(words).expect(words).up;
         let start = Instant::now();
         let mut pipe = Pipe::new(path(slow), 1, start);
-        (0..11).for_each(|_| pipe.offer(&[0; PACKET], start));
+        (0..11).for_each(|_| pipe.offer(Frame::plain(&[0; PACKET]), start));
         pipe.change(path(fast), start + Duration::from_micros(500));
         let mut times = Vec::new();
         while let Some(next) = pipe.next() {

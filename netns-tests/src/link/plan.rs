@@ -11,7 +11,9 @@ use super::path::{Path, QueueLimit, Rate, time, whole};
 ///
 /// As words: a preset's name, `rtt=20ms` (half of it each way), `seed=7`, `queue=1bdp` (of the
 /// rate and round trip that the words before it made), and those of [`Path`], for both directions
-/// or, after `up.` (from the source) or `down.` (to it), for one.
+/// or, after `up.` (from the source) or `down.` (to it), for one. `gso`: what UDP GSO and TSO made of
+/// one write stays together, for rates at which single packets cost the emulator too much; only
+/// where the dice have nothing to decide about a packet.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Link {
     /// From the source to the destination.
@@ -20,6 +22,8 @@ pub struct Link {
     pub down: Path,
     /// Every decision comes of this number.
     pub seed: u64,
+    /// Nothing is cut into packets.
+    pub gso: bool,
 }
 
 /// Networks that people have: a name, its words, and what it stands for.
@@ -46,14 +50,14 @@ pub const PRESETS: [(&str, &str, &str); 5] = [
 impl Link {
     /// Nothing between the two but the emulator itself.
     pub fn perfect() -> Self {
-        Self { up: Path::default(), down: Path::default(), seed: 1 }
+        Self { up: Path::default(), down: Path::default(), seed: 1, gso: false }
     }
 
     /// A rate and a round trip, with a queue of one bandwidth-delay product at the bottleneck.
     pub fn wan(rate: Rate, round_trip: Duration) -> Self {
         let queue = QueueLimit::Bytes(bdp(rate, round_trip));
         let path = Path { rate: Some(rate), delay: round_trip / 2, queue, ..Path::default() };
-        Self { up: path.clone(), down: path, seed: 1 }
+        Self { up: path.clone(), down: path, seed: 1, gso: false }
     }
 
     /// One switch.
@@ -96,6 +100,11 @@ impl Link {
         Ok(self)
     }
 
+    /// True if a loss, a duplicate or another order is a matter of single packets here.
+    pub(crate) fn rolls_dice(&self) -> bool {
+        [&self.up, &self.down].into_iter().any(Path::rolls_dice)
+    }
+
     /// The round trip of an empty link.
     pub fn round_trip(&self) -> Duration {
         self.up.delay + self.down.delay
@@ -105,6 +114,8 @@ impl Link {
         if let Some((_, words, _)) = PRESETS.iter().find(|(name, ..)| *name == word) {
             let seed = self.seed;
             *self = Self::perfect().seed(seed).with(words)?;
+        } else if word == "gso" {
+            self.gso = true;
         } else if let Some(text) = word.strip_prefix("rtt=") {
             let rtt = time(text).ok_or_else(|| BadWord::new(word, "a time, as 20ms"))?;
             (self.up.delay, self.down.delay) = (rtt / 2, rtt / 2);
@@ -153,6 +164,9 @@ impl fmt::Display for Link {
                 write!(f, "{prefix}{word} ")?;
             }
         }
+        if self.gso {
+            write!(f, "gso ")?;
+        }
         write!(f, "seed={}", self.seed)
     }
 }
@@ -184,6 +198,9 @@ mod tests {
         assert_eq!(link.up, Link::wan(Rate::mbit(100), Duration::from_millis(20)).up);
         assert_eq!((link.up.queue_bytes(), link.seed), (250_000, 9));
         assert!(link.down.loss.share() > 0.0 && link.up.loss.share() == 0.0);
+        let whole: Link = "rate=1Gbit gso".parse().expect("words");
+        assert!(whole.gso && !whole.rolls_dice() && link.rolls_dice());
+        assert_eq!(whole.to_string().parse(), Ok(whole));
         assert!("queue=1bdp".parse::<Link>().is_err());
         assert!("pluto".parse::<Link>().is_err());
     }

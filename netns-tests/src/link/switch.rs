@@ -25,6 +25,7 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{read, write};
 use tun_rs::{DeviceBuilder, Layer, SyncDevice};
 
+use super::frame::{Frame, OFFLOAD_HEADER};
 use super::path::Path;
 use super::pipe::{Pipe, until};
 use super::plan::{Link, PRESETS};
@@ -38,6 +39,7 @@ the destination, and the words say what lies between these two; the others are n
 
 words:  PRESET  rtt=20ms  seed=7  rate=100Mbit  delay=10ms  jitter=2ms  loss=0.1%  loss=1%x8
         reorder=1%  reorder-by=2ms  duplicate=1%  queue=200ms|64KiB|1bdp  rival=20Mbit
+        gso (what one write sent stays together; not with loss, reorder or duplicate)
         each for both directions, or after up. (from the source) or down. (to it) for one
 stdin:  set FROM TO WORD… | cut FROM TO | heal FROM TO | tally | reset
         its end is the end of the link, and nothing of it stays
@@ -47,7 +49,8 @@ stdin:  set FROM TO WORD… | cut FROM TO | heal FROM TO | tally | reset
 const BATCH: usize = 64;
 /// Frames that the kernel keeps for us while we are not looking.
 const KERNEL_QUEUE: u32 = 10_000;
-const LARGEST_FRAME: usize = 65_536;
+const LARGEST_FRAME: usize = OFFLOAD_HEADER + 14 + 65_536;
+const NO_DICE: &str = "lose, repeat or delay single packets of a link with gso";
 
 /// Be `qmig-link` with these arguments, until standard input ends.
 pub fn link_main(args: impl IntoIterator<Item = String>) -> ExitCode {
@@ -100,6 +103,9 @@ impl Arguments {
         if plan.hosts.len() < 2 {
             return Err("find two hosts to join".to_owned());
         }
+        if plan.link.gso && plan.link.rolls_dice() {
+            return Err(NO_DICE.to_owned());
+        }
         Ok(plan)
     }
 }
@@ -114,6 +120,8 @@ struct Switch {
     ports: Vec<Port>,
     /// The pipe from the first to the second.
     pipes: Vec<(usize, usize, Pipe)>,
+    /// Frames have an offload header, and are as large as what one write sent.
+    gso: bool,
     /// Which port an Ethernet address was last seen at.
     learnt: HashMap<[u8; 6], usize>,
     heard: Vec<u8>,
@@ -128,8 +136,14 @@ impl Switch {
             let enter = |place| setns(place, CloneFlags::CLONE_NEWNET);
             enter(&there).map_err(|e| format!("enter {path}: {e}"))?;
             let builder = DeviceBuilder::new().name(&plan.device).layer(Layer::L2);
+            let builder = builder.with(|builder| {
+                builder.offload(plan.link.gso);
+            });
             let device = builder.tx_queue_len(KERNEL_QUEUE).enable(false).build_sync();
             let device = device.map_err(|e| format!("make a TAP device in {path}: {e}"))?;
+            if plan.link.gso && !device.udp_gso() {
+                return Err("keep datagrams together: TUN devices can since kernel 6.2".to_owned());
+            }
             enter(&home).map_err(|e| format!("come back from {path}: {e}"))?;
             fcntl(&device, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
                 .map_err(|e| format!("make the device not block: {e}"))?;
@@ -147,7 +161,8 @@ impl Switch {
                 pipes.push((from, to, Pipe::new(path, seed, now)));
             }
         }
-        Ok(Self { ports, pipes, learnt: HashMap::new(), heard: Vec::new() })
+        let learnt = HashMap::new();
+        Ok(Self { ports, pipes, gso: plan.link.gso, learnt, heard: Vec::new() })
     }
 
     fn run(&mut self) -> nix::Result<()> {
@@ -194,8 +209,13 @@ impl Switch {
                 Err(Errno::EAGAIN | Errno::EINTR) => return Ok(()),
                 Err(errno) => return Err(errno),
             };
-            let (target, source) = (address(&frame[..size], 0), address(&frame[..size], 6));
-            let (Some(target), Some(source)) = (target, source) else { continue };
+            let raw = &frame[..size];
+            let (read, start) = match self.gso {
+                true => (Frame::offloaded(raw), OFFLOAD_HEADER),
+                false => (Some(Frame::plain(raw)), 0),
+            };
+            let (target, source) = (address(raw, start), address(raw, start + 6));
+            let (Some(read), Some(target), Some(source)) = (read, target, source) else { continue };
             self.learnt.insert(source, from);
             let to = self.learnt.get(&target).copied();
             let now = Instant::now();
@@ -205,7 +225,7 @@ impl Switch {
                 .iter_mut()
                 .filter(|(here, there, _)| *here == from && to.is_none_or(|to| to == *there))
             {
-                pipe.offer(&frame[..size], now);
+                pipe.offer(read.clone(), now);
             }
         }
         Ok(())
@@ -235,12 +255,15 @@ impl Switch {
 
     fn obey(&mut self, line: &str) -> Result<serde_json::Value, String> {
         let words: Vec<&str> = line.split_whitespace().collect();
-        let now = Instant::now();
+        let (now, gso) = (Instant::now(), self.gso);
         match words.as_slice() {
             ["set", from, to, words @ ..] => {
                 let pipe = self.pipe(from, to)?;
                 let mut path = pipe.path().clone();
                 words.iter().try_for_each(|word| path.apply(word)).map_err(|e| e.to_string())?;
+                if gso && path.rolls_dice() {
+                    return Err(NO_DICE.to_owned());
+                }
                 pipe.change(path, now);
                 Ok(pipe.path().to_string().into())
             }
@@ -286,7 +309,9 @@ mod tests {
         let plan = parse("a=/run/netns/a b=/run/netns/b lte,loss=1% seed=4").expect("a plan");
         assert_eq!((plan.hosts.len(), plan.device.as_str()), (2, "eth0"));
         assert_eq!(plan.link, Link::lte().with("loss=1%").expect("a word").seed(4));
-        for line in ["a=/run/netns/a", "a=/x b=/y fast", "a=/x b=/y --device"] {
+        for line in
+            ["a=/run/netns/a", "a=/x b=/y fast", "a=/x b=/y --device", "a=/x b=/y gso loss=1%"]
+         {
             assert!(parse(line).is_err(), "{line}");
         }
         assert_eq!(address(&[1, 2, 3, 4, 5, 6, 7], 0), Some([1, 2, 3, 4, 5, 6]));

@@ -18,7 +18,7 @@ const FACTOR: f64 = 1.5;
 /// The goal that was given, and whether it was met.
 pub(crate) fn measure(quick: bool) -> Outcome<String> {
     let times = if quick { 2 } else { 40 };
-    let link: Link = "rate=1Gbit rtt=20ms queue=1bdp".parse()?;
+    let link: Link = "rate=1Gbit rtt=20ms queue=1bdp gso".parse()?;
     let load = Load::writer(if quick { 128 } else { 1024 }, 20);
     let all = records("a goal of 300 ms", times, |round| {
         let mut trial =
@@ -73,7 +73,7 @@ pub(crate) fn faster_than_the_link(quick: bool) -> Outcome<String> {
          migration | rounds |\n|---|---:|---:|---:|---:|---:|---:|\n"
     );
     for (words, rtt) in
-        [("rate=400Mbit rtt=20ms queue=1bdp", 20), ("rate=1Gbit rtt=1ms queue=20ms", 1)]
+        [("rate=400Mbit rtt=20ms queue=1bdp", 20), ("rate=1Gbit rtt=1ms queue=20ms gso", 1)]
     {
         let link: Link = words.parse()?;
         let load = Load::writer(mib, 0);

@@ -70,7 +70,7 @@ pub(crate) fn size(quick: bool) -> Outcome<String> {
             standstill / *smallest.get_or_insert(standstill),
         )?;
     }
-    let link: Link = "rate=1Gbit rtt=1ms queue=20ms".parse()?;
+    let link: Link = "rate=1Gbit rtt=1ms queue=20ms gso".parse()?;
     let mib = if quick { 64 } else { 512 };
     let load = Load::idle(mib).arg("random", 37).arg("zero", 20);
     let all = records("bytes", times.min(3), |round| {

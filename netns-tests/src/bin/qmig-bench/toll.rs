@@ -15,7 +15,7 @@ const LINGER: Duration = Duration::from_millis(1500);
 
 pub(crate) fn measure(quick: bool) -> Outcome<String> {
     let (mib, times) = if quick { (128, 1) } else { (1024, 5) };
-    let link: Link = "rate=1Gbit rtt=1ms queue=20ms".parse()?;
+    let link: Link = "rate=1Gbit rtt=1ms queue=20ms gso".parse()?;
     let rows = [
         (Way::PRE_COPY, Load::writer(mib, 50), Some(&link)),
         (Way::PRE_COPY, Load::writer(mib, 50), None),
