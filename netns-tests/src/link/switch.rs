@@ -311,7 +311,7 @@ mod tests {
         assert_eq!(plan.link, Link::lte().with("loss=1%").expect("a word").seed(4));
         for line in
             ["a=/run/netns/a", "a=/x b=/y fast", "a=/x b=/y --device", "a=/x b=/y gso loss=1%"]
-         {
+        {
             assert!(parse(line).is_err(), "{line}");
         }
         assert_eq!(address(&[1, 2, 3, 4, 5, 6, 7], 0), Some([1, 2, 3, 4, 5, 6]));

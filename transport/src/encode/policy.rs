@@ -21,7 +21,8 @@ pub enum Compression {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Method {
     Raw,
-    Lz4,
+    /// The higher the number, the sooner it gives up on what does not repeat itself.
+    Lz4(i32),
     Zstd(i32),
 }
 
@@ -43,6 +44,10 @@ impl FromStr for Compression {
     }
 }
 
+/// LZ4 for a link that is waited for: as small as it can.
+pub(super) const THOROUGH: Method = Method::Lz4(1);
+/// LZ4 for one that is not: half as fast again, and a little larger.
+const HURRIED: Method = Method::Lz4(16);
 /// The level of Zstandard that `Auto` uses, and the one without a number.
 pub(super) const ZSTD_LEVEL: i32 = 1;
 /// Higher ones take hundreds of mebibytes.
@@ -50,12 +55,19 @@ const ZSTD_LEVELS: std::ops::RangeInclusive<i32> = 1..=19;
 
 /// What compression has to gain before it is worth its CPU time, which somebody else may want.
 const WORTH: f64 = 1.25;
+/// The same where only CPU time is to be gained: what is saved is what is spent.
+const WORTH_CPU: f64 = 1.05;
 
-/// A link that takes more than this is bound by CPU time, not by the network: a gibibyte over QUIC costs
-/// both ends together more than a second of it, and compression would only take that away.
+/// A link that takes more than this is bound by CPU time, not by the network.
 const BOUND_BY_CPU: f64 = 250e6;
+/// What a byte over QUIC costs both ends together, in seconds: with frames of 1500 bytes a gibibyte
+/// takes two seconds of CPU time.
+const SENT: f64 = 1.9e-9;
+/// What undoing LZ4 costs for each raw byte.
+const UNDONE: f64 = 0.1e-9;
 
-/// What is known of a method: how fast it is, and what it leaves of pages like these.
+/// What is known of a method: how fast it is when it has a processor, and what it leaves of pages like
+/// these.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Seen {
     /// Raw bytes a second.
@@ -73,21 +85,23 @@ pub(super) struct Known {
     pub(super) zstd: Seen,
 }
 
-/// The method for the next run. The link and the thread that compresses work side by side, so a byte
-/// takes as long as the slower of the two.
+/// The method for the next run. Where the link is waited for, it and the thread that compresses work
+/// side by side, so a byte takes as long as the slower of the two. Where it is not, both ends are kept
+/// from going faster by CPU time alone, and LZ4 may cost less of it than the bytes that it saves.
 pub(super) fn choose(asked: Compression, known: &Known) -> Method {
     match asked {
         Compression::None => Method::Raw,
-        Compression::Lz4 => Method::Lz4,
+        Compression::Lz4 => THOROUGH,
         Compression::Zstd(level) => Method::Zstd(level),
         Compression::Auto => {
             let Some(link) = known.link.filter(|link| *link < BOUND_BY_CPU) else {
-                return Method::Raw;
+                let cost = 1.0 / known.lz4.speed + known.lz4.ratio * SENT + UNDONE;
+                return if cost * WORTH_CPU < SENT { HURRIED } else { Method::Raw };
             };
             let time = |seen: Seen| (1.0 / seen.speed).max(seen.ratio / link);
             let (lz4, zstd) = (time(known.lz4), time(known.zstd));
             let (method, best) =
-                if zstd < lz4 { (Method::Zstd(ZSTD_LEVEL), zstd) } else { (Method::Lz4, lz4) };
+                if zstd < lz4 { (Method::Zstd(ZSTD_LEVEL), zstd) } else { (THOROUGH, lz4) };
             if best * WORTH < 1.0 / link { method } else { Method::Raw }
         }
     }
@@ -120,15 +134,19 @@ mod tests {
             zstd: Seen { speed: 80e6, ratio: 0.25 },
             ..text
         };
+        let quick = Known { lz4: Seen { speed: 2.4e9, ratio: 0.54 }, ..text };
         let rows = [
             // Known, link in MB/s: method.
             (text, None, Method::Raw),
             (text, Some(12.0), Method::Zstd(ZSTD_LEVEL)),
             (text, Some(120.0), Method::Zstd(ZSTD_LEVEL)),
-            (text, Some(240.0), Method::Lz4),
+            (text, Some(240.0), THOROUGH),
             (text, Some(500.0), Method::Raw),
-            (text, Some(700.0), Method::Raw),
             (text, Some(2000.0), Method::Raw),
+            (quick, None, HURRIED),
+            (quick, Some(500.0), HURRIED),
+            (quick, Some(2000.0), HURRIED),
+            (noise, None, Method::Raw),
             (noise, Some(1.0), Method::Raw),
             (noise, Some(500.0), Method::Raw),
             (slow, Some(120.0), Method::Raw),
@@ -139,7 +157,7 @@ mod tests {
             assert_eq!(choose(Compression::Auto, &known), expected, "{known:?}");
         }
         assert_eq!(choose(Compression::None, &text), Method::Raw);
-        assert_eq!(choose(Compression::Lz4, &noise), Method::Lz4);
+        assert_eq!(choose(Compression::Lz4, &noise), THOROUGH);
         assert_eq!(choose(Compression::Zstd(7), &noise), Method::Zstd(7));
     }
 

@@ -21,7 +21,9 @@ pub(crate) fn measure(quick: bool) -> Outcome<String> {
          of qmig, {rounds} time(s). It is ended when it runs.\nGoal: ≤ 30 ms + 2 RTT for 4096 MiB.\n\n\
          | link | size | median | p90 | min | max |\n|---|---:|---:|---:|---:|---:|\n"
     );
-    for link in [("veth", None), ("1 Gbit/s, RTT 20 ms", Some("rate=1Gbit rtt=20ms queue=1bdp gso"))] {
+    for link in
+        [("veth", None), ("1 Gbit/s, RTT 20 ms", Some("rate=1Gbit rtt=20ms queue=1bdp gso"))]
+    {
         for mib in sizes {
             let times: Vec<_> =
                 (0..rounds).map(|round| standstill(round, *mib, link)).collect::<Outcome<_>>()?;
