@@ -13,6 +13,7 @@ use pages::{ByteCount, PAGE_SIZE, PageCount, PageIndex, PageRange, PageSet, Shar
 use crate::collect::{Collected, PageSource, SpacePages, shared_data};
 use crate::fingerprints::Fingerprints;
 use crate::pump::read_padded;
+use crate::survey::huge;
 
 /// Pages read in one go.
 const PIECE: PageCount = PageCount(256);
@@ -63,13 +64,15 @@ impl Objects {
                 return None;
             };
             let (early, size) = Early::of(id, of)?;
-            // Huge pages travel when the program stands still.
-            let stays =
-                |early: &SharedMemory| early.sysv.is_some() && !segments || early.huge.is_some();
+            let stays = |early: &SharedMemory| early.sysv.is_some() && !segments;
             if matches!(&early, Early::Memory(early) if stays(early)) {
                 return None;
             }
             let file = File::from(file);
+            // Huge pages travel when the program stands still.
+            if huge::size_of(&file).is_some() {
+                return None;
+            }
             let is = identity(&file).ok()?;
             pays(ByteCount(size)).then(|| Object {
                 id,

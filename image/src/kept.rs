@@ -100,7 +100,7 @@ mod tests {
             sysv: None,
         };
         let segment = |key, size| {
-            let sysv = Some(SysV { key, creator: (0, 0) });
+            let sysv = Some(SysV { key, creator: (0, 0), told: size });
             SharedMemory { sysv, ..object(1, "SYSV", size) }
         };
         let table = [
@@ -156,7 +156,7 @@ mod tests {
             gid: 0,
             mode: 0o600,
             huge: None,
-            sysv: Some(SysV { key: 1, creator: (0, 0) }),
+            sysv: Some(SysV { key: 1, creator: (0, 0), told: 4096 }),
         };
         let rooms = [room(0, 40, plain)];
         let told = |shared: &[SharedMemory], extent| kept(&rooms, &now, shared, extent);

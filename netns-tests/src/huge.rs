@@ -3,8 +3,9 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::path::Path;
+use std::process::Command;
 
-use crate::{Subject, requirements};
+use crate::{Host, Lab, LabError, Subject, requirements};
 
 /// Pages of 2 MiB, Documentation/admin-guide/mm/hugetlbpage.rst.
 const POOL: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
@@ -36,6 +37,19 @@ impl HugePages {
             let _ = requirements::skip(&format!("no huge pages: {error}"));
             Skipped
         })
+    }
+
+    /// A hugetlbfs at the same place of both hosts, for files of the subject.
+    pub fn mount(&self, lab: &Lab) -> Result<(), LabError> {
+        [lab.src(), lab.dst()].into_iter().try_for_each(|host| self.mount_on(host))
+    }
+
+    /// The same on one.
+    pub fn mount_on(&self, host: &Host) -> Result<(), LabError> {
+        let mut mount = Command::new("sh");
+        mount.args(["-c", "mkdir -p \"$0\" && mount -t hugetlbfs -o pagesize=2M none \"$0\""]);
+        mount.arg(host.scratch().join("huge"));
+        host.run(mount).map(drop)
     }
 
     fn allow() -> std::io::Result<Self> {

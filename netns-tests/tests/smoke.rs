@@ -24,8 +24,9 @@ fn moves(subject: &Subject, mode: &str) -> Outcome {
     if missing() {
         return Ok(());
     }
-    let Ok(_pages) = HugePages::for_subject(subject) else { return Ok(()) };
+    let Ok(pages) = HugePages::for_subject(subject) else { return Ok(()) };
     let lab = Lab::two_hosts()?;
+    pages.iter().try_for_each(|pages| pages.mount(&lab))?;
     if subject.name() == "ptys" {
         lab.part_terminals()?;
     }
@@ -128,25 +129,61 @@ fn table() -> Outcome {
     Ok(())
 }
 
-/// A destination that has too few huge pages says so before the tree is touched.
-#[test]
-fn huge_pages_that_are_not_there() -> Outcome {
-    let subject = Subject::new("huge").arg("vast").arg(1);
+/// Memory of huge pages that cannot be had is refused before the tree is touched, in these words.
+fn is_refused(subject: &Subject, mounted: bool, words: &[&str]) -> Outcome {
     if missing() {
         return Ok(());
     }
-    let Ok(_pages) = HugePages::for_subject(&subject) else { return Ok(()) };
+    let Ok(Some(pages)) = HugePages::for_subject(subject) else { return Ok(()) };
     let lab = Lab::two_hosts()?;
+    match mounted {
+        true => pages.mount(&lab)?,
+        false => pages.mount_on(lab.src())?,
+    }
     let started = subject.start(&lab, lab.src())?;
     let refused = Migration::new(&lab)?.run(started.pid())?;
     assert_eq!(refused.dumped().code(), Some(121), "{}", refused.logs());
     let logs = refused.logs();
-    assert!(logs.contains("huge pages of 2048 kB (this host): "), "{logs}");
-    assert!(logs.contains(" are free") && logs.contains("nothing was touched"), "{logs}");
+    assert!(words.iter().all(|word| logs.contains(word)), "{logs}");
+    assert!(logs.contains("nothing was touched"), "{logs}");
     refused.restore().signal(Signal::SIGTERM)?;
     refused.restore().wait(SOON)?;
     assert!(started.ask(lab.src())?.passed());
     Ok(())
+}
+
+/// A destination that has too few huge pages says so.
+#[test]
+fn huge_pages_that_are_not_there() -> Outcome {
+    let words = ["huge pages of 2048 kB (this host): ", " are free"];
+    is_refused(&Subject::new("huge").arg("vast").arg(21), true, &words)
+}
+
+/// One without a place for files of huge pages, too.
+#[test]
+fn a_hugetlbfs_that_is_not_there() -> Outcome {
+    let words = ["/huge/named (this host): ", "/huge is no hugetlbfs with pages of 2048 kB"];
+    is_refused(&Subject::new("huge"), false, &words)
+}
+
+/// A private mapping of such a file is none of memory alone.
+#[test]
+fn a_private_mapping_of_a_file_of_huge_pages() -> Outcome {
+    let words = ["/huge/unmapped", "a private mapping of a file of huge pages"];
+    is_refused(&Subject::new("huge").arg("private").arg(1), true, &words)
+}
+
+/// Pages of other sizes: a mapping keeps it, and where there are too few the destination says so.
+#[test]
+fn pages_of_1_gib() -> Outcome {
+    if !std::path::Path::new("/sys/kernel/mm/hugepages/hugepages-1048576kB").exists() {
+        println!("SKIPPED: this processor has no pages of 1 GiB");
+        return Ok(());
+    }
+    let giant = Subject::new("huge").arg("giant").arg(1);
+    ["stop", "pre-copy", "post-copy"].iter().try_for_each(|mode| moves(&giant, mode))?;
+    let words = ["1024 huge pages of 1048576 kB (this host): ", " are free"];
+    is_refused(&Subject::new("huge").arg("vast").arg(30), true, &words)
 }
 
 /// What a parent and its children share copy on write does not become many copies.

@@ -16,6 +16,9 @@ const STOP: Duration = Duration::from_millis(400);
 /// that long, as in a migration that did everything right.
 fn live(subject: &Subject, stop: Option<Duration>) -> Result<Verdict, Box<dyn Error>> {
     let lab = Lab::two_hosts()?;
+    if let Ok(Some(pages)) = HugePages::for_subject(subject) {
+        pages.mount(&lab)?;
+    }
     let started = subject.start(&lab, lab.src())?;
     let lives = || {
         let runs = who_runs(&lab, started.pid(), SOON);

@@ -85,6 +85,7 @@ fn descriptors_are_what_and_where_they_were() {
     world.checkpoint.ghosts = vec![Ghost {
         named: false,
         paged: None,
+        huge: None,
         id: GhostId(1),
         uid: 0,
         gid: 0,

@@ -15,6 +15,7 @@ use pages::{ByteCount, PageSet, SharedId};
 
 use super::shared::data_pages;
 use crate::objects::pays;
+use crate::survey::huge;
 
 /// Where the numbers of spaces begin that are such a file's: above those of memfds.
 const PAGED: u32 = 0x7f80_0000;
@@ -25,6 +26,11 @@ pub(super) type Found = (Ghost, Option<(PageSet, OwnedFd)>);
 /// Reads the file that `way` (under /proc) opens. Its size was judged before.
 pub(super) fn read(id: GhostId, stat: &Metadata, way: &Path) -> io::Result<Found> {
     let file = open(way)?;
+    // write(2) does not reach it, so it can only come as pages.
+    if let Some(huge) = huge::size_of(&file) {
+        let (ghost, content) = paged(id, stat, file)?;
+        return Ok((Ghost { huge: Some(huge), ..ghost }, content));
+    }
     let mut body = GhostBody::default();
     for (offset, length) in data(&file, stat.size())? {
         let length = usize::try_from(length).map_err(|_| io::ErrorKind::FileTooLarge)?;
@@ -43,6 +49,10 @@ pub(super) fn read_paged(id: GhostId, stat: &Metadata, way: &Path) -> io::Result
     if !memory || stat.mode() & 0o111 != 0 || !pays(ByteCount(stat.size())) {
         return read(id, stat, way);
     }
+    paged(id, stat, file)
+}
+
+fn paged(id: GhostId, stat: &Metadata, file: File) -> io::Result<Found> {
     let pages = data_pages(&file, stat.size())?;
     let ghost = described(id, stat, GhostBody::default());
     Ok((Ghost { paged: Some(SharedId(PAGED | id.0)), ..ghost }, Some((pages, file.into()))))
@@ -66,6 +76,7 @@ fn described(id: GhostId, stat: &Metadata, body: GhostBody) -> Ghost {
         body,
         named: false,
         paged: None,
+        huge: None,
     }
 }
 

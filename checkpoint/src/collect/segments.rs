@@ -56,7 +56,11 @@ impl Files<'_> {
             uid,
             gid,
             mode: segment.mode & 0o1777,
-            sysv: Some(SysV { key: segment.key.cast_unsigned(), creator: (cuid, cgid) }),
+            sysv: Some(SysV {
+                key: segment.key.cast_unsigned(),
+                creator: (cuid, cgid),
+                told: segment.size,
+            }),
             ..object
         });
         self.contents.push((shared, pages, content));

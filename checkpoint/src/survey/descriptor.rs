@@ -161,7 +161,6 @@ const NO_CONTENT: &[(i64, &str)] = &[
     (0x0027_e0eb, "a file of a cgroup that is gone"),
     (0x6462_6720, "a file of debugfs that is gone"),
     (0x7472_6163, "a file of tracefs that is gone"),
-    (0x9584_58f6, "a deleted file of huge pages (hugetlbfs)"),
 ];
 
 fn anonymous(shown: &str, name: &str) -> Result<OpenOn, Trouble> {

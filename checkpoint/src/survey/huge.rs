@@ -1,16 +1,18 @@
 //! The huge pages that a tree takes.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::Metadata;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use image::plan::huge_pages;
+use image::plan::{huge_file, huge_pages};
 use image::state::HugeSize;
 use nix::sys::statfs::{HUGETLBFS_MAGIC, fstatfs, statfs};
 use tracee::proc::maps::Mapping;
 use tracee::{HostPid, Pagemap, Wanted};
+
+use super::named::Named;
 
 /// The name that the kernel shows for memory that was mapped with MAP_HUGETLB alone.
 pub(crate) const ANONYMOUS: &str = "/anon_hugepage";
@@ -28,13 +30,21 @@ pub(crate) fn of_mapping(mapping: &Mapping) -> Option<HugeSize> {
     HugeSize::of_bytes(mapping.kernel_page_size).filter(|_| anonymous && mapping.has_flag(b"ht"))
 }
 
-/// How many huge pages of each size a tree needs room for.
+/// The size of the pages of the file at `path`, if they are huge.
+pub(crate) fn size_at(path: &Path, stat: &Metadata) -> Option<HugeSize> {
+    // A hugetlbfs tells the size of its pages as that of a block: no other need be asked.
+    let size = HugeSize::of_bytes(stat.blksize()).filter(|_| stat.is_file())?;
+    statfs(path).is_ok_and(|told| told.filesystem_type() == HUGETLBFS_MAGIC).then_some(size)
+}
+
+/// How many huge pages of each size a tree needs room for, and where files of them.
 #[derive(Debug, Default)]
 pub(crate) struct HugePages {
     /// Pages by size.
     needed: BTreeMap<HugeSize, u64>,
     /// Objects that are counted already, by device and inode.
     seen: HashSet<(u64, u64)>,
+    files: BTreeSet<(HugeSize, String)>,
 }
 
 impl HugePages {
@@ -54,16 +64,24 @@ impl HugePages {
 
     /// A shared object that `way` leads to, if it is made of huge pages.
     pub(crate) fn shared(&mut self, way: &Path, stat: &Metadata) {
-        let Ok(told) = statfs(way) else { return };
-        let size = u64::try_from(told.block_size()).ok().and_then(HugeSize::of_bytes);
-        let Some(size) = size.filter(|_| told.filesystem_type() == HUGETLBFS_MAGIC) else { return };
+        let Some(size) = size_at(way, stat) else { return };
         if self.seen.insert((stat.dev(), stat.ino())) {
             *self.needed.entry(size).or_default() += stat.size().div_ceil(size.bytes());
         }
     }
 
+    /// The same of a file that has, or had, a path.
+    pub(crate) fn file(&mut self, way: &Path, stat: &Metadata, named: &Named) {
+        let (Named::Path(path) | Named::Carried(path) | Named::Ghost(path)) = named;
+        if let Some(size) = size_at(way, stat) {
+            self.files.insert((size, path.clone()));
+            self.shared(way, stat);
+        }
+    }
+
     /// What a plan says of them.
     pub(crate) fn needs(&self) -> impl Iterator<Item = String> {
-        self.needed.iter().map(|(size, count)| huge_pages(*size, *count))
+        let files = self.files.iter().map(|(size, path)| huge_file(*size, path));
+        self.needed.iter().map(|(size, count)| huge_pages(*size, *count)).chain(files)
     }
 }

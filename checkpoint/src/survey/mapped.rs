@@ -152,20 +152,23 @@ pub(crate) fn shows(mapping: &Mapping) -> Result<Option<Shows>, Trouble> {
         }
     }
     if mapping.has_flag(b"ht") {
-        // Of shared memory the object is what travels.
+        // Of shared memory the object is what travels, and of a file of a hugetlbfs.
         let memfd = mapping.deleted && place.starts_with("/memfd:");
         return match huge::of_mapping(mapping) {
             Some(size) if !mapping.shared => Ok(Some(Shows::Huge(size))),
-            Some(_) => Ok(None),
-            None if memfd && mapping.shared => Ok(None),
+            _ if mapping.shared => Ok(None),
             None if memfd => refuse("a private mapping of a memfd of huge pages"),
-            None => Err(Trouble::new(place, "huge pages of hugetlbfs").but(BY_CRIU)),
+            _ => {
+                Err(Trouble::new(place, "a private mapping of a file of huge pages").but(UNSHARED))
+            }
         };
     }
     // The first segment of System V shared memory has the number 0, and so has its file.
     Ok((mapping.inode == 0 && !place.starts_with("/SYSV")).then_some(Shows::Anon))
 }
 
+/// What else a program can do.
+const UNSHARED: &str = "have it map the file shared, or memory without a file (MAP_HUGETLB)";
 /// VmFlags of /proc/PID/smaps (Documentation/filesystems/proc.rst), what each means, and whether
 /// CRIU carries it.
 const REFUSED_FLAGS: &[(&[u8; 2], &str, bool)] = &[

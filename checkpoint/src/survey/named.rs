@@ -8,6 +8,7 @@ use std::path::Path;
 
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 
+use super::huge;
 use super::refusals::{BY_CRIU, Trouble};
 
 /// What the kernel appends to the path of a file whose name is gone.
@@ -18,7 +19,8 @@ const DELETED: &[u8] = b" (deleted)";
 pub(crate) enum Named {
     /// By its path.
     Path(String),
-    /// By its path, which it brings along with its content: a file of /dev/shm is memory of this host.
+    /// By its path, which it brings along with its content: a file of /dev/shm, or of a hugetlbfs, is memory of
+    /// this host.
     Carried(String),
     /// Not at all: its last name was removed (it was the path here), its content must travel.
     Ghost(String),
@@ -35,7 +37,7 @@ pub(crate) fn named(link: &Path, open: &Metadata, ghost_limit: u64) -> Result<Na
     };
     match fs::symlink_metadata(path) {
         Ok(found) if (found.dev(), found.ino()) == (open.dev(), open.ino()) => {
-            match open.is_file() && is_shared_memory(path) {
+            match open.is_file() && is_memory(path, open) {
                 true => carried(path, open, ghost_limit),
                 false => Ok(Named::Path(path.to_owned())),
             }
@@ -49,6 +51,11 @@ pub(crate) fn named(link: &Path, open: &Metadata, ghost_limit: u64) -> Result<Na
         .but(BY_CRIU)),
         Err(source) => Err(Trouble::new(shown, format!("the path cannot be looked at: {source}"))),
     }
+}
+
+/// Memory of this host with a name: in /dev/shm, or in a hugetlbfs.
+fn is_memory(path: &str, open: &Metadata) -> bool {
+    is_shared_memory(path) || huge::size_at(Path::new(path), open).is_some()
 }
 
 /// POSIX shared memory and semaphores: shm_overview(7), sem_overview(7).

@@ -78,6 +78,7 @@ impl Look<'_> {
                 if let Named::Carried(path) = &named {
                     self.ends.memory(path, whose.fd(number));
                 }
+                self.huge.file(&way, &stat, &named);
                 let used_as = || whose.fd(number);
                 self.needed.add(&named, &stat, how, used_as);
             }

@@ -275,9 +275,13 @@ impl<'o> Look<'o> {
                                 let object = whose.mapping(mapping.start.0, mapping.end.0);
                                 self.ends.memory(path, object);
                             }
+                            self.huge.file(&file.way, &file.stat, named);
                             self.needed.add(named, &file.stat, how, used_as);
                         }
-                        Shows::SysV(id) => *self.attached.entry(*id).or_default() += 1,
+                        Shows::SysV(id) => {
+                            self.huge.shared(&file.way, &file.stat);
+                            *self.attached.entry(*id).or_default() += 1;
+                        }
                         Shows::Memfd(_) => self.huge.shared(&file.way, &file.stat),
                         _ => {}
                     }

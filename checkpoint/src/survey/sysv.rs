@@ -12,6 +12,8 @@ pub(crate) struct Segment {
     pub(crate) id: i32,
     /// Its key; zero is IPC_PRIVATE.
     pub(crate) key: i32,
+    /// Bytes that it was made with.
+    pub(crate) size: u64,
     /// Permissions, SHM_DEST 0o1000, SHM_LOCKED 0o2000.
     pub(crate) mode: u32,
     /// The process that made it.
@@ -35,6 +37,7 @@ fn parse(line: &str) -> Option<Segment> {
         key: words.first()?.parse().ok()?,
         id: words.get(1)?.parse().ok()?,
         mode: u32::from_str_radix(words.get(2)?, 8).ok()?,
+        size: words.get(3)?.parse().ok()?,
         maker: words.get(4)?.parse().ok()?,
         attached: words.get(6)?.parse().ok()?,
         ids: [number(7)?, number(8)?, number(9)?, number(10)?],
@@ -81,6 +84,7 @@ mod tests {
         let expected = Segment {
             id: 32769,
             key: 4711,
+            size: 5001,
             mode: 0o1600,
             maker: 77,
             attached: 3,

@@ -55,6 +55,8 @@ pub struct GhostFileEntry {
     pub named: Option<bool>,
     #[prost(uint32, optional, tag = "10001")]
     pub paged: Option<u32>,
+    #[prost(uint32, optional, tag = "10002")]
+    pub huge: Option<u32>,
 }
 
 /// A piece of a ghost's content; `len` bytes follow the entry.

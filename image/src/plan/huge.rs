@@ -1,4 +1,4 @@
-//! How a plan says how many huge pages it needs.
+//! How a plan says how many huge pages it needs, and where files of them.
 
 use crate::state::HugeSize;
 
@@ -17,6 +17,21 @@ pub fn huge_pages_of(need: &str) -> Option<(HugeSize, u64)> {
     Some((size, count.parse().ok()?))
 }
 
+/// A need, with size and path after it, of a place for a file of huge pages: a hugetlbfs.
+pub const HUGE_FILE: &str = "a file of huge pages of ";
+
+/// The need of a place for the file `path` of pages of `size`: `a file of huge pages of 2048 kB: /mnt/a`.
+pub fn huge_file(size: HugeSize, path: &str) -> String {
+    format!("{HUGE_FILE}{size}: {path}")
+}
+
+/// What [`huge_file`] said; `None` if it is something else.
+pub fn huge_file_of(need: &str) -> Option<(HugeSize, &str)> {
+    let (size, path) = need.strip_prefix(HUGE_FILE)?.split_once(" kB: ")?;
+    let size = HugeSize::of_bytes(size.parse::<u64>().ok()?.checked_mul(1024)?)?;
+    path.starts_with('/').then_some((size, path))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -29,5 +44,9 @@ mod tests {
         for other in ["huge pages of 2047 kB: 3", "huge pages of 2048 kB: x", "criu"] {
             assert_eq!(huge_pages_of(other), None, "{other}");
         }
+        let need = huge_file(size, "/mnt/a kB: b");
+        assert_eq!(need, "a file of huge pages of 2048 kB: /mnt/a kB: b");
+        assert_eq!(huge_file_of(&need), Some((size, "/mnt/a kB: b")));
+        assert_eq!(huge_file_of("a file of huge pages of 2048 kB: mnt"), None);
     }
 }

@@ -18,7 +18,7 @@ use pages::{ByteCount, TaskId};
 
 pub use build_id::build_id;
 pub use fingerprint::fingerprint;
-pub use huge::{HUGE_PAGES, huge_pages, huge_pages_of};
+pub use huge::{HUGE_FILE, HUGE_PAGES, huge_file, huge_file_of, huge_pages, huge_pages_of};
 pub use refusal::Refusal;
 pub use wire::BadPlan;
 

@@ -2,7 +2,7 @@
 
 use pages::{SharedId, TaskId};
 
-use super::{Fanotify, InetSocket, NetlinkSocket, PacketSocket, TimerFd, UnixSocket};
+use super::{Fanotify, HugeSize, InetSocket, NetlinkSocket, PacketSocket, TimerFd, UnixSocket};
 
 /// One open file description; dup'ed and inherited descriptors share it. Never zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -252,10 +252,12 @@ pub struct Ghost {
     pub modified: (u64, u64),
     /// Its content.
     pub body: GhostBody,
-    /// It has its name still, and brings it along: a file of /dev/shm.
+    /// It has its name still, and brings it along: a file of /dev/shm, or of a hugetlbfs.
     pub named: bool,
     /// Its content is not in `body`, but comes as the pages of this space.
     pub paged: Option<SharedId>,
+    /// It is in a hugetlbfs, made of huge pages of this size.
+    pub huge: Option<HugeSize>,
 }
 
 /// Content of a ghost: data between the holes.

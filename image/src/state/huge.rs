@@ -1,4 +1,5 @@
-//! Memory of huge pages (hugetlbfs): what mmap(2) calls MAP_HUGETLB and memfd_create(2) MFD_HUGETLB.
+//! Memory of huge pages (hugetlbfs): what mmap(2) calls MAP_HUGETLB, memfd_create(2) MFD_HUGETLB and shmget(2)
+//! SHM_HUGETLB.
 
 use std::fmt;
 
@@ -8,7 +9,9 @@ use pages::PageRange;
 pub(crate) const MAP_HUGETLB: u32 = 0x4_0000;
 /// MFD_HUGETLB, memfd_create(2).
 const MFD_HUGETLB: u32 = 4;
-/// Where both have the logarithm of the page's size (MAP_HUGE_SHIFT), in six bits.
+/// SHM_HUGETLB, shmget(2).
+const SHM_HUGETLB: u32 = 0o4000;
+/// Where all have the logarithm of the page's size (MAP_HUGE_SHIFT), in six bits.
 const SHIFT: u32 = 26;
 /// The smallest and the largest that any processor has: 16 KiB and 16 GiB.
 const SIZES: std::ops::RangeInclusive<u8> = 14..=34;
@@ -39,7 +42,17 @@ impl HugeSize {
         MFD_HUGETLB | u32::from(self.0) << SHIFT
     }
 
-    /// The size in flags of either; `None` if they name none.
+    /// The flags of shmget(2) for it.
+    pub fn segment_flags(self) -> u32 {
+        SHM_HUGETLB | u32::from(self.0) << SHIFT
+    }
+
+    /// So many bytes in whole pages.
+    pub fn whole(self, bytes: u64) -> Option<u64> {
+        bytes.checked_next_multiple_of(self.bytes())
+    }
+
+    /// The size in flags of any of them; `None` if they name none.
     pub(crate) fn in_flags(flags: u32) -> Option<Self> {
         Self::of_bytes(1 << (flags >> SHIFT))
     }
@@ -73,7 +86,17 @@ mod tests {
     fn sizes_are_what_the_kernel_calls_them() {
         let two = HugeSize::of_bytes(2 << 20).expect("2 MiB");
         assert_eq!((two.map_flags(), two.memfd_flags()), (0x5404_0000, 0x5400_0004));
+        assert_eq!(two.segment_flags(), 0x5400_0800);
         assert_eq!(HugeSize::in_flags(two.map_flags()), Some(two));
+        // MAP_HUGE_1GB, MFD_HUGE_1GB, SHM_HUGE_1GB.
+        let giant = HugeSize::of_bytes(1 << 30).expect("1 GiB");
+        assert_eq!((giant.map_flags(), giant.memfd_flags()), (0x7804_0000, 0x7800_0004));
+        assert_eq!(giant.segment_flags(), 0x7800_0800);
+        for flags in [giant.map_flags(), giant.memfd_flags(), giant.segment_flags()] {
+            assert_eq!(HugeSize::in_flags(flags), Some(giant), "{flags:#x}");
+        }
+        assert_eq!((giant.to_string(), giant.whole(5)), ("1048576 kB".to_owned(), Some(1 << 30)));
+        assert_eq!((two.whole(2 << 20), two.whole(u64::MAX)), (Some(2 << 20), None));
         assert_eq!(HugeSize::in_flags(MAP_HUGETLB), None);
         assert_eq!(two.to_string(), "2048 kB");
         for bytes in [0, 4096, 3 << 20, 1 << 35] {

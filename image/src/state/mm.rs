@@ -154,7 +154,7 @@ pub struct SharedMemory {
     pub gid: u32,
     /// Permission bits; of a System V segment also SHM_DEST 0o1000 (gone with its last mapping).
     pub mode: u32,
-    /// It is made of huge pages (MFD_HUGETLB, MAP_HUGETLB) of this size.
+    /// It is made of huge pages (MFD_HUGETLB, MAP_HUGETLB, SHM_HUGETLB) of this size.
     pub huge: Option<HugeSize>,
     /// It is a segment of System V shared memory, whose id is [`Self::id`].
     pub sysv: Option<SysV>,
@@ -167,4 +167,6 @@ pub struct SysV {
     pub key: u32,
     /// Who made it.
     pub creator: (u32, u32),
+    /// The bytes that it was made with, as IPC_STAT tells: its huge pages are whole.
+    pub told: u64,
 }

@@ -10,7 +10,7 @@ use crate::frame::{FrameReader, FrameWriter};
 use crate::kind::ImageKind;
 use crate::messages::{GhostChunkEntry, GhostFileEntry, RemapFilePathEntry, RemapType, Timeval};
 use crate::state::check::USER_END;
-use crate::state::{FileId, FileKind, Ghost, GhostBody, GhostId};
+use crate::state::{FileId, FileKind, Ghost, GhostBody, GhostId, HugeSize};
 
 /// Regular files of three pages and more are written as chunks, smaller ones as they are.
 const CHUNKS_FROM: u64 = 12288;
@@ -59,6 +59,7 @@ fn to_image(ghost: &Ghost) -> Vec<u8> {
         symlnk_target: None,
         named: ghost.named.then_some(true),
         paged: ghost.paged.map(|id| id.0),
+        huge: ghost.huge.map(HugeSize::memfd_flags),
     });
     if in_chunks {
         for (off, bytes) in &ghost.body.chunks {
@@ -141,6 +142,14 @@ fn read_ghost(reader: &Reader<'_>, id: GhostId) -> Result<Ghost, BadImage> {
             return Err(at(BadField::unsupported("mode", "a device, pipe or link without a name")));
         }
     }
+    let huge = match entry.huge {
+        None => None,
+        Some(flags) => {
+            Some(HugeSize::in_flags(flags).filter(|_| entry.paged.is_some()).ok_or_else(|| {
+                at(BadField::value("huge", flags, "a size of huge pages, which come as pages"))
+            })?)
+        }
+    };
     let time = |time: Option<Timeval>| time.map_or((0, 0), |time| (time.tv_sec, time.tv_usec));
     Ok(Ghost {
         id,
@@ -153,6 +162,7 @@ fn read_ghost(reader: &Reader<'_>, id: GhostId) -> Result<Ghost, BadImage> {
         body,
         named: entry.named.unwrap_or(false),
         paged: entry.paged.map(SharedId),
+        huge,
     })
 }
 

@@ -103,17 +103,21 @@ pub(super) fn read(
     Ok((objects, inodes))
 }
 
+/// The size of huge pages that a field tells, of any object.
+pub(super) fn huge_of(hugetlb_flag: Option<u32>) -> Result<Option<HugeSize>, BadField> {
+    let told = hugetlb_flag.filter(|flags| *flags != 0);
+    let size = |flags| {
+        let wrong = || BadField::value("hugetlb_flag", flags, "a size of huge pages");
+        HugeSize::in_flags(flags).ok_or_else(wrong)
+    };
+    told.map(size).transpose()
+}
+
 impl TryFrom<&MemfdInodeEntry> for SharedMemory {
     type Error = BadField;
 
     fn try_from(entry: &MemfdInodeEntry) -> Result<Self, BadField> {
-        let huge =
-            match entry.hugetlb_flag.unwrap_or(0) {
-                0 => None,
-                flags => Some(HugeSize::in_flags(flags).ok_or_else(|| {
-                    BadField::value("hugetlb_flag", flags, "a size of huge pages")
-                })?),
-            };
+        let huge = huge_of(entry.hugetlb_flag)?;
         // memfd_create(2): the name has at most 249 bytes.
         bounded_text("name", &entry.name, 249)?;
         if entry.size >= USER_END {

@@ -2,12 +2,13 @@
 
 use pages::SharedId;
 
+use super::shared::huge_of;
 use super::{Reader, Writer};
 use crate::error::{BadField, BadImage};
 use crate::kind::ImageKind;
 use crate::messages::{IpcDescEntry, IpcShmEntry};
 use crate::state::check::USER_END;
-use crate::state::{SharedMemory, SysV};
+use crate::state::{HugeSize, SharedMemory, SysV};
 
 /// Permission bits, and SHM_DEST.
 const MODE: u32 = 0o1777;
@@ -31,7 +32,8 @@ fn entry(object: &SharedMemory) -> Option<IpcShmEntry> {
         mode: object.mode,
         id: object.id.0,
     };
-    Some(IpcShmEntry { desc, size: object.size, in_pagemaps: Some(true), hugetlb_flag: None })
+    let hugetlb_flag = object.huge.map(HugeSize::segment_flags);
+    Some(IpcShmEntry { desc, size: sysv.told, in_pagemaps: Some(true), hugetlb_flag })
 }
 
 pub(super) fn read(reader: &Reader<'_>) -> Result<Vec<SharedMemory>, BadImage> {
@@ -52,10 +54,12 @@ impl TryFrom<&IpcShmEntry> for SharedMemory {
             let what = "a segment whose content is no pagemap";
             return Err(BadField::unsupported("in_pagemaps", what));
         }
-        if entry.hugetlb_flag.unwrap_or(0) != 0 {
-            return Err(BadField::unsupported("hugetlb_flag", "a segment of huge pages"));
-        }
-        if entry.size >= USER_END || entry.size == 0 {
+        let huge = huge_of(entry.hugetlb_flag)?;
+        let size = huge.map_or(Some(entry.size), |huge| huge.whole(entry.size));
+        let size = size.filter(|size| *size < USER_END);
+        let size =
+            size.ok_or_else(|| BadField::value("size", entry.size, "the size of a segment"))?;
+        if entry.size == 0 {
             return Err(BadField::value("size", entry.size, "the size of a segment"));
         }
         let desc = &entry.desc;
@@ -65,13 +69,13 @@ impl TryFrom<&IpcShmEntry> for SharedMemory {
         Ok(Self {
             id: SharedId(desc.id),
             name: format!("SYSV{:08x}", desc.key),
-            size: entry.size,
+            size,
             seals: 0,
             uid: desc.uid,
             gid: desc.gid,
             mode: desc.mode & MODE,
-            huge: None,
-            sysv: Some(SysV { key: desc.key, creator: (desc.cuid, desc.cgid) }),
+            huge,
+            sysv: Some(SysV { key: desc.key, creator: (desc.cuid, desc.cgid), told: entry.size }),
         })
     }
 }

@@ -330,6 +330,7 @@ pub(super) fn files() -> Vec<File> {
         ),
         (16, FileKind::Regular(Regular { ghost: Some(GhostId(2)), ..regular("/tmp/big ghost") })),
         (27, FileKind::Regular(Regular { ghost: Some(GhostId(27)), ..regular("/dev/shm/table") })),
+        (28, FileKind::Regular(Regular { ghost: Some(GhostId(28)), ..regular("/mnt/huge/table") })),
         (
             17,
             FileKind::Fifo(Fifo {
@@ -381,6 +382,7 @@ pub(super) fn ghosts() -> Vec<Ghost> {
     let ghost = |id, size, chunks| Ghost {
         named: id == 2,
         paged: None,
+        huge: None,
         id: GhostId(id),
         uid: 1000,
         gid: 100,
@@ -394,5 +396,10 @@ pub(super) fn ghosts() -> Vec<Ghost> {
         ghost(2, 50_000, vec![(0, vec![1; 10]), (20_480, vec![2; 4096]), (49_999, vec![3])]),
         ghost(26, 13, vec![(0, b"ghost content".to_vec())]),
         Ghost { paged: Some(SharedId(1041)), ..ghost(27, 1 << 20, Vec::new()) },
+        Ghost {
+            paged: Some(SharedId(1042)),
+            huge: HugeSize::of_bytes(2 << 20),
+            ..ghost(28, 4 << 20, Vec::new())
+        },
     ]
 }

@@ -137,6 +137,7 @@ mod tests {
         Ghost {
             named: false,
             paged: None,
+            huge: None,
             id: GhostId(1),
             uid: 0,
             gid: 0,

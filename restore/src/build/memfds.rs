@@ -132,6 +132,7 @@ impl Memfds {
     pub(crate) fn window(&self, id: SharedId) -> Result<Option<Window>> {
         let (file, size) = self.writer(id)?;
         let huge = self.objects.get(&id).is_some_and(|(_, object)| object.huge.is_some());
+        let huge = huge || self.paged.is_huge(id);
         let window = (huge && size > 0).then(|| Window::onto(&file, size)).transpose();
         window.map_err(|error| errno_of(&error)).during("map shared memory of huge pages")
     }

@@ -54,6 +54,7 @@ use events::Clockwork;
 use files::{Files, View};
 use fresh::Fresh;
 pub use grow::Grown;
+pub(crate) use huge::huge_size_of;
 use inotify::Watchers;
 use ipc::IpcObjects;
 use memfds::Memfds;

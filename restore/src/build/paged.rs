@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
-use image::state::{Checkpoint, FileKind, Ghost};
+use image::state::{Checkpoint, FileKind, Ghost, HugeSize};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open};
 use nix::sys::stat::Mode;
@@ -16,11 +16,19 @@ use pages::SharedId;
 
 use super::files::{View, reopen};
 use super::ghosts::{dress, nameless_file};
+use super::huge::huge_size_of;
 use crate::error::{BadCheckpoint, Error, Result, errno_of};
 
-/// Those of a tree, open for writing, and their sizes.
+/// Those of a tree.
 #[derive(Default)]
-pub(crate) struct Paged(HashMap<SharedId, (OwnedFd, u64)>);
+pub(crate) struct Paged(HashMap<SharedId, Made>);
+
+struct Made {
+    /// Open for writing.
+    file: OwnedFd,
+    size: u64,
+    is_huge: bool,
+}
 
 impl Paged {
     /// All that a tree has; those of `early` that are among it are there already.
@@ -29,10 +37,10 @@ impl Paged {
         for ghost in &from.ghosts {
             let Some(id) = ghost.paged else { continue };
             match early.0.remove(&id) {
-                Some((file, _)) => {
-                    let file = resized(file, ghost.size)
+                Some(early) => {
+                    let file = resized(early.file, ghost.size)
                         .map_err(|errno| failed("resize", path_of(ghost, from), errno))?;
-                    all.0.insert(id, (file, ghost.size));
+                    all.0.insert(id, Made { file, size: ghost.size, ..early });
                 }
                 None => all.make(id, from, view)?,
             }
@@ -48,9 +56,13 @@ impl Paged {
         if ghost.named && path.symlink_metadata().is_ok() {
             return Err(failed("make anew", &path, Errno::EEXIST));
         }
-        let file = nameless_file(&path).and_then(|file| resized(file, ghost.size));
+        let file = match ghost.huge {
+            Some(size) => nameless_huge_file(&path, size),
+            None => nameless_file(&path),
+        };
+        let file = file.and_then(|file| resized(file, ghost.size));
         let file = file.map_err(|errno| failed("make", &path, errno))?;
-        self.0.insert(id, (file, ghost.size));
+        self.0.insert(id, Made { file, size: ghost.size, is_huge: ghost.huge.is_some() });
         Ok(())
     }
 
@@ -61,14 +73,19 @@ impl Paged {
 
     /// A descriptor to write pages through, and the file's size.
     pub(crate) fn writer(&self, id: SharedId) -> Option<io::Result<(File, u64)>> {
-        let (file, size) = self.0.get(&id)?;
-        Some(file.try_clone().map(|file| (file.into(), *size)))
+        let made = self.0.get(&id)?;
+        Some(made.file.try_clone().map(|file| (file.into(), made.size)))
+    }
+
+    /// True if write(2) does not reach it.
+    pub(crate) fn is_huge(&self, id: SharedId) -> bool {
+        self.0.get(&id).is_some_and(|made| made.is_huge)
     }
 
     /// Makes it what the tree has at `path`, which nobody else may have; answers a descriptor
     /// (O_PATH) that keeps it.
     pub(crate) fn place(&self, id: SharedId, ghost: &Ghost, path: &Path) -> Result<OwnedFd> {
-        let (file, _) = self.0.get(&id).ok_or(BadCheckpoint::Shared(id))?;
+        let Made { file, .. } = self.0.get(&id).ok_or(BadCheckpoint::Shared(id))?;
         let place = || {
             let kept = if ghost.named {
                 // What shows as its path is what it is opened by.
@@ -88,13 +105,20 @@ impl Paged {
     /// Every page is there: their times are again what they were.
     pub(crate) fn settle(&self, from: &Checkpoint) -> Result<()> {
         for ghost in &from.ghosts {
-            let Some((file, _)) = ghost.paged.and_then(|id| self.0.get(&id)) else { continue };
-            dress(file, ghost).map_err(|errno| {
+            let Some(made) = ghost.paged.and_then(|id| self.0.get(&id)) else { continue };
+            dress(&made.file, ghost).map_err(|errno| {
                 failed("set owner, mode and times of", path_of(ghost, from), errno)
             })?;
         }
         Ok(())
     }
+}
+
+/// In the folder of `path`, which must be a hugetlbfs with pages of `size`.
+fn nameless_huge_file(path: &Path, size: HugeSize) -> nix::Result<OwnedFd> {
+    let folder = path.parent().filter(|folder| huge_size_of(folder) == Some(size));
+    let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
+    open(folder.ok_or(Errno::EXDEV)?, flags, Mode::S_IRUSR | Mode::S_IWUSR)
 }
 
 fn resized(file: OwnedFd, size: u64) -> nix::Result<OwnedFd> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
-use image::state::{Mm, SharedMemory, SysV, VmaKind};
+use image::state::{HugeSize, Mm, SharedMemory, SysV, VmaKind};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::libc;
@@ -43,10 +43,11 @@ impl Segments {
             path: NEXT_ID.into(),
             errno: errno_of(&error),
         })?;
-        let how = (libc::IPC_CREAT | libc::IPC_EXCL).cast_unsigned() | object.mode & 0o777;
+        let huge = object.huge.map_or(0, HugeSize::segment_flags);
+        let how = (libc::IPC_CREAT | libc::IPC_EXCL).cast_unsigned() | huge | object.mode & 0o777;
         let key = u64::from(sysv.key);
         let act = "make System V shared memory";
-        let got = match maker.call(act, libc::SYS_shmget, &[key, object.size, how.into()]) {
+        let got = match maker.call(act, libc::SYS_shmget, &[key, sysv.told, how.into()]) {
             Err(Error::Call { errno: Errno::EEXIST, .. }) => return Err(occupied(Errno::EEXIST)),
             other => i32::try_from(other?).unwrap_or(-1),
         };

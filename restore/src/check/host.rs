@@ -1,7 +1,7 @@
 //! Processor, kernel, rights and limits.
 
 use image::plan::{
-    CONTAINER, CRIU, HUGE_PAGES, INTERFACE, Plan, Refusal, SYSTEM_V_IPC, TCP_ESTABLISHED,
+    CONTAINER, CRIU, HUGE_FILE, HUGE_PAGES, INTERFACE, Plan, Refusal, SYSTEM_V_IPC, TCP_ESTABLISHED,
 };
 use nix::libc;
 use nix::sys::resource::{Resource, getrlimit};
@@ -80,7 +80,7 @@ pub(super) fn check_native(plan: &Plan, refusals: &mut Vec<Refusal>) {
         refusals.push(Refusal::new("[vdso]", HERE, kernel).hint(hint));
     }
     let known = |need: &str| {
-        let named = [INTERFACE, HUGE_PAGES].iter().any(|kind| need.starts_with(kind));
+        let named = [INTERFACE, HUGE_FILE, HUGE_PAGES].iter().any(|kind| need.starts_with(kind));
         named || [TCP_ESTABLISHED, SYSTEM_V_IPC].contains(&need)
     };
     for need in plan.needs.iter().filter(|need| !known(need)) {

@@ -1,9 +1,9 @@
-//! Huge pages: are as many free here as the tree needs?
+//! Huge pages: are as many free here as the tree needs, and is there a place for files of them?
 
 use std::fs;
 use std::path::Path;
 
-use image::plan::{Plan, Refusal, huge_pages_of};
+use image::plan::{Plan, Refusal, huge_file_of, huge_pages_of};
 use image::state::HugeSize;
 
 use super::HERE;
@@ -27,6 +27,14 @@ fn check_in(sizes: &Path, plan: &Plan, refusals: &mut Vec<Refusal>) {
         };
         refusals.push(refusal);
     }
+    for (size, path) in plan.needs.iter().filter_map(|need| huge_file_of(need)) {
+        let folder = Path::new(path).parent().unwrap_or_else(|| Path::new("/"));
+        if crate::build::huge_size_of(folder) != Some(size) {
+            let reason = format!("{} is no hugetlbfs with pages of {size}", folder.display());
+            let hint = "mount one there: `mount -t hugetlbfs -o pagesize=SIZE none FOLDER`";
+            refusals.push(Refusal::new(path, HERE, reason).hint(hint));
+        }
+    }
 }
 
 /// How many pages can be had: those that nobody has or was promised, and those that the kernel may
@@ -42,7 +50,7 @@ fn free(sizes: &Path, size: HugeSize) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use image::plan::huge_pages;
+    use image::plan::{huge_file, huge_pages};
 
     use super::*;
     use crate::check::tests::easy;
@@ -72,5 +80,12 @@ mod tests {
         assert_eq!(refused(two, 8).as_deref(), Some("7 are free"));
         let other = HugeSize::of_bytes(1 << 30).expect("1 GiB");
         assert_eq!(refused(other, 1).as_deref(), Some("this kernel has no pages of that size"));
+        let mut plan = easy();
+        plan.needs = vec![huge_file(two, "/proc/self/file")];
+        let mut refusals = Vec::new();
+        check_in(sizes.path(), &plan, &mut refusals);
+        assert_eq!((refusals[0].object.as_str(), refusals.len()), ("/proc/self/file", 1));
+        let reason = "/proc/self is no hugetlbfs with pages of 2048 kB";
+        assert_eq!(refusals[0].reason, reason);
     }
 }
