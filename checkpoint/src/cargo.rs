@@ -4,12 +4,12 @@ use std::borrow::Cow;
 
 use image::heritage::HERITAGE;
 use image::state::{Checkpoint, Task};
-use image::{ImageSet, NamespaceIds, pagemap};
+use image::{Heritage, ImageSet, NamespaceIds, pagemap};
 use pages::{ByteCount, PageCount, PageSet};
 use transport::quic::SourceLink;
 use transport::wire::{BlobName, BlobTotal, Manifest, SpaceTotal};
 
-use crate::collect::SpacePages;
+use crate::collect::{PageSource, SpacePages};
 use crate::failure::Cause;
 use crate::heritage;
 use crate::lazy::{self, Owed};
@@ -77,7 +77,7 @@ impl Cargo {
     ) -> Vec<SpacePages> {
         self.common = found.heritage.pages.count();
         self.later.push((HERITAGE.to_owned(), found.heritage.to_bytes()));
-        found.spaces.into_iter().chain(spaces).collect()
+        found.spaces(PageSource::Process).into_iter().chain(spaces).collect()
     }
 
     /// Pages that leave before the hand-over.
@@ -117,10 +117,12 @@ pub(crate) struct Images<'a> {
 }
 
 impl Images<'_> {
-    /// The state alone, of a tree whose pages are told otherwise.
-    pub(crate) fn of_state(checkpoint: &Checkpoint) -> Self {
+    /// The state alone, of a tree whose pages are told otherwise, and what of them comes first.
+    pub(crate) fn of_state(checkpoint: &Checkpoint, common: Option<&Heritage>) -> Self {
         let state = checkpoint.to_images(&NamespaceIds::default());
-        Self { state: Cow::Owned(state), owed: Vec::new(), totals: Vec::new() }
+        let common = common.map(|heritage| (HERITAGE.to_owned(), heritage.to_bytes()));
+        let owed = common.into_iter().collect();
+        Self { state: Cow::Owned(state), owed, totals: Vec::new() }
     }
 
     fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {

@@ -1,5 +1,5 @@
-//! Finds the memory that processes of a tree share copy on write, while nobody runs: pages at one
-//! address that are in one frame.
+//! Finds the memory that processes of a tree share copy on write: pages at one address that are in one
+//! frame. While the tree runs that is a guess, which whoever reads them must see come true ([`torn`]).
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,9 @@ use image::heritage::Common;
 use image::kept::{Extent, kept};
 use image::outline::{LASTING, Room};
 use image::state::{Mm, SharedMemory, Task, Vma, VmaFlags};
-use pages::{PageCount, PageIndex, PageRange, PageSet, SpaceId, TaskId};
+use pages::{ByteCount, PageCount, PageIndex, PageRange, PageSet, SpaceId, TaskId};
+use tracee::proc::children;
+use tracee::proc::rollup::Anonymous;
 use tracee::{HostPid, Pagemap};
 
 use crate::collect::{PageSource, SpacePages};
@@ -16,47 +18,113 @@ use crate::pump::ReadPages;
 
 /// What must be saved for it to be worth its while: 1 MiB.
 const WORTHWHILE: PageCount = PageCount(256);
+/// The same where nothing else would leave before the tree stands still: 4 MiB.
+const WORTH_A_LOOK: ByteCount = ByteCount(4 << 20);
 /// Pages whose frames are compared at once.
 const WINDOW: PageCount = PageCount(1 << 14);
 
-/// What is common, and where its pages are read; they count as the root's.
+/// What is common.
 pub(crate) struct Found {
     pub(crate) heritage: Heritage,
-    pub(crate) spaces: Vec<SpacePages>,
+    /// Where its pages are read: each once.
+    pub(crate) read: Vec<(HostPid, PageSet)>,
+    root: TaskId,
+}
+
+impl Found {
+    /// Its pages; they count as the root's.
+    pub(crate) fn spaces(&self, source: fn(HostPid) -> PageSource) -> Vec<SpacePages> {
+        let of = |(pid, pages): &(HostPid, PageSet)| SpacePages {
+            space: SpaceId::Process(self.root),
+            pages: pages.clone(),
+            source: source(*pid),
+        };
+        self.read.iter().map(of).collect()
+    }
 }
 
 /// A process that may have something in common with others.
-struct Member<'a> {
-    /// Among the spaces.
-    at: usize,
+pub(crate) struct Member<'a> {
     id: TaskId,
     pid: HostPid,
     mm: &'a Mm,
     /// Private anonymous memory that can be had by birth.
     usable: PageSet,
+    /// Pages that are to be sent.
+    content: &'a PageSet,
+}
+
+impl<'a> Member<'a> {
+    /// A process of a tree with this `shared` memory, and pages of it that are to be sent.
+    pub(crate) fn new(
+        (id, pid): (TaskId, HostPid),
+        mm: &'a Mm,
+        shared: &[SharedMemory],
+        content: &'a PageSet,
+    ) -> Self {
+        let not = VmaFlags::LOCKED | VmaFlags::GROWS_DOWN;
+        let free = mm.vmas.iter().filter(|vma| !vma.flags.intersects(not));
+        let rooms: Vec<Room> = free.filter_map(Room::of).collect();
+        // Not where segments of System V are attached: over whatever is there.
+        let usable = kept(&rooms, mm, shared, Extent::Whole);
+        Self { id, pid, mm, usable, content }
+    }
+
+    fn unread(&self, error: tracee::Error) -> ReadPages {
+        ReadPages::of(SpaceId::Process(self.id), None, error)
+    }
 }
 
 /// A mapping, by the number of its member.
 type Holder<'a> = (usize, &'a Vma);
 
-/// Takes what is common out of `spaces`, if that is worth it.
+/// True if processes of a tree that runs, and is not watched, share so much memory that a look at it
+/// pays for itself. May be wrong.
+pub(crate) fn is_likely(root: HostPid) -> bool {
+    let others = children::tree(root).into_iter().map(|pid| match Anonymous::read(pid) {
+        Ok(memory) => memory.others().0,
+        Err(_) => 0, // it has ended
+    });
+    ByteCount(others.sum()) >= WORTH_A_LOOK
+}
+
+/// Takes what is common out of `spaces` of a tree that stands still, if that is worth it.
 pub(crate) fn take(
     tasks: &[Task],
     shared: &[SharedMemory],
     spaces: &mut [SpacePages],
 ) -> Result<Option<Found>, ReadPages> {
-    let Some(root) = tasks.first().map(|task| SpaceId::Process(task.id)) else { return Ok(None) };
-    if tasks.iter().filter(|task| task.living().is_some()).count() < 2 {
+    let Some(root) = tasks.first().map(|task| task.id) else { return Ok(None) };
+    let members = spaces.iter().filter_map(|space| {
+        let (SpaceId::Process(id), PageSource::Process(pid)) = (space.space, &space.source) else {
+            return None;
+        };
+        let mm = &tasks.iter().find(|task| task.id == id)?.living()?.mm;
+        Some(Member::new((id, *pid), mm, shared, &space.pages))
+    });
+    let members: Vec<Member<'_>> = members.collect();
+    let found = find(root, &members)?;
+    if let Some(found) = &found {
+        for space in spaces {
+            let SpaceId::Process(id) = space.space else { continue };
+            if let Some(pages) = found.heritage.heirs.get(&id) {
+                space.pages.remove_all(pages);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// What `members` of the tree under `root` have in common; `None` if it is not worth it.
+pub(crate) fn find(root: TaskId, members: &[Member<'_>]) -> Result<Option<Found>, ReadPages> {
+    let groups = alike(members);
+    if !pays(&groups, members) {
         return Ok(None);
     }
-    let members = members(tasks, shared, spaces);
-    let groups = alike(&members);
-    if !pays(&groups, &members, spaces) {
-        return Ok(None);
-    }
-    let failed = |error| ReadPages::of(root, None, error);
-    let maps = members.iter().map(|member| Pagemap::open(member.pid));
-    let maps: Vec<Pagemap> = maps.collect::<tracee::Result<_>>().map_err(failed)?;
+    let maps = members
+        .iter()
+        .map(|member| Pagemap::open(member.pid).map_err(|error| member.unread(error)));
+    let maps: Vec<Pagemap> = maps.collect::<Result<_, _>>()?;
     let mut heritage = Heritage::default();
     let mut read: BTreeMap<usize, PageSet> = BTreeMap::new();
     for ((start, flags), holders) in &groups {
@@ -64,8 +132,7 @@ pub(crate) fn take(
         if *start < end {
             continue; // somebody else has longer memory here
         }
-        let of = |holder: &Holder<'_>| &spaces[members[holder.0].at].pages;
-        let common = compare(holders, of, &maps).map_err(failed)?;
+        let common = compare(holders, members, &maps)?;
         let heirs = holders.iter().filter(|(member, _)| common.heirs.contains_key(member));
         let Some(end) = heirs.map(|(_, vma)| vma.range.end()).max() else { continue };
         let Some(range) = PageRange::between(*start, end) else { continue };
@@ -83,37 +150,23 @@ pub(crate) fn take(
     if inherited.0 - heritage.pages.count().0 < WORTHWHILE.0 {
         return Ok(None);
     }
-    for member in &members {
-        if let Some(pages) = heritage.heirs.get(&member.id) {
-            spaces[member.at].pages.remove_all(pages);
-        }
-    }
-    let spaces = read.into_iter().map(|(member, pages)| SpacePages {
-        space: root,
-        pages,
-        source: PageSource::Process(members[member].pid),
-    });
-    Ok(Some(Found { spaces: spaces.collect(), heritage }))
+    let read = read.into_iter().map(|(member, pages)| (members[member].pid, pages)).collect();
+    Ok(Some(Found { heritage, read, root }))
 }
 
-fn members<'a>(
-    tasks: &'a [Task],
-    shared: &[SharedMemory],
-    spaces: &[SpacePages],
-) -> Vec<Member<'a>> {
-    let one = |(at, space): (usize, &SpacePages)| {
-        let (SpaceId::Process(id), PageSource::Process(pid)) = (space.space, &space.source) else {
-            return None;
-        };
-        let mm = &tasks.iter().find(|task| task.id == id)?.living()?.mm;
-        let not = VmaFlags::LOCKED | VmaFlags::GROWS_DOWN;
-        let free = mm.vmas.iter().filter(|vma| !vma.flags.intersects(not));
-        let rooms: Vec<Room> = free.filter_map(Room::of).collect();
-        // Not where segments of System V are attached: over whatever is there.
-        let usable = kept(&rooms, mm, shared, Extent::Whole);
-        Some(Member { at, id, pid: *pid, mm, usable })
-    };
-    spaces.iter().enumerate().filter_map(one).collect()
+/// What must be sent again, and to whom, after pages were read of a tree that runs: `read` tells for
+/// each that was read of which pages these were, and which of its pages are as they were when all this
+/// memory was compared. What is not might be anybody's by now, so nobody has it yet. What an heir writes
+/// itself is told of it alone, like any other page.
+pub(crate) fn torn(heritage: &Heritage, read: &[(PageSet, PageSet)]) -> BTreeMap<TaskId, PageSet> {
+    let mut torn = PageSet::new();
+    for (pages, untouched) in read {
+        let mut touched = pages.clone();
+        touched.remove_all(untouched);
+        torn.add_all(&touched);
+    }
+    let of = |(task, pages): (&TaskId, &PageSet)| (*task, pages.intersect(&torn));
+    heritage.heirs.iter().map(of).filter(|(_, pages)| !pages.is_empty()).collect()
 }
 
 /// Mappings of several processes that begin at one place and are of one kind, in order.
@@ -132,15 +185,11 @@ fn alike<'a>(members: &[Member<'a>]) -> BTreeMap<(PageIndex, u32), Vec<Holder<'a
 }
 
 /// True if so much could be common that looking costs less than sending.
-fn pays(
-    groups: &BTreeMap<(PageIndex, u32), Vec<Holder<'_>>>,
-    members: &[Member<'_>],
-    spaces: &[SpacePages],
-) -> bool {
+fn pays(groups: &BTreeMap<(PageIndex, u32), Vec<Holder<'_>>>, members: &[Member<'_>]) -> bool {
     let mut most = 0;
     for holders in groups.values() {
         let content = holders.iter().map(|(member, vma)| {
-            let pages = &spaces[members[*member].at].pages;
+            let pages = members[*member].content;
             pages.within(vma.range).map(|run| run.count().0).sum::<u64>()
         });
         let content: Vec<u64> = content.collect();
@@ -159,19 +208,20 @@ struct Same {
 }
 
 /// Of pages that are in several frames, the one that most have counts.
-fn compare<'s>(
+fn compare(
     holders: &[Holder<'_>],
-    content: impl Fn(&Holder<'_>) -> &'s PageSet,
+    members: &[Member<'_>],
     maps: &[Pagemap],
-) -> tracee::Result<Same> {
+) -> Result<Same, ReadPages> {
     let mut same = Same::default();
     let longest = holders.iter().map(|(_, vma)| vma.range).max_by_key(|range| range.count());
     for window in longest.iter().flat_map(|range| range.pieces(WINDOW)) {
         let mut seen: Vec<(PageIndex, u64, usize)> = Vec::new();
         for holder in holders {
             let Some(part) = holder.1.range.intersect(window) else { continue };
-            for run in content(holder).within(part) {
-                let frames = maps[holder.0].frames(run)?;
+            let member = &members[holder.0];
+            for run in member.content.within(part) {
+                let frames = maps[holder.0].frames(run).map_err(|error| member.unread(error))?;
                 let pages = (run.start().0..).map(PageIndex).zip(frames);
                 seen.extend(pages.filter_map(|(page, frame)| Some((page, frame?, holder.0))));
             }
@@ -190,4 +240,36 @@ fn compare<'s>(
         }
     }
     Ok(same)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rounds::tests::set;
+
+    #[test]
+    fn what_was_not_as_it_was_when_it_was_read_is_nobodys() {
+        let heirs = [(1, set(&[(0, 10)])), (2, set(&[(0, 4), (8, 2)])), (3, set(&[(5, 3)]))];
+        let heirs = heirs.map(|(task, pages)| (TaskId(task), pages)).into();
+        let heritage = Heritage { pages: set(&[(0, 10)]), heirs, ..Heritage::default() };
+        type Pages = &'static [(u64, u64)];
+        type Read = &'static [(Pages, Pages)];
+        // Pages read of one, and of these (and others) the untouched; then what 1, 2 and 3 get again.
+        let table: [(Read, [Pages; 3]); 6] = [
+            (&[(&[(0, 10)], &[(0, 20)])], [&[], &[], &[]]),
+            (&[(&[(0, 10)], &[])], [&[(0, 10)], &[(0, 4), (8, 2)], &[(5, 3)]]),
+            (&[(&[(0, 10)], &[(0, 3), (4, 6)])], [&[(3, 1)], &[(3, 1)], &[]]),
+            (&[(&[(0, 10)], &[(0, 4), (6, 2)])], [&[(4, 2), (8, 2)], &[(8, 2)], &[(5, 1)]]),
+            // What one has written matters only where it was read of that one.
+            (&[(&[(0, 5)], &[(0, 5)]), (&[(5, 5)], &[(5, 5)])], [&[], &[], &[]]),
+            (&[(&[(0, 5)], &[(0, 9)]), (&[(5, 5)], &[(0, 9)])], [&[(9, 1)], &[(9, 1)], &[]]),
+        ];
+        for (read, wanted) in table {
+            let sets = read.iter().map(|(pages, untouched)| (set(pages), set(untouched)));
+            let again = torn(&heritage, &sets.collect::<Vec<_>>());
+            let wanted = (1..).map(TaskId).zip(wanted.map(set));
+            let wanted = wanted.filter(|(_, pages)| !pages.is_empty()).collect();
+            assert_eq!(again, wanted, "{read:?}");
+        }
+    }
 }

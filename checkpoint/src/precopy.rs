@@ -1,5 +1,8 @@
 //! Pages leave while the program runs, round by round, until the rest fits the goal, or will never do.
 //!
+//! What its processes share copy on write goes ahead of all rounds, each page once, and the tree over
+//! there grows out of it. Where no rounds are wanted that is all that leaves while it runs.
+//!
 //! The program stands still twice: for the few milliseconds in which its shape is read and the
 //! watching arranged, and at the end for good. Any error before that ends with the program running
 //! and nothing left in it: the watching goes with [`Rounds`].
@@ -19,7 +22,7 @@ use transport::wire::{Abort, AbortCode, Features};
 
 use crate::asks::{Ask, Asks, Made};
 use crate::cargo::{Images, send_blob};
-use crate::collect::{MemoryLook, Moment, SpacePages};
+use crate::collect::{MemoryLook, Moment, PageSource, SpacePages};
 use crate::converge::{self, Decision, Limits, Percent, Round};
 use crate::downtime::Downtime;
 use crate::engine::stop_and_read;
@@ -29,7 +32,7 @@ use crate::rounds::{Look, Rounds};
 use crate::source::{Job, hear, tell_peer};
 use crate::switch::Mode;
 use crate::throttle::Throttle;
-use transport::encode::Squeezer;
+use transport::encode::{Compression, Squeezer};
 
 /// Rounds that are tried, unless somebody says otherwise, before the goal is given up.
 pub const MAX_ROUNDS: u32 = 30;
@@ -44,19 +47,28 @@ pub(crate) enum Ending {
     Follows,
 }
 
+/// How much of it leaves while the program runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ahead {
+    /// Rounds, of everything.
+    Rounds,
+    /// What processes have in common, if they have.
+    Common,
+}
+
 /// Sends rounds until the program should be stopped. Without rounds if it cannot be watched, and need
 /// not be.
 pub(crate) async fn rounds(
     agreed: Agreed,
     link: &SourceLink,
-    job: &Job,
+    (job, ahead): (&Job, Ahead),
     plan: &Plan,
     stop: &mut Stop,
     watch: &mut dyn Watch,
 ) -> Result<(Precopy, Option<(Rounds, Ending)>), Failure> {
     let features = agreed.features();
     let mut precopy = agreed.precopy();
-    match run(&mut precopy, link, (job, features), plan, stop, watch).await {
+    match run(&mut precopy, link, (job, ahead, features), plan, stop, watch).await {
         Ok(rounds) => Ok((precopy, rounds)),
         Err(cause) => {
             let code = match cause {
@@ -73,13 +85,17 @@ pub(crate) async fn rounds(
 async fn run(
     precopy: &mut Precopy,
     link: &SourceLink,
-    (job, features): (&Job, Features),
+    (job, ahead, features): (&Job, Ahead, Features),
     plan: &Plan,
     stop: &mut Stop,
     watch: &mut dyn Watch,
 ) -> Result<Option<(Rounds, Ending)>, Cause> {
+    let takes_common = features.contains(Features::COMMON_ROUNDS);
+    if ahead == Ahead::Common && !takes_common {
+        return Ok(None);
+    }
     let (mut rounds, stood) = match begin(job, plan, features) {
-        Err(Cause::Watch(error)) if job.mode == Mode::Auto => {
+        Err(Cause::Watch(error)) if job.mode == Mode::Auto || ahead == Ahead::Common => {
             watch.event(Event::Warning { text: format!("not copied while it runs: {error}") });
             return Ok(None);
         }
@@ -89,13 +105,31 @@ async fn run(
     watch.event(Event::Watched { stood });
     // All of it: this takes time, which the clocks below must not miss.
     rounds.look()?;
+    let common = if takes_common { rounds.common() } else { None };
+    if ahead == Ahead::Common && common.is_none() {
+        return Ok(None);
+    }
     // Its clocks go on: as late as possible, so that they are not behind over there.
     let mut early = rounds.early().clone();
     early.clocks = Moment::now().inside(job.root);
-    let images = Images::of_state(&early);
+    let images = Images::of_state(&early, common.as_ref().map(|found| &found.heritage));
     link.send(&precopy.outline(images.manifest(&[])?)).await?;
     images.send(link).await?;
     chaos::point("source:outlined")?;
+    let mut sent = PageCount(0);
+    if let Some(found) = common {
+        sent = found.heritage.pages.count();
+        let pages = found.spaces(PageSource::Running);
+        let squeezer = Squeezer::new(job.compress, features);
+        send(precopy, link, (pages, squeezer), sent, stop).await?;
+        rounds.have_read(&found)?;
+        rounds.look()?;
+        chaos::point("source:common")?;
+    }
+    if ahead == Ahead::Common {
+        last(precopy, link, &mut rounds, (1, sent), stop).await?;
+        return Ok(Some((rounds, Ending::Fits)));
+    }
 
     let rtt = link.stats().min_rtt;
     let mut limits = Limits {
@@ -109,7 +143,6 @@ async fn run(
     };
     let mut throttle: Option<Throttle> = None;
     let mut measured: Vec<Round> = Vec::new();
-    let mut sent = PageCount(0);
     // From here on rounds are made one after the other, until they have done what they can.
     let mut judged = job.asks.is_none().then_some(0);
     let mut asked = None;
@@ -140,12 +173,9 @@ async fn run(
             Decision::Freeze(_) => return Ok(Some((rounds, Ending::Fits))),
             Decision::SwitchOver(why) => {
                 watch.event(Event::SwitchedOver { why: why.to_string() });
-                if let (Some(last), Some(outline)) = (measured.last(), rounds.part()) {
-                    link.send(&precopy.round_done(last.pages, last.dirty)).await?;
-                    let name = format!("{OUTLINE}{}", measured.len() + 1);
-                    send_blob(link, &name, outline.to_bytes()).await?;
-                    let nothing = (Vec::new(), Squeezer::new(job.compress, features));
-                    send(precopy, link, nothing, sent, stop).await?;
+                if let Some(round) = measured.last().filter(|_| rounds.can_part()) {
+                    link.send(&precopy.round_done(round.pages, round.dirty)).await?;
+                    last(precopy, link, &mut rounds, (measured.len() + 1, sent), stop).await?;
                 }
                 return Ok(Some((rounds, Ending::Follows)));
             }
@@ -214,6 +244,19 @@ async fn next_ask(
             },
         }
     }
+}
+
+/// A last round, without pages. `until` tells how many have been sent.
+async fn last(
+    precopy: &Precopy,
+    link: &SourceLink,
+    rounds: &mut Rounds,
+    (number, until): (usize, PageCount),
+    stop: &mut Stop,
+) -> Result<(), Cause> {
+    send_blob(link, &format!("{OUTLINE}{number}"), rounds.part().to_bytes()).await?;
+    let nothing = Squeezer::new(Compression::None, Features::NONE);
+    send(precopy, link, (Vec::new(), nothing), until, stop).await
 }
 
 /// Sends a round and waits until the destination has all of it, `until` pages in all.

@@ -13,19 +13,21 @@
 //! back before the end, is still there with what was sent into it. Pages of files are put `aside` over
 //! there and never forgotten: whatever maps a file at their place in the end has them.
 
-use image::kept::{Extent, beside, kept, kept_in};
-use image::outline::{LASTING, Outline, Room, SpaceOutline};
-use image::state::{Checkpoint, FileKind, VmaFlags};
-use pages::{PageCount, PageIndex, PageRange, PageSet, SpaceId, TaskId};
-use tracee::proc::maps::{self, Mapping};
+mod space;
+
+use image::kept::{Extent, beside, kept};
+use image::outline::{Outline, SpaceOutline};
+use image::state::{Checkpoint, FileKind, Mm};
+use pages::{PageCount, PageSet, SpaceId, TaskId};
 use tracee::{Held, HostPid, Tracked, Tracker, Wanted};
 use transport::wire::Features;
 
 use crate::collect::{Collected, PageSource, SpacePages, Waits};
 use crate::failure::Cause;
+use crate::heritage::{self, Found, Member};
 use crate::objects::Objects;
-use crate::survey::mapped::{Shows, shows};
 use crate::survey::open::is_direct;
+use space::Space;
 
 /// The memory of a tree, watched while it runs. Dropped, nothing of the watching stays.
 pub struct Rounds {
@@ -46,22 +48,6 @@ pub(crate) struct Look {
     pub(crate) dirty: PageCount,
     /// Those, and the ones that no round has had.
     pub(crate) left: PageCount,
-}
-
-/// One address space of it.
-struct Space {
-    task: TaskId,
-    pid: HostPid,
-    /// As they were when `room` was made of them.
-    mappings: Vec<Mapping>,
-    room: Vec<Room>,
-    /// As of the last round.
-    made: Vec<Room>,
-    /// Private mappings of files.
-    files: PageSet,
-    sent: PageSet,
-    aside: PageSet,
-    changed: PageSet,
 }
 
 impl Rounds {
@@ -132,6 +118,67 @@ impl Rounds {
         Ok(Look { dirty: PageCount(left.0.saturating_sub(before.0)), left })
     }
 
+    /// What processes have in common, after a look and before the first round, if that is worth it.
+    /// From here on the destination counts as having it.
+    pub(crate) fn common(&mut self) -> Option<Found> {
+        if self.extent != Extent::Whole || self.spaces.len() < 2 {
+            return None;
+        }
+        let content: Vec<PageSet> = self
+            .spaces
+            .iter()
+            .map(|space| match mm(&self.early, space.task) {
+                Some(mm) => space.to_send(mm),
+                None => PageSet::new(),
+            })
+            .collect();
+        let members = self.spaces.iter().zip(&content).filter_map(|(space, content)| {
+            let (who, shared) = ((space.task, space.pid), &self.early.shared);
+            Some(Member::new(who, mm(&self.early, space.task)?, shared, content))
+        });
+        let members: Vec<Member<'_>> = members.collect();
+        let found = heritage::find(self.early.root().id, &members).unwrap_or_else(|error| {
+            tracing::debug!(%error, "somebody has ended; nothing is taken for common");
+            None
+        });
+        let found = found?;
+        for space in &mut self.spaces {
+            let Some(pages) = found.heritage.heirs.get(&space.task) else { continue };
+            let Some(mm) = mm(&self.early, space.task) else { continue };
+            space.born_with(found.heritage.kept_rooms(space.task, mm), pages);
+        }
+        self.sent = self.sent + found.heritage.pages.count();
+        Some(found)
+    }
+
+    /// The pages of `found` have been read, and there was no look since it was found. What cannot be
+    /// relied on is left to be sent again.
+    pub(crate) fn have_read(&mut self, found: &Found) -> Result<(), Cause> {
+        let untouched = |(pid, pages): &(HostPid, PageSet)| {
+            let mut untouched = PageSet::new();
+            if let Some(tracked) = self.tracker.space(*pid) {
+                for range in pages.ranges() {
+                    match tracked.untouched(*range, Wanted::AnonContent) {
+                        Err(error) if error.is_gone() => break,
+                        found => untouched.add_all(&found.map_err(Cause::Watch)?),
+                    }
+                }
+            }
+            Ok((pages.clone(), untouched))
+        };
+        let read = found.read.iter().map(untouched).collect::<Result<Vec<_>, Cause>>()?;
+        let torn = heritage::torn(&found.heritage, &read);
+        let again: PageCount = torn.values().map(PageSet::count).sum();
+        let pages = found.heritage.pages.count();
+        tracing::debug!(pages = pages.0, again = again.0, "common memory was read");
+        for space in &mut self.spaces {
+            if let Some(pages) = torn.get(&space.task) {
+                space.changed.add_all(pages);
+            }
+        }
+        Ok(())
+    }
+
     /// Pages to be sent now.
     fn left(&self) -> PageCount {
         let private: PageCount = self.spaces.iter().map(|space| space.changed.count()).sum();
@@ -170,14 +217,16 @@ impl Rounds {
         (outline, pages)
     }
 
+    /// True if a last round may be without pages.
+    pub(crate) fn can_part(&self) -> bool {
+        self.extent == Extent::Whole
+    }
+
     /// No round will bring what has changed: a last one, without pages, has what is old of it taken
     /// away while the program still runs, for which it would stand still otherwise.
-    pub(crate) fn part(&mut self) -> Option<Outline> {
+    pub(crate) fn part(&mut self) -> Outline {
         /// Far below what an outline may have; the rest is taken away at the end.
         const MOST: usize = 500_000;
-        if self.extent != Extent::Whole {
-            return None;
-        }
         let mut left = MOST;
         let (mut outline, _) = self.next(PageCount(0));
         for (space, told) in self.spaces.iter().zip(&mut outline.spaces) {
@@ -185,7 +234,7 @@ impl Rounds {
             told.stale = old.ranges().iter().take(left).copied().collect();
             left -= told.stale.ranges().len();
         }
-        Some(outline)
+        outline
     }
 
     fn tracks(&self, pid: HostPid) -> bool {
@@ -230,6 +279,10 @@ impl Rounds {
     }
 }
 
+fn mm(tree: &Checkpoint, task: TaskId) -> Option<&Mm> {
+    Some(&tree.tasks.iter().find(|it| it.id == task)?.living()?.mm)
+}
+
 /// What is left to be sent of `content`, if the destination has versions of the pages `there`, of
 /// which those `changed` are old. Pages that have no content any more are among it: they read as
 /// zeros here, and must do so over there.
@@ -242,89 +295,13 @@ fn remaining(content: &PageSet, there: &PageSet, changed: &PageSet) -> PageSet {
     left
 }
 
-impl Space {
-    fn new(task: TaskId, pid: HostPid) -> Self {
-        let (mappings, room, made) = (Vec::new(), Vec::new(), Vec::new());
-        let [files, sent, aside, changed] = [const { PageSet::new() }; 4];
-        Self { task, pid, mappings, room, made, files, sent, aside, changed }
-    }
-
-    /// A round tells where there is room now, and brings `pages`.
-    fn tell(&mut self, pages: &PageSet) {
-        self.sent = self.sent.intersect(&kept_in(&self.made, self.room.iter().copied()));
-        self.made.clone_from(&self.room);
-        let aside = pages.intersect(&self.files);
-        self.sent.add_all(pages);
-        self.sent.remove_all(&aside);
-        self.aside.add_all(&aside);
-    }
-
-    fn look(&mut self, tracked: &Tracked, extent: Extent) -> tracee::Result<()> {
-        let mappings = tracked.register()?;
-        if mappings != self.mappings {
-            // Only smaps tells the flags, and to write it the kernel looks at every page.
-            let flagged = maps::read_with_flags(self.pid)?;
-            let room = disjoint(flagged.iter().filter_map(room_of));
-            let mut all: PageSet = room.iter().map(|room| room.range).collect();
-            let files = flagged.iter().filter(|_| extent == Extent::Whole);
-            let mut files: PageSet = files.filter_map(file_of).collect();
-            files.remove_all(&all);
-            all.add_all(&files);
-            self.changed = self.changed.intersect(&all);
-            (self.mappings, self.room, self.files) = (mappings, room, files);
-        }
-        for range in joined(self.room.iter().copied()) {
-            self.changed.add_all(&tracked.written(range, Wanted::AnonContent)?);
-        }
-        for range in self.files.ranges() {
-            self.changed.add_all(&tracked.written(*range, Wanted::CowedFileContent)?);
-        }
-        Ok(())
-    }
-}
-
-/// As it is without the watching.
-fn unwatched(mapping: &Mapping) -> Mapping {
-    let mut plain = mapping.clone();
-    plain.flags.retain(|flag| flag != b"uw");
-    plain
-}
-
-/// Where a private mapping of a file is, of a kind that can be moved.
-fn file_of(mapping: &Mapping) -> Option<PageRange> {
-    let private = !mapping.shared && matches!(shows(&unwatched(mapping)), Ok(None));
-    mapping.range().filter(|_| private)
-}
-
-/// The room a mapping takes, if it is private anonymous memory of a kind that can be moved.
-fn room_of(mapping: &Mapping) -> Option<Room> {
-    let Ok(Some(Shows::Anon)) = shows(&unwatched(mapping)) else { return None };
-    let flag = |name, flag| if mapping.has_flag(name) { flag } else { VmaFlags::empty() };
-    let flags = flag(b"gd", VmaFlags::GROWS_DOWN) | flag(b"nr", VmaFlags::NO_RESERVE);
-    Some(Room { range: mapping.range()?, prot: mapping.prot, flags: flags & LASTING })
-}
-
-/// What is read while it changes may overlap: what came first is right.
-fn disjoint(read: impl Iterator<Item = Room>) -> Vec<Room> {
-    let mut all: Vec<Room> = Vec::new();
-    for room in read {
-        let end = all.last().map_or(PageIndex(0), |last| last.range.end());
-        let rest = PageRange::between(end.max(room.range.start()), room.range.end());
-        all.extend(rest.map(|range| Room { range, ..room }));
-    }
-    all
-}
-
-/// Neighbours are one question.
-fn joined(room: impl Iterator<Item = Room>) -> Vec<PageRange> {
-    room.map(|room| room.range).collect::<PageSet>().ranges().to_vec()
-}
-
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use pages::{PageIndex, PageRange};
+
     use super::*;
 
-    fn set(ranges: &[(u64, u64)]) -> PageSet {
+    pub(crate) fn set(ranges: &[(u64, u64)]) -> PageSet {
         let range = |(start, count): &(u64, u64)| {
             PageRange::new(PageIndex(*start), PageCount(*count)).expect("a range")
         };
@@ -346,53 +323,5 @@ mod tests {
         let content = set(&[(3, 4)]);
         assert_eq!(remaining(&content, &PageSet::new(), &content), content);
         assert_eq!(remaining(&content, &content, &PageSet::new()), PageSet::new());
-    }
-
-    #[test]
-    fn memory_that_went_is_forgotten_only_when_that_is_told() {
-        let range = set(&[(0, 10)]).ranges()[0];
-        let here = Room { range, prot: 3, flags: VmaFlags::empty() };
-        let there = |space: &Space| kept_in(&space.made, [here]).intersect(&space.sent);
-        let mut space = Space::new(TaskId(1), HostPid(1));
-        space.room = vec![here];
-        space.tell(&set(&[(2, 3)]));
-        // Unmapped at the last look, and there again, empty, at the end.
-        space.room.clear();
-        assert_eq!(there(&space), set(&[(2, 3)]), "it has old pages over there");
-        space.tell(&PageSet::new());
-        space.room = vec![here];
-        space.tell(&PageSet::new());
-        assert_eq!(there(&space), PageSet::new(), "it was taken away and made anew");
-    }
-
-    #[test]
-    fn room_that_overlaps_is_cut() {
-        let room = |start, count| Room {
-            range: set(&[(start, count)]).ranges()[0],
-            prot: 3,
-            flags: VmaFlags::empty(),
-        };
-        let read = [room(0, 4), room(2, 1), room(3, 3), room(8, 2), room(7, 4)];
-        assert_eq!(disjoint(read.into_iter()), [room(0, 4), room(4, 2), room(8, 2), room(10, 1)]);
-    }
-
-    #[test]
-    fn the_watching_itself_makes_no_other_memory() {
-        let mapping = |flags: &[&[u8; 2]]| Mapping {
-            start: pages::VirtAddr(0x1000),
-            end: pages::VirtAddr(0x3000),
-            prot: 3,
-            flags: flags.iter().map(|flag| **flag).collect(),
-            ..Mapping::default()
-        };
-        let room = room_of(&mapping(&[b"rd", b"uw", b"nr"])).expect("anonymous");
-        assert_eq!((room.range.count(), room.flags), (PageCount(2), VmaFlags::NO_RESERVE));
-        assert_eq!(room_of(&mapping(&[b"um"])), None, "somebody else's");
-        assert_eq!(room_of(&mapping(&[b"ht"])), None);
-        assert_eq!(room_of(&Mapping { inode: 3, ..mapping(&[]) }), None);
-        assert!(file_of(&Mapping { inode: 3, ..mapping(&[b"uw"]) }).is_some());
-        assert_eq!(file_of(&mapping(&[])), None);
-        assert_eq!(file_of(&Mapping { shared: true, inode: 3, ..mapping(&[]) }), None);
-        assert_eq!(room_of(&Mapping { shared: true, inode: 3, ..mapping(&[]) }), None);
     }
 }

@@ -29,7 +29,7 @@ use crate::files::Files;
 use crate::fill::{Filling, fill};
 use crate::handoff::{self, Left};
 use crate::heritage;
-use crate::precopy::{self, Ending};
+use crate::precopy::{self, Ahead, Ending};
 use crate::rounds::Rounds;
 use crate::serve::Server;
 use crate::stays::stays;
@@ -106,7 +106,8 @@ pub async fn migrate_out(
     let link = quic::dial(&job.to, &job.trust, &job.link).await.map_err(Failure::refused)?;
     watch.event(Event::Connected { peer: link.peer().to_string() });
     let beginning = Beginning { able, resident: plan.resident, rtt: link.stats().min_rtt };
-    let offered = features(job, &beginning);
+    let ahead = ahead(job, &beginning, &plan);
+    let offered = features(job, ahead);
     let agreed = agree(&link, job, offered, &plan, stop).await.map_err(Failure::refused)?;
     chaos::point("source:agreed").map_err(Failure::refused)?;
 
@@ -119,7 +120,9 @@ pub async fn migrate_out(
         }
     };
     let mut mode = job.mode;
-    let (agreed, rounds) = if agreed.features().contains(Features::PRE_COPY) {
+    let ahead = ahead.filter(|_| agreed.features().contains(Features::PRE_COPY));
+    let (agreed, rounds) = if let Some(ahead) = ahead {
+        let job = (job, ahead);
         let (precopy, rounds) = precopy::rounds(agreed, &link, job, &plan, stop, watch).await?;
         if let Some((_, Ending::Follows)) = rounds {
             mode = Mode::PostCopy;
@@ -128,7 +131,8 @@ pub async fn migrate_out(
     } else {
         (agreed, None)
     };
-    let agreed = match warm_up(&link, &agreed, &plan, (job, rounds.as_ref()), stop, watch).await {
+    let taught = rounds.is_some() && ahead == Some(Ahead::Rounds);
+    let agreed = match warm_up(&link, &agreed, &plan, (job, taught), stop, watch).await {
         Ok(()) => agreed,
         Err(cause) => {
             tell_peer(&link, agreed.abort(Abort::new(code_of(&cause), cause.to_string()))).await;
@@ -258,13 +262,13 @@ async fn warm_up(
     link: &SourceLink,
     agreed: &Agreed,
     plan: &Plan,
-    (job, rounds): (&Job, Option<&Rounds>),
+    (job, taught): (&Job, bool),
     stop: &mut Stop,
     watch: &mut dyn Watch,
 ) -> Result<(), Cause> {
     let features = agreed.features();
     let owing = features.contains(Features::POST_COPY.with(Features::PADDING));
-    if !owing || rounds.is_some() || job.link.bulk_rate.is_some() {
+    if !owing || taught || job.link.bulk_rate.is_some() {
         return Ok(());
     }
     let warmed = tokio::select! {
@@ -355,14 +359,27 @@ pub(crate) async fn hear(link: &SourceLink, stop: &mut Stop) -> Result<Control, 
     }
 }
 
+/// What leaves while the tree runs; `None`: nothing.
+fn ahead(job: &Job, beginning: &Beginning, plan: &Plan) -> Option<Ahead> {
+    if switch::begins_with_rounds(job.mode, beginning) {
+        return Some(Ahead::Rounds);
+    }
+    // Where it stands still for all of it, common memory is found then.
+    let several = beginning.able && owes(job) && plan.tasks.len() > 1;
+    (several && heritage::is_likely(job.root)).then_some(Ahead::Common)
+}
+
+/// True if pages may follow after the hand-over.
+fn owes(job: &Job) -> bool {
+    job.mode.is_lazy() && !job.leave_running
+}
+
 /// What the way memory is to move takes of a destination.
-fn features(job: &Job, beginning: &Beginning) -> Features {
-    let rounds = switch::begins_with_rounds(job.mode, beginning);
+fn features(job: &Job, ahead: Option<Ahead>) -> Features {
     let in_rounds = Features::PRE_COPY.with(Features::SHARED_ROUNDS).with(Features::WHOLE_ROUNDS);
-    let in_rounds = in_rounds.with(Features::FILE_ROUNDS);
-    let rounds = if rounds { in_rounds } else { Features::NONE };
-    let owing =
-        if job.mode.is_lazy() && !job.leave_running { Features::POST_COPY } else { Features::NONE };
+    let in_rounds = in_rounds.with(Features::FILE_ROUNDS).with(Features::COMMON_ROUNDS);
+    let rounds = if ahead.is_some() { in_rounds } else { Features::NONE };
+    let owing = if owes(job) { Features::POST_COPY } else { Features::NONE };
     let always = Features::STOP_AND_COPY.with(Features::LZ4).with(Features::ZSTD);
     let always =
         always.with(Features::EAGER_FIRST).with(Features::PADDING).with(Features::HERITAGE);

@@ -10,12 +10,15 @@ use pages::{PageRange, PageSet, TaskId};
 use prost::Message;
 
 use crate::error::{BadField, BadImage};
-use crate::outline::{LASTING, ranges, told};
+use crate::outline::{LASTING, Room, ranges, told};
 use crate::state::check::task_id;
 use crate::state::{Checkpoint, Mm, Vma, VmaFlags, VmaKind};
 
 /// Name of the image that tells of it.
 pub const HERITAGE: &str = "heritage.img";
+
+/// PROT_READ and PROT_WRITE.
+const WRITABLE: u32 = 3;
 
 /// What of a tree's memory is common to several of its processes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -150,12 +153,18 @@ impl Heritage {
 
     /// Where a process keeps what it was born with: its mappings with at least one such page.
     pub fn kept(&self, task: TaskId, mm: &Mm) -> PageSet {
-        let Some(own) = self.heirs.get(&task) else { return PageSet::new() };
+        self.kept_rooms(task, mm).into_iter().map(|room| room.range).collect()
+    }
+
+    /// The same with what lasts of these mappings. They can be written to, whatever the process has made
+    /// of them.
+    pub fn kept_rooms(&self, task: TaskId, mm: &Mm) -> Vec<Room> {
+        let Some(own) = self.heirs.get(&task) else { return Vec::new() };
         let kept = mm.vmas.iter().filter(|vma| {
             let at = self.rooms.binary_search_by_key(&vma.range.start(), |room| room.range.start());
             at.is_ok_and(|at| self.rooms[at].is_for(vma)) && own.within(vma.range).next().is_some()
         });
-        kept.map(|vma| vma.range).collect()
+        kept.filter_map(|vma| Some(Room { prot: WRITABLE, ..Room::of(vma)? })).collect()
     }
 }
 

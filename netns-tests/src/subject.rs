@@ -52,7 +52,7 @@ enum Language {
 
 impl Subject {
     /// Every subject in C: the file names in `subjects/`.
-    pub const ALL: [&str; 44] = [
+    pub const ALL: [&str; 45] = [
         "churn",
         "commons",
         "creds",
@@ -65,6 +65,7 @@ impl Subject {
         "forks",
         "headless",
         "heartbeat",
+        "heirs",
         "huge",
         "inherited",
         "ipc",

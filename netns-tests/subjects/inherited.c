@@ -14,17 +14,6 @@ static char *memory, *arena;
 static size_t size;
 static long before;
 
-static long pss_of(pid_t pid) {
-    static char text[64 << 10];
-    char path[64];
-    long kib = -1;
-    snprintf(path, sizeof path, "/proc/%d/smaps_rollup", pid);
-    if (slurp(path, text, sizeof text) <= 0) return -1;
-    char *line = strstr(text, "\nPss:");
-    if (line) sscanf(line, "\nPss: %ld", &kib);
-    return kib;
-}
-
 /* The pages that process `who` (0 is the parent) has changed, and those it has given back. */
 static size_t changed(int who) { return (size_t)(who + 1) * 16 * PAGE; }
 static size_t dropped(int who) { return size / 2 + (size_t)(who + 1) * 16 * PAGE; }
@@ -89,13 +78,13 @@ int main(int argc, char **argv) {
     }
     MUST(EVENTUALLY(talk->told == CHILDREN - 1));
     change(0);
-    before = pss_of(getpid());
-    for (int i = 0; i < count; i++) before += pss_of(children[i]);
+    before = rollup_of(getpid(), "Pss");
+    for (int i = 0; i < count; i++) before += rollup_of(children[i], "Pss");
     ready();
     wait_for_question();
 
-    long now = pss_of(getpid());
-    for (int i = 0; i < count; i++) now += pss_of(children[i]);
+    long now = rollup_of(getpid(), "Pss");
+    for (int i = 0; i < count; i++) now += rollup_of(children[i], "Pss");
     snprintf(extra_report, sizeof extra_report, " pss_before=%ld pss_now=%ld unshared=%ld", before, now,
              (long)(size >> 10) * (count + 1));
     if (option_number("keep", 0)) CHECK(now < before + before / 4, "memory takes %ld KiB, was %ld: it is not shared any more", now, before);

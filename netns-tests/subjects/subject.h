@@ -253,6 +253,16 @@ UNUSED static ssize_t slurp(const char *path, char *into, size_t room) {
     close(fd);
     return (ssize_t)used;
 }
+/* What /proc/PID/smaps_rollup tells of a process, in KiB; -1 if it does not. */
+UNUSED static long rollup_of(pid_t pid, const char *field) {
+    static char text[64 << 10];
+    char path[64], wanted[64];
+    snprintf(path, sizeof path, "/proc/%d/smaps_rollup", pid);
+    snprintf(wanted, sizeof wanted, "\n%s:", field);
+    if (slurp(path, text, sizeof text) <= 0) return -1;
+    char *line = strstr(text, wanted);
+    return line ? strtol(line + strlen(wanted), NULL, 10) : -1;
+}
 /* The state letter of a task of this pid namespace. */
 UNUSED static char state_of(pid_t pid, pid_t tid) {
     char path[64], text[512];

@@ -80,7 +80,7 @@ macro_rules! smoke {
 }
 
 smoke! {
-    churn commons creds datagrams edges events fifos files filler forks headless heartbeat huge inherited ipc kv locks marks memory netlink packets pipes places posix ptys raw registers
+    churn commons creds datagrams edges events fifos files filler forks headless heartbeat heirs huge inherited ipc kv locks marks memory netlink packets pipes places posix ptys raw registers
     rseq rules settings signals sockets swapped sysv threads timers toucher vast waits watches writer zombie
 }
 

@@ -124,7 +124,7 @@ macro_rules! honest {
 }
 
 honest! {
-    churn commons creds datagrams edges events fifos files filler forks headless heartbeat huge inherited ipc kv locks marks memory netlink packets pipes places posix ptys raw
+    churn commons creds datagrams edges events fifos files filler forks headless heartbeat heirs huge inherited ipc kv locks marks memory netlink packets pipes places posix ptys raw
     registers rseq rules server settings signals sockets streams swapped sysv threads timers toucher vast waits watches writer zombie
 }
 

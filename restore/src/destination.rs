@@ -156,7 +156,7 @@ fn features(engine: &dyn Engine) -> Features {
     let lazy = tracee::uffd::Features::of_this_kernel().contains(tracee::uffd::Features::LAZY);
     let lazy = if lazy { Features::POST_COPY } else { Features::NONE };
     let in_rounds = Features::PRE_COPY.with(Features::SHARED_ROUNDS).with(Features::WHOLE_ROUNDS);
-    let in_rounds = in_rounds.with(Features::FILE_ROUNDS);
+    let in_rounds = in_rounds.with(Features::FILE_ROUNDS).with(Features::COMMON_ROUNDS);
     let early = if engine.grows().is_some() { in_rounds } else { Features::NONE };
     let eager = if engine.builds_early() { Features::EAGER_FIRST } else { Features::NONE };
     let common = if engine.grows().is_some() { Features::HERITAGE } else { Features::NONE };

@@ -1,7 +1,7 @@
 //! Pages arrive while the program still runs elsewhere, straight into the memory it will have here.
 //!
 //! ```text
-//!  Manifest, images ─▶ a skeleton ─▶ { outline ─▶ room ─▶ pages ─▶ Progress ─▶ RoundEnd }… ─▶ Freezing
+//!  Manifest, images (─▶ a trunk ─▶ common pages ─▶ Progress) ─▶ a skeleton ─▶ { outline ─▶ room ─▶ pages ─▶ Progress ─▶ RoundEnd }… ─▶ Freezing
 //! ```
 //!
 //! What comes in a round is in the order of its parts, though not of its streams: room is made before
@@ -12,6 +12,8 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use image::Heritage;
+use image::heritage::HERITAGE;
 use image::kept::Extent;
 use image::outline::{LONGEST_OUTLINE, OUTLINE, Outline};
 use image::state::Checkpoint;
@@ -25,7 +27,7 @@ use transport::session::destination::{AfterFilling, Checked, Filling};
 use transport::stop::Stop;
 use transport::wire::{Control, Manifest, Progress, SpaceTotal};
 
-use crate::build::{Built, Grown};
+use crate::build::{Built, Grown, Sink, Trunk};
 use crate::failure::Cause;
 use crate::fill::{Fill, FillDoor};
 use crate::gather::complete;
@@ -84,14 +86,23 @@ pub(crate) async fn rounds(
     let made = Instant::now();
     checkpoint.clocks.monotonic += made - told;
     checkpoint.clocks.boottime += made - told;
-    let grown = Skeleton::create_growing(&checkpoint, options)?.grow(extent);
+    let mut installed = PageCount(0);
+    let (grown, checkpoint) = match images.get(HERITAGE) {
+        None => (Skeleton::create_growing(&checkpoint, options)?.grow(extent), checkpoint),
+        Some(told) => {
+            let heritage = Heritage::from_bytes(told, &checkpoint)?;
+            let mut trunk = Trunk::plant_growing(checkpoint, heritage, options)?;
+            installed = common(link, &filling, &mut trunk, stop, watch).await?;
+            let grown = trunk.into_grown(extent)?;
+            link.send(&filling.progress(progress(installed))).await?;
+            grown
+        }
+    };
     let mut early = Early { grown, checkpoint };
     chaos::point("destination:outlined")?;
-    let mut installed = PageCount(0);
     for number in 1_u64.. {
         installed = installed + round(link, &filling, &mut early, number, stop, watch).await?;
-        link.send(&filling.progress(Progress { pages: installed, bytes: installed.bytes() }))
-            .await?;
+        link.send(&filling.progress(progress(installed))).await?;
         chaos::point("destination:round")?;
         filling = match filling.receive(hear(link, stop).await?)? {
             AfterFilling::RoundEnd(filling, _) => filling,
@@ -103,6 +114,27 @@ pub(crate) async fn rounds(
         };
     }
     unreachable!("rounds have no last number")
+}
+
+fn progress(installed: PageCount) -> Progress {
+    Progress { pages: installed, bytes: installed.bytes() }
+}
+
+/// Pages that several processes are born with; tells how many.
+async fn common(
+    link: &DestinationLink,
+    filling: &Filling,
+    trunk: &mut Trunk,
+    stop: &mut Stop,
+    watch: &mut dyn Watch,
+) -> Result<PageCount, Cause> {
+    let roaming = trunk.roam()?;
+    let (space, sent) = trunk.due();
+    let totals = [SpaceTotal { space, sent, owed: PageCount(0) }];
+    let sinks = [(space, trunk.sink()?)].into();
+    receive(link, filling, (&totals, sinks, None), stop, watch).await?;
+    drop(roaming);
+    Ok(sent)
 }
 
 async fn receive_images(
@@ -165,9 +197,23 @@ async fn round(
     let roaming = early.grown.roam()?;
     let sinks = totals.iter().map(|total| Ok((total.space, early.grown.sink(total.space)?)));
     let sinks = sinks.collect::<Result<HashMap<_, _>, crate::Error>>()?;
-    let (door, mut fill) = Fill::start(&totals, sinks);
+    receive(link, filling, (&totals, sinks, bulk), stop, watch).await?;
+    drop(roaming);
+    Ok(total)
+}
+
+/// All these pages, which come on one stream; it may have begun.
+async fn receive(
+    link: &DestinationLink,
+    filling: &Filling,
+    (totals, sinks, bulk): (&[SpaceTotal], HashMap<SpaceId, Sink>, Option<PageReceiver>),
+    stop: &mut Stop,
+    watch: &mut dyn Watch,
+) -> Result<(), Cause> {
+    let total: PageCount = totals.iter().map(|total| total.sent).sum();
+    let (door, mut fill) = Fill::start(totals, sinks);
     let mut streams = JoinSet::new();
-    if let Some(pages) = bulk.take() {
+    if let Some(pages) = bulk {
         streams.spawn(pour(pages, door.clone()));
     }
     let counted = fill.installed();
@@ -193,8 +239,7 @@ async fn round(
     }
     // To its end, so that it never looks as if we had lost interest.
     while streams.join_next().await.is_some() {}
-    drop(roaming);
-    Ok(total)
+    Ok(())
 }
 
 /// The outline of round `number`; a stream of pages that begins before it is kept.

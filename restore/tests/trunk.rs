@@ -4,6 +4,8 @@ mod world;
 
 use image::Heritage;
 use image::heritage::{Common, HERITAGE};
+use image::kept::Extent;
+use image::outline::Room;
 use image::state::VmaFlags;
 use pages::{PageCount, PageIndex, PageRange, PageSet, SpaceId, TaskId, VirtAddr};
 use restore::{BuildOptions, Built, Running, Trunk};
@@ -40,6 +42,10 @@ fn built(world: &World, heritage: &Heritage, options: BuildOptions) -> Built {
     assert!(sink.write(pages(0x1_0000, 1), &[7; 4096]).is_err(), "outside of what is common");
     drop(sink);
     let (built, _) = trunk.into_built().expect("built");
+    fill(world, built)
+}
+
+fn fill(world: &World, built: Built) -> Built {
     for (space, page, bytes) in &world.pages {
         let count = PageCount((bytes.len() / 4096) as u64);
         let run = PageRange::new(PageIndex(*page), count).expect("pages");
@@ -80,6 +86,59 @@ fn common_pages_are_one_and_others_are_nobodys() {
         assert_eq!(byte, [expected], "of process {number}");
     }
     drop(sink);
+    assert_eq!(verdict(run(&world, built)), 42 << 8);
+    for number in 1..3 {
+        let _ = tracee::host::kill(host(number), 9);
+    }
+    assert_eq!(open_fds(), fds);
+}
+
+/// The tree has moved on since it was what its first images tell: memory of the second is gone, and its
+/// page is another.
+#[test]
+fn a_tree_that_grows_out_of_it_is_filled_round_by_round() {
+    if !can_run() {
+        return;
+    }
+    let _alone = alone();
+    let (fds, root) = (open_fds(), free_ids(3));
+    let (world, heritage) = family(root);
+    let options = BuildOptions::default();
+    let early = world.checkpoint.clone();
+    let mut trunk = Trunk::plant_growing(early, heritage, options).expect("planted");
+    let sink = trunk.sink().expect("a sink");
+    sink.write(pages(0x1000, 3), &[7; 3 * 4096]).expect("written");
+    drop(sink);
+    let (mut grown, early) = trunk.into_grown(Extent::Whole).expect("grown");
+    for task in &early.tasks {
+        let vmas = task.living().expect("alive").mm.vmas.iter();
+        let room: Vec<Room> = vmas.filter_map(Room::of).collect();
+        grown.make_room(task.id, &room, &PageSet::new()).expect("room");
+    }
+    let host = |number: u32| HostPid((root + number).cast_signed());
+    let frames = |number| {
+        let map = Pagemap::open(host(number)).expect("alive");
+        map.frames(pages(0, 5)).expect("read")
+    };
+    let [first, second, third] = [0, 1, 2].map(frames);
+    assert!(first[1..4].iter().all(Option::is_some), "{first:?}");
+    assert_eq!((&first, &third), (&second, &vec![None, None, first[2], None, None]));
+    let sink = grown.sink(SpaceId::Process(TaskId(root + 1))).expect("a sink");
+    sink.write(pages(0x2000, 1), &[9; 4096]).expect("written");
+    drop(sink);
+    let stale = [pages(0x3000, 1)].into_iter().collect();
+    grown.forget(TaskId(root + 2), &stale).expect("it has none");
+    grown.forget(TaskId(root + 1), &stale).expect("forgotten");
+    let built = fill(&world, grown.complete(&world.checkpoint).expect("complete"));
+    let [now, second, third] = [0, 1, 2].map(frames);
+    assert_eq!((now, third[2]), (first.clone(), first[2]), "still one page");
+    assert!(second[1] == first[1] && second[2] != first[2] && second[3].is_none(), "{second:?}");
+    for (number, expected) in [(0, 7), (1, 9), (2, 7)] {
+        let mut byte = [0];
+        let memory = Memory::open(host(number)).expect("alive");
+        memory.read(VirtAddr(HEAP + 0x2fff), &mut byte).expect("read");
+        assert_eq!(byte, [expected], "of process {number}");
+    }
     assert_eq!(verdict(run(&world, built)), 42 << 8);
     for number in 1..3 {
         let _ = tracee::host::kill(host(number), 9);

@@ -124,6 +124,13 @@ impl Tracked {
     pub fn written(&self, range: PageRange, wanted: Wanted) -> Result<PageSet> {
         self.pagemap.take_written(range, wanted)
     }
+
+    /// Of the wanted pages of `range`, those that [`written`](Self::written) has told and that are since
+    /// then as they were. A page that went away is not among them, also if there is another by now. To be
+    /// asked before the next [`register`](Self::register).
+    pub fn untouched(&self, range: PageRange, wanted: Wanted) -> Result<PageSet> {
+        self.pagemap.untouched(range, wanted)
+    }
 }
 
 /// Mappings between two that cannot be noted, and all there is between those two.

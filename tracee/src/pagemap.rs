@@ -90,6 +90,15 @@ impl Pagemap {
         Ok(found.set)
     }
 
+    /// Those of the wanted pages of `range` that were told, and are since then as they were: neither
+    /// written to nor given back, nor is anything else in their place. What was read of them after they
+    /// were told, and before this is asked, is one moment's content.
+    pub(crate) fn untouched(&self, range: PageRange, wanted: Wanted) -> Result<PageSet> {
+        let mut found = Found { set: PageSet::new(), guards: &mut PageSet::new() };
+        self.by_scan(range, wanted, Among::Untouched, &mut found)?;
+        Ok(found.set)
+    }
+
     /// What of `range` holds wanted content, and what of that was written to since it was last told,
     /// or never was told; in one walk. Adds the guard pages to `guards`. Nobody may run in it.
     ///
@@ -183,6 +192,7 @@ impl Pagemap {
             Among::All => (0, without),
             Among::Written => (IS_WRITTEN, without),
             Among::Untracked => (0, without | IS_WPALLOWED),
+            Among::Untouched => (IS_WPALLOWED, without | IS_WRITTEN),
         };
         let categories = Categories {
             all: with | without,
@@ -295,6 +305,8 @@ enum Among {
     Written,
     /// Those whose writes nobody notes.
     Untracked,
+    /// Those not written to since they were protected.
+    Untouched,
 }
 
 fn usize_of(count: PageCount) -> usize {

@@ -175,6 +175,57 @@ fn mappings_that_come_and_go_are_followed() {
     held.resume().expect("let go");
 }
 
+/// Whatever it does to its mappings: of pages that count as untouched nothing has changed since they were
+/// told, so whoever has read them meanwhile has read one moment's content.
+#[test]
+fn what_is_untouched_is_as_it_was_when_it_was_told() {
+    if !can_track() {
+        return;
+    }
+    for (kind, count) in [("anon", PageCount::covering(SIZE)), ("churn", PageCount(16 * 64))] {
+        let mut subject = Subject::writer(&[kind]);
+        let base = VirtAddr(subject.addresses()[0]);
+        let range = PageRange::new(base.page(), count).expect("a range");
+        let pid = subject.pid();
+        let mut tracker = Tracker::of(pid).expect("a kernel that can");
+        follow(&mut tracker);
+        let space = tracker.space(pid).expect("tracked");
+        let memory = Memory::open(pid).expect("ptrace access");
+        let (mut untouched, mut touched) = (0, 0);
+        for _ in 0..ROUNDS {
+            // It is to have done something in between, however busy the machine is.
+            subject.go_on();
+            subject.line();
+            space.register().expect("registered");
+            let told = space.written(range, Wanted::AnonContent).expect("told");
+            // Part by part, so that it cannot have written to all by the time that it is asked about.
+            for part in range.pieces(PageCount(64)) {
+                let all = [part].into_iter().collect();
+                let (mut before, mut after) = (Mirror::default(), Mirror::default());
+                before.copy(&memory, &all);
+                after.copy(&memory, &all);
+                let same = space.untouched(part, Wanted::AnonContent).expect("told");
+                for page in same.ranges().iter().flat_map(|run| run.start().0..run.end().0) {
+                    let [before, after] = [&before, &after].map(|copy| copy.pages.get(&page));
+                    assert!(before.is_some() && before == after, "{kind}: page {page:#x}");
+                }
+                untouched += same.count().0;
+            }
+            touched += told.count().0;
+        }
+        println!("{kind}: {untouched} untouched, {touched} told");
+        assert!(touched > 0);
+        let held = Held::freeze(pid, PATIENCE).expect("frozen");
+        space.written(range, Wanted::AnonContent).expect("told");
+        let content = Pagemap::open(pid).expect("readable").scan(range, Wanted::AnonContent);
+        let noted: PageSet = space.untouched(range, Wanted::AnonContent).expect("told");
+        let content = content.expect("readable");
+        assert_eq!(noted.intersect(&content), noted, "nothing that is not there");
+        assert!(kind == "churn" || noted == content, "nobody runs, so all is untouched");
+        held.resume().expect("let go");
+    }
+}
+
 #[test]
 fn children_and_successors_are_told_whole() {
     if !can_track() {

@@ -46,7 +46,12 @@ pub struct Grown {
 impl Skeleton {
     /// Begins to be filled before the program stands still, with what takes part in that.
     pub fn grow(self, extent: Extent) -> Grown {
-        let (room, files, objects) = (HashMap::new(), HashMap::new(), Memfds::default());
+        self.grow_around(HashMap::new(), extent)
+    }
+
+    /// The same where processes have private anonymous memory already.
+    pub(super) fn grow_around(self, room: HashMap<TaskId, Vec<Room>>, extent: Extent) -> Grown {
+        let (files, objects) = (HashMap::new(), Memfds::default());
         Grown { skeleton: self, extent, room, files, objects }
     }
 }

@@ -8,10 +8,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use image::Heritage;
-use image::outline::LASTING;
+use image::kept::Extent;
+use image::outline::{LASTING, Room};
 use image::state::Checkpoint;
 use nix::libc;
-use pages::{PageCount, PageSet, SpaceId};
+use pages::{PageCount, PageSet, SpaceId, TaskId};
 
 use super::fresh::{Fresh, WORTHWHILE};
 use super::grow::unmap;
@@ -19,9 +20,9 @@ use super::lazy::drop_pages;
 use super::memfds::Memfds;
 use super::process::{Batch, Process};
 use super::sink::{Place, Sink};
-use super::{Built, Roaming, living, task};
+use super::{Built, Grown, Roaming, living, task};
 use crate::error::{Error, Result};
-use crate::skeleton::{BuildOptions, Ground};
+use crate::skeleton::{BuildOptions, Ground, Skeleton};
 
 /// It stands alone and can be filled.
 pub struct Trunk {
@@ -39,7 +40,25 @@ impl Trunk {
         heritage: Heritage,
         options: BuildOptions,
     ) -> Result<Self> {
-        let mut ground = Ground::lay(&checkpoint, options, false)?;
+        Self::plant_for(checkpoint, heritage, options, false)
+    }
+
+    /// The same for a tree that still runs elsewhere.
+    pub fn plant_growing(
+        checkpoint: Checkpoint,
+        heritage: Heritage,
+        options: BuildOptions,
+    ) -> Result<Self> {
+        Self::plant_for(checkpoint, heritage, options, true)
+    }
+
+    fn plant_for(
+        checkpoint: Checkpoint,
+        heritage: Heritage,
+        options: BuildOptions,
+        growing: bool,
+    ) -> Result<Self> {
+        let mut ground = Ground::lay(&checkpoint, options, growing)?;
         let process = ground.first(checkpoint.root().id)?;
         let mut batch = Batch::default();
         for room in &heritage.rooms {
@@ -84,8 +103,24 @@ impl Trunk {
         self.heritage.rooms.iter().map(|room| room.range).collect()
     }
 
-    /// All its pages have come: the tree grows out of it.
+    /// All its pages have come: the tree grows out of it, and is built.
     pub fn into_built(self) -> Result<(Built, Checkpoint)> {
+        let (skeleton, checkpoint, kept) = self.branch()?;
+        let kept = kept
+            .into_iter()
+            .map(|(id, rooms)| (id, rooms.into_iter().map(|room| room.range).collect()));
+        let built = skeleton.build_around(&checkpoint, &kept.collect(), Memfds::default())?;
+        Ok((built, checkpoint))
+    }
+
+    /// The same, to be filled while the program still runs.
+    pub fn into_grown(self, extent: Extent) -> Result<(Grown, Checkpoint)> {
+        let (skeleton, checkpoint, kept) = self.branch()?;
+        Ok((skeleton.grow_around(kept, extent), checkpoint))
+    }
+
+    /// The tree, and where each process keeps what it was born with.
+    fn branch(self) -> Result<(Skeleton, Checkpoint, HashMap<TaskId, Vec<Room>>)> {
         let rooms = self.rooms();
         let Self { ground, checkpoint, heritage, fresh } = self;
         if let Some(fresh) = fresh {
@@ -97,7 +132,8 @@ impl Trunk {
         }
         let mut all = HashMap::new();
         for (living, id) in living(&checkpoint) {
-            let kept = heritage.kept(id, &living.mm);
+            let rooms_kept = heritage.kept_rooms(id, &living.mm);
+            let kept: PageSet = rooms_kept.iter().map(|room| room.range).collect();
             let mut gone = rooms.clone();
             gone.remove_all(&kept);
             let mut others = heritage.pages.intersect(&kept);
@@ -105,10 +141,9 @@ impl Trunk {
                 others.remove_all(own);
             }
             give_up(task(&mut skeleton.tree, id.0)?, &gone, &others)?;
-            all.insert(id, kept);
+            all.insert(id, rooms_kept);
         }
-        let built = skeleton.build_around(&checkpoint, &all, Memfds::default())?;
-        Ok((built, checkpoint))
+        Ok((skeleton, checkpoint, all))
     }
 }
 

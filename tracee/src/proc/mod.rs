@@ -7,6 +7,7 @@ pub mod children;
 pub mod fdinfo;
 pub mod limits;
 pub mod maps;
+pub mod rollup;
 pub mod stat;
 pub mod status;
 pub mod syscall;

@@ -96,8 +96,10 @@ impl Features {
     pub const FILE_ROUNDS: Self = Self(1 << 9);
     /// Pages that processes share copy on write travel once, before all others.
     pub const HERITAGE: Self = Self(1 << 10);
+    /// The same ahead of rounds, while the program runs.
+    pub const COMMON_ROUNDS: Self = Self(1 << 11);
 
-    const NAMES: [(Self, &str); 11] = [
+    const NAMES: [(Self, &str); 12] = [
         (Self::STOP_AND_COPY, "stop-and-copy"),
         (Self::PRE_COPY, "pre-copy"),
         (Self::POST_COPY, "post-copy"),
@@ -109,6 +111,7 @@ impl Features {
         (Self::PADDING, "padding"),
         (Self::FILE_ROUNDS, "file-rounds"),
         (Self::HERITAGE, "heritage"),
+        (Self::COMMON_ROUNDS, "common-rounds"),
     ];
 
     /// True if all of `other` are among these.
