@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use netns_tests::chaos::{Runs, who_runs};
 use netns_tests::{
-    Criu, Images, Lab, QmigEvent, Running, Started, Subject, qmig_binary, requirements,
+    Criu, HugePages, Images, Lab, QmigEvent, Running, Started, Subject, qmig_binary, requirements,
 };
 use nix::sys::signal::Signal;
 
@@ -38,14 +38,18 @@ fn round_trip(subject: &Subject) -> Outcome {
     if subject.name() == "ptys" {
         lab.part_terminals()?;
     }
-    let started = subject.start(&lab, lab.src())?;
-    let images = Images::new(&lab, "images")?;
+    round_trip_in(&lab, subject)
+}
+
+fn round_trip_in(lab: &Lab, subject: &Subject) -> Outcome {
+    let started = subject.start(lab, lab.src())?;
+    let images = Images::new(lab, "images")?;
     let dump = images.dump(lab.src(), started.pid(), &[])?;
     succeeded(&dump)?;
     started.running().wait(SOON)?;
     let restore = images.restore(lab.dst(), &[])?;
-    assert_eq!(who_runs(&lab, started.pid(), SOON), Runs::Destination);
-    passed(&started, &lab, &restore)?;
+    assert_eq!(who_runs(lab, started.pid(), SOON), Runs::Destination);
+    passed(&started, lab, &restore)?;
     assert_eq!(lab.wait_empty(SOON), []);
     Ok(())
 }
@@ -70,6 +74,19 @@ macro_rules! round_trips {
 round_trips! {
     creds datagrams edges events fifos files filler forks headless heartbeat ipc marks memory netlink packets pipes places posix ptys raw registers rseq rules settings signals
     sockets swapped sysv threads timers watches zombie
+}
+
+/// Huge pages, which take a machine that may have some, and a place for files of them.
+#[test]
+fn round_trip_of_huge_pages() -> Outcome {
+    let subject = Subject::new("huge");
+    if missing() {
+        return Ok(());
+    }
+    let Ok(Some(pages)) = HugePages::for_subject(&subject) else { return Ok(()) };
+    let lab = Lab::two_hosts()?;
+    pages.mount(&lab)?;
+    round_trip_in(&lab, &subject)
 }
 
 /// The tree runs on, and its checkpoint is a copy that runs too. (One that writes no files: both

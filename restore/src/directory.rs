@@ -99,7 +99,9 @@ impl Vdsos {
 fn announced(directory: &Path, checkpoint: &Checkpoint) -> Result<Vec<SpaceTotal>, Cause> {
     let living = checkpoint.tasks.iter().filter(|task| task.living().is_some());
     let processes = living.map(|task| SpaceId::Process(task.id));
-    let shared = checkpoint.shared.iter().map(|object| SpaceId::Shared(object.id));
+    let shared = checkpoint.shared.iter().map(|object| object.id);
+    let files = checkpoint.ghosts.iter().filter_map(|ghost| ghost.paged);
+    let shared = shared.chain(files).map(SpaceId::Shared);
     let count = |space| {
         let sent = PagesReader::count(directory, space)?;
         Ok(SpaceTotal { space, sent, owed: PageCount(0) })
