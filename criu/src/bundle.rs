@@ -24,6 +24,17 @@ pub(crate) fn has_terminal(bundle: &Path) -> bool {
     config["process"]["terminal"] == true
 }
 
+/// The kinds of namespaces that this bundle's container has in common with somebody else, beside its
+/// network: `ipc`, `pid`…
+pub(crate) fn shared_namespaces(bundle: &Path) -> Vec<String> {
+    let config = std::fs::read(bundle.join(CONFIG)).unwrap_or_default();
+    let config: Value = serde_json::from_slice(&config).unwrap_or_default();
+    let all = config["linux"]["namespaces"].as_array().into_iter().flatten();
+    let others = all.filter(|one| one["path"].as_str().is_some_and(|path| !path.is_empty()));
+    let kinds = others.filter_map(|one| one["type"].as_str());
+    kinds.filter(|kind| *kind != "network").map(str::to_owned).collect()
+}
+
 /// A configuration of elsewhere whose root file system is where we put it; `None` if it is no
 /// configuration. One that says so already is left as it is.
 pub fn rerooted(config: &[u8]) -> Option<Vec<u8>> {
@@ -40,6 +51,16 @@ pub fn rerooted(config: &[u8]) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_another_has_too_is_told() {
+        let bundle = tempfile::tempdir().expect("a folder");
+        assert!(shared_namespaces(bundle.path()).is_empty());
+        let config = r#"{"linux": {"namespaces": [{"type": "pid", "path": ""}, {"type": "uts"},
+            {"type": "network", "path": "/run/netns/a"}, {"type": "ipc", "path": "/proc/1/ns/ipc"}]}}"#;
+        std::fs::write(bundle.path().join(CONFIG), config).expect("written");
+        assert_eq!(shared_namespaces(bundle.path()), ["ipc"]);
+    }
 
     #[test]
     fn the_root_is_where_the_configuration_says_or_where_we_say() {

@@ -16,7 +16,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::Deserialize;
 
 use crate::binary::Criu;
-use crate::bundle::has_terminal;
+use crate::bundle::{has_terminal, shared_namespaces};
 use crate::error::{Error, Result};
 use crate::network::{self, Connected, NETWORK_STATUS};
 use crate::scratch::Scratch;
@@ -30,7 +30,7 @@ pub const CONFIG: &str = "config.json";
 pub const CHECKPOINT: &str = "checkpoint";
 const PODMAN: &str = "podman";
 /// What podman is to tell of a container.
-const INSPECT: &str = r#"{"pid": {{.State.Pid}}, "status": {{json .State.Status}}, "bundle": {{json .OCIConfigPath}}, "image": {{json .Image}}, "network": {{json .HostConfig.NetworkMode}}, "networks": {{json .NetworkSettings.Networks}}}"#;
+const INSPECT: &str = r#"{"pid": {{.State.Pid}}, "status": {{json .State.Status}}, "bundle": {{json .OCIConfigPath}}, "image": {{json .Image}}, "network": {{json .HostConfig.NetworkMode}}, "networks": {{json .NetworkSettings.Networks}}, "mounts": {{json .Mounts}}}"#;
 /// Bytes of a runtime's answer that are read.
 const MOST: usize = 64 << 10;
 
@@ -66,6 +66,17 @@ pub struct ContainerState {
     /// What those networks have given to it.
     #[serde(default)]
     pub networks: Option<BTreeMap<String, Connected>>,
+    /// What of elsewhere is mounted in it, if that is its runtime's affair.
+    #[serde(default)]
+    pub mounts: Option<Vec<Mount>>,
+}
+
+/// A folder or file of elsewhere that is mounted in a container.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Mount {
+    /// Where in the container.
+    #[serde(rename = "Destination")]
+    pub place: String,
 }
 
 /// Files that are not as in their image, by their paths in the container.
@@ -138,6 +149,16 @@ impl ContainerState {
     pub fn own_networks(&self) -> impl Iterator<Item = (&str, &Connected)> {
         let own = self.networks.iter().filter(|_| self.network == BRIDGE);
         own.flatten().map(|(name, has)| (name.as_str(), has))
+    }
+
+    /// Where in it something of elsewhere is mounted: volumes, folders of the host.
+    pub fn mounted(&self) -> impl Iterator<Item = &str> {
+        self.mounts.iter().flatten().map(|mount| mount.place.as_str())
+    }
+
+    /// The kinds of namespaces that it has in common with somebody else, beside its network.
+    pub fn shared_namespaces(&self) -> Vec<String> {
+        shared_namespaces(&self.bundle)
     }
 
     /// Its configuration gives it a terminal.

@@ -41,7 +41,7 @@ mod work;
 pub use binary::{Criu, Features, Version, find};
 pub use bundle::{rerooted, root_of};
 pub use container::{
-    CHECKPOINT, CONFIG, ChangedFiles, Container, ContainerState, DESCRIPTORS, Mounted,
+    CHECKPOINT, CONFIG, ChangedFiles, Container, ContainerState, DESCRIPTORS, Mount, Mounted,
 };
 pub use dump::{Connections, DumpOptions, Dumped, Dumping};
 pub use error::{Error, Result};

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::bundle::{BEAT, Bundle};
+use crate::bundle::Bundle;
 use crate::criu::Criu;
 use crate::host::Host;
 use crate::running::GLANCE;
@@ -147,23 +147,20 @@ impl<'lab> Runtime<'lab> {
 
     /// Starts a container and waits for its first beats.
     pub fn run(&mut self, bundle: &Bundle) -> Result<String> {
+        if self.is_podman() {
+            return self.run_with(bundle, &[]);
+        }
         let id = self.name();
         let log = self.host.scratch().join("runc.log");
-        let mut shell;
-        if self.is_podman() {
-            shell = self.podman_run(&id);
-            shell.arg("--rootfs").arg(bundle.root()).args(["/bin/awk", BEAT]);
-        } else {
-            shell = Command::new("sh");
-            shell.args(["-c", "exec \"$@\" </dev/null >/dev/null 2>/dev/null", "sh"]);
-            shell.arg(&self.program);
-            shell.arg("--log").arg(&log).arg("--root").arg(self.state_folder());
-            shell.args(["run", "--detach", "--bundle"]).arg(bundle.folder());
-            if let Some(console) = bundle.console() {
-                shell.arg("--console-socket").arg(console);
-            }
-            shell.arg(&id);
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "exec \"$@\" </dev/null >/dev/null 2>/dev/null", "sh"]);
+        shell.arg(&self.program);
+        shell.arg("--log").arg(&log).arg("--root").arg(self.state_folder());
+        shell.args(["run", "--detach", "--bundle"]).arg(bundle.folder());
+        if let Some(console) = bundle.console() {
+            shell.arg("--console-socket").arg(console);
         }
+        shell.arg(&id);
         self.host.run(shell).map_err(|error| match error {
             LabError::Command { line, status, .. } => {
                 let output = std::fs::read_to_string(self.host.path(&log)).unwrap_or_default();
@@ -235,11 +232,12 @@ impl<'lab> Runtime<'lab> {
 impl Drop for Runtime<'_> {
     fn drop(&mut self) {
         for id in &self.ids {
-            let _ = self.host.run(self.command(&[
-                if self.is_podman() { "rm" } else { "delete" },
-                "--force",
-                id,
-            ]));
+            let words = if self.is_podman() {
+                &["rm", "--force", "--time", "0", id][..]
+            } else {
+                &["delete", "--force", id]
+            };
+            let _ = self.host.run(self.command(words));
             // On a machine with both versions of control groups CRIU makes one that crun knows nothing of.
             remove_group(&Path::new("/sys/fs/cgroup/unified").join(id));
         }

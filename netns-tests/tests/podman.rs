@@ -242,6 +242,62 @@ fn what_differs_is_told() -> Outcome {
     Ok(())
 }
 
+/// What it has in common with another container it would not have over there.
+#[test]
+fn one_that_shares_with_others_is_refused() -> Outcome {
+    let Some(criu) = Criu::for_containers(&NEEDED) else { return Ok(()) };
+    let lab = Lab::two_hosts()?;
+    let (mut src, mut dst) = (Runtime::podman(lab.src())?, Runtime::podman(lab.dst())?);
+    let bundle = Bundle::make(&lab)?;
+    let first = src.run(&bundle)?;
+    let here = dst.run(&bundle)?;
+    dst.stop(&here)?;
+    for kind in ["ipc", "pid", "uts", "network"] {
+        let (option, other) = (format!("--{kind}"), format!("container:{first}"));
+        let there = src.run_with(&bundle, &[&option, &other])?;
+        let migration = Migration::new(&lab)?.deadline(SOON * 2).criu(&criu);
+        let migration = migration.container(src.program(), &there).environment(&src.environment());
+        let moved = migration.restore_arg("--podman").restore_arg(&here).run(0)?;
+        assert_eq!(moved.dumped().code(), Some(121), "{kind}: {}", moved.logs());
+        let object =
+            if kind == "network" { "network container:" } else { "namespace: it has that" };
+        assert!(moved.logs().contains(object), "{kind}: {}", moved.logs());
+        lab.dst().signal(moved.restore().pid(), Signal::SIGTERM)?;
+        moved.restore().wait(SOON)?;
+        assert_eq!(src.wait_beats(&there, 2)?.wrong, 0);
+    }
+    Ok(())
+}
+
+/// Volumes stay where they are; the one like it must have them too.
+#[test]
+fn its_volumes_are_those_over_there() -> Outcome {
+    let Some(criu) = Criu::for_containers(&NEEDED) else { return Ok(()) };
+    let lab = Lab::two_hosts()?;
+    let (mut src, mut dst) = (Runtime::podman(lab.src())?, Runtime::podman(lab.dst())?);
+    let bundle = Bundle::make(&lab)?;
+    let without = dst.run(&bundle)?;
+    let [there, here] =
+        [&mut src, &mut dst].map(|on| on.run_with(&bundle, &["--volume", "data:/data"]));
+    let (there, here) = (there?, here?);
+    src.exec(&there, &["sh", "-c", "echo there >/data/told"])?;
+    dst.exec(&here, &["sh", "-c", "echo here >/data/told"])?;
+    [&here, &without].into_iter().try_for_each(|id| dst.stop(id))?;
+    for (here, code, words) in
+        [(&without, Some(121), "nothing is mounted at /data here"), (&here, Some(0), "")]
+    {
+        let migration = Migration::new(&lab)?.deadline(SOON * 2).criu(&criu);
+        let migration = migration.container(src.program(), &there).environment(&src.environment());
+        let moved = migration.restore_arg("--podman").restore_arg(here).run(0)?;
+        assert_eq!(moved.dumped().code(), code, "{}", moved.logs());
+        assert!(moved.logs().contains(words), "{}", moved.logs());
+        moved.restore().wait(SOON)?;
+    }
+    assert_eq!(dst.wait_beats(&here, 2)?.wrong, 0);
+    assert_eq!(dst.exec(&here, &["cat", "/data/told"])?, "here\n");
+    Ok(())
+}
+
 #[test]
 fn by_stop_and_copy() -> Outcome {
     moves("stop")

@@ -56,7 +56,7 @@ impl Engine for Stock {
         match &self.container {
             Some(container) => {
                 let state = container.ask()?;
-                let mut plan = survey::survey_container(root, &state, options)?;
+                let mut plan = survey::survey_container(root, (container, &state), options)?;
                 let image = Some(state.image).filter(|image| !image.is_empty());
                 plan.needs.extend(self.with_rootfs.then(|| ROOT_FILES.to_owned()));
                 plan.needs.extend(image.map(|image| format!("{CHANGED_FILES}{image}")));

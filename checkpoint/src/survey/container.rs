@@ -1,8 +1,8 @@
 //! Looks at a container. What can be carried its CRIU knows; files, sockets and numbers of processes
 //! are in namespaces of its own, so that the destination need not be asked about them.
 
-use criu::ContainerState;
-use image::plan::{CONNECTIONS, CONTAINER, NETWORK, Plan, Refusal, TERMINAL};
+use criu::{Container, ContainerState};
+use image::plan::{CONNECTIONS, CONTAINER, MOUNT, NETWORK, Plan, Refusal, TERMINAL};
 use tracee::HostPid;
 
 use crate::networks::networks_of;
@@ -12,7 +12,7 @@ use super::{SurveyError, SurveyOptions, TcpPolicy, brief};
 /// Surveys the container whose root process is `root`.
 pub(crate) fn survey(
     root: HostPid,
-    state: &ContainerState,
+    (container, state): (&Container, &ContainerState),
     options: &SurveyOptions,
 ) -> Result<Plan, SurveyError> {
     let mut refusals = Vec::new();
@@ -37,6 +37,14 @@ pub(crate) fn survey(
         let object = format!("network {}", name.escape_debug());
         refusals.push(Refusal::new(object, "", reason).hint(hint));
     }
+    // Of others' bundles whoever wrote them says what they are to have in common over there.
+    let shared = if container.is_kept() { state.shared_namespaces() } else { Vec::new() };
+    for kind in shared {
+        let reason = "it has that in common with another container, and would not over there";
+        let hint = format!("give it one of its own, with --{kind} private");
+        let object = format!("{} namespace", kind.escape_debug());
+        refusals.push(Refusal::new(object, "", reason).hint(&hint));
+    }
     let keeps = options.tcp == TcpPolicy::Keep;
     if keeps && !networks.is_empty() {
         let reason = "they lead out of its networks, which nobody holds back";
@@ -52,6 +60,7 @@ pub(crate) fn survey(
     let mut plan = brief::survey(root, CONTAINER)?;
     plan.needs.extend(state.has_terminal().then(|| TERMINAL.to_owned()));
     plan.needs.extend(networks.iter().map(|(name, ..)| format!("{NETWORK}{name}")));
+    plan.needs.extend(state.mounted().map(|place| format!("{MOUNT}{place}")));
     plan.needs.extend(keeps.then(|| CONNECTIONS.to_owned()));
     Ok(plan)
 }

@@ -63,10 +63,20 @@ impl<'lab> Runtime<'lab> {
         self.host.run(self.command(&["stop", "--time", "0", id])).map(drop)
     }
 
+    /// Starts a container with these options too.
+    pub fn run_with(&mut self, bundle: &Bundle, options: &[&str]) -> Result<String> {
+        let id = self.name();
+        let mut shell = self.podman_run(&id, options);
+        shell.arg("--rootfs").arg(bundle.root()).args(["/bin/awk", BEAT]);
+        self.host.run(shell)?;
+        self.wait_beats(&id, 2)?;
+        Ok(id)
+    }
+
     /// Starts a container of an image that Podman has, which keeps a journal.
     pub fn run_image(&mut self, image: &str) -> Result<String> {
         let id = self.name();
-        let mut shell = self.podman_run(&id);
+        let mut shell = self.podman_run(&id, &[]);
         shell.args([image, "/bin/awk", &with_journal()]);
         self.host.run(shell)?;
         self.wait_beats(&id, 2)?;
@@ -95,11 +105,14 @@ impl<'lab> Runtime<'lab> {
     }
 
     /// Limits that qmig's machines can set, and no network, which is another program's.
-    pub(super) fn podman_run(&self, id: &str) -> Command {
+    fn podman_run(&self, id: &str, options: &[&str]) -> Command {
         let mut shell = Command::new("sh");
         shell.args(["-c", "exec \"$@\" </dev/null >/dev/null 2>/dev/null", "sh"]);
         shell.arg(&self.program).envs(self.environment());
-        shell.args(["run", "--detach", "--network", self.network, "--tmpfs", "/tmp", "--name", id]);
+        shell.args(["run", "--detach", "--tmpfs", "/tmp", "--name", id]).args(options);
+        if !options.contains(&"--network") {
+            shell.args(["--network", self.network]);
+        }
         shell.args(["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]);
         shell
     }
@@ -107,8 +120,8 @@ impl<'lab> Runtime<'lab> {
     /// Starts a container that numbers the lines of its terminal, and shows them.
     pub fn run_with_terminal(&mut self, bundle: &Bundle) -> Result<String> {
         let id = self.name();
-        let mut shell = self.podman_run(&id);
-        shell.args(["--tty", "--rootfs"]).arg(bundle.root());
+        let mut shell = self.podman_run(&id, &["--tty"]);
+        shell.arg("--rootfs").arg(bundle.root());
         shell.args(["/bin/sh", "-c", BOTH, BEAT, ECHO]);
         self.host.run(shell)?;
         self.wait_beats(&id, 2)?;

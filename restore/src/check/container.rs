@@ -6,7 +6,8 @@ use std::path::Path;
 
 use criu::{CONFIG, Container, ContainerState};
 use image::plan::{
-    CHANGED_FILES, CONNECTIONS, CONTAINER, CRIU, NETWORK, Plan, ROOT_FILES, Refusal, TERMINAL,
+    CHANGED_FILES, CONNECTIONS, CONTAINER, CRIU, MOUNT, NETWORK, Plan, ROOT_FILES, Refusal,
+    TERMINAL,
 };
 use rootfs::Claim;
 
@@ -24,7 +25,8 @@ pub(crate) fn check(plan: &Plan, container: &Container, bundle: &Path) -> Result
         let hint = "use `qmig restore` here without a container";
         refusals.push(Refusal::new(&plan.command, HERE, reason).hint(hint));
     }
-    let named = |need: &str| [CHANGED_FILES, NETWORK].iter().any(|kind| need.starts_with(kind));
+    let named =
+        |need: &str| [CHANGED_FILES, MOUNT, NETWORK].iter().any(|kind| need.starts_with(kind));
     let known = |need: &str| KNOWN.contains(&need) || named(need);
     for need in plan.needs.iter().filter(|need| !known(need)) {
         refusals.push(Refusal::new(need, HERE, "a stock CRIU does not know it"));
@@ -76,7 +78,7 @@ pub(crate) fn check(plan: &Plan, container: &Container, bundle: &Path) -> Result
 }
 
 /// In what the container of Podman's here is unlike the one that comes, and what to do about it: its
-/// networks, its terminal and its image are those that it was made with.
+/// networks, its terminal, its volumes and its image are those that it was made with.
 fn unlike(plan: &Plan, has_terminal: bool, here: &ContainerState) -> Vec<(String, &'static str)> {
     let named =
         |kind: &'static str| plan.needs.iter().filter_map(move |need| need.strip_prefix(kind));
@@ -99,6 +101,20 @@ fn unlike(plan: &Plan, has_terminal: bool, here: &ContainerState) -> Vec<(String
         unlike.push(match has_terminal {
             true => ("it has no terminal here".to_owned(), "make one like the other, with -t"),
             false => ("it has a terminal here".to_owned(), "make one like the other, without -t"),
+        });
+    }
+    let (wanted, own): (BTreeSet<_>, BTreeSet<_>) =
+        (named(MOUNT).collect(), here.mounted().collect());
+    for place in wanted.symmetric_difference(&own) {
+        unlike.push(match wanted.contains(place) {
+            true => (
+                format!("nothing is mounted at {place} here"),
+                "make one like the other, with that --volume, and see that it holds the same",
+            ),
+            false => (
+                format!("something is mounted at {place} here, and there nothing"),
+                "make one like the other, without that --volume",
+            ),
         });
     }
     if let Some(image) = named(CHANGED_FILES).next().filter(|image| *image != here.image) {
