@@ -88,11 +88,12 @@ pub(crate) fn is_likely(root: HostPid) -> bool {
     ByteCount(others.sum()) >= WORTH_A_LOOK
 }
 
-/// Takes what is common out of `spaces` of a tree that stands still, if that is worth it.
+/// Takes what is common out of `spaces` of a tree that stands still, if that is worth it; of mappings
+/// that begin `anywhere`, or where others do.
 pub(crate) fn take(
-    tasks: &[Task],
-    shared: &[SharedMemory],
+    (tasks, shared): (&[Task], &[SharedMemory]),
     spaces: &mut [SpacePages],
+    anywhere: bool,
 ) -> Result<Option<Found>, ReadPages> {
     let Some(root) = tasks.first().map(|task| task.id) else { return Ok(None) };
     let members = spaces.iter().filter_map(|space| {
@@ -103,7 +104,7 @@ pub(crate) fn take(
         Some(Member::new((id, *pid), mm, shared, &space.pages))
     });
     let members: Vec<Member<'_>> = members.collect();
-    let found = find(root, &members)?;
+    let found = find(root, &members, anywhere)?;
     if let Some(found) = &found {
         for space in spaces {
             let SpaceId::Process(id) = space.space else { continue };
@@ -116,8 +117,12 @@ pub(crate) fn take(
 }
 
 /// What `members` of the tree under `root` have in common; `None` if it is not worth it.
-pub(crate) fn find(root: TaskId, members: &[Member<'_>]) -> Result<Option<Found>, ReadPages> {
-    let groups = alike(members);
+pub(crate) fn find(
+    root: TaskId,
+    members: &[Member<'_>],
+    anywhere: bool,
+) -> Result<Option<Found>, ReadPages> {
+    let groups = alike(members, anywhere);
     if !pays(&groups, members) {
         return Ok(None);
     }
@@ -127,17 +132,19 @@ pub(crate) fn find(root: TaskId, members: &[Member<'_>]) -> Result<Option<Found>
     let maps: Vec<Pagemap> = maps.collect::<Result<_, _>>()?;
     let mut heritage = Heritage::default();
     let mut read: BTreeMap<usize, PageSet> = BTreeMap::new();
-    for ((start, flags), holders) in &groups {
+    for group in &groups {
         let end = heritage.rooms.last().map_or(PageIndex(0), |room| room.range.end());
-        if *start < end {
-            continue; // somebody else has longer memory here
+        if group.range.start() < end {
+            continue; // somebody else has memory of another kind here
         }
-        let common = compare(holders, members, &maps)?;
-        let heirs = holders.iter().filter(|(member, _)| common.heirs.contains_key(member));
-        let Some(end) = heirs.map(|(_, vma)| vma.range.end()).max() else { continue };
-        let Some(range) = PageRange::between(*start, end) else { continue };
-        let flags = VmaFlags::from_bits_truncate(*flags);
-        heritage.rooms.push(Common { range, flags });
+        let common = compare(group, members, &maps)?;
+        let heirs = group.holders.iter().filter(|(member, vma)| {
+            let own = common.heirs.get(member);
+            own.is_some_and(|own| own.within(vma.range).next().is_some())
+        });
+        let rooms: PageSet = heirs.map(|(_, vma)| vma.range).collect();
+        let rooms = rooms.ranges().iter();
+        heritage.rooms.extend(rooms.map(|range| Common { range: *range, flags: group.flags }));
         for (member, pages) in &common.heirs {
             heritage.heirs.entry(members[*member].id).or_default().add_all(pages);
             heritage.pages.add_all(pages);
@@ -169,31 +176,54 @@ pub(crate) fn torn(heritage: &Heritage, read: &[(PageSet, PageSet)]) -> BTreeMap
     heritage.heirs.iter().map(of).filter(|(_, pages)| !pages.is_empty()).collect()
 }
 
-/// Mappings of several processes that begin at one place and are of one kind, in order.
-fn alike<'a>(members: &[Member<'a>]) -> BTreeMap<(PageIndex, u32), Vec<Holder<'a>>> {
-    let mut groups: BTreeMap<(PageIndex, u32), Vec<Holder<'a>>> = BTreeMap::new();
+/// Mappings of several processes that lie over each other, and are of one kind.
+struct Group<'a> {
+    /// What they cover together.
+    range: PageRange,
+    flags: VmaFlags,
+    holders: Vec<Holder<'a>>,
+}
+
+/// Such mappings, in order; those that begin `anywhere`, or where the first of them does.
+fn alike<'a>(members: &[Member<'a>], anywhere: bool) -> Vec<Group<'a>> {
+    let mut all: Vec<Holder<'a>> = Vec::new();
     for (number, member) in members.iter().enumerate() {
         let mm: &'a Mm = member.mm;
         let whole = |vma: &&Vma| member.usable.within(vma.range).any(|run| run == vma.range);
-        for vma in mm.vmas.iter().filter(|vma| Room::of(vma).is_some()).filter(whole) {
-            let key = (vma.range.start(), (vma.flags & LASTING).bits());
-            groups.entry(key).or_default().push((number, vma));
+        let vmas = mm.vmas.iter().filter(|vma| Room::of(vma).is_some()).filter(whole);
+        all.extend(vmas.map(|vma| (number, vma)));
+    }
+    let kind = |vma: &Vma| (vma.flags & LASTING).bits();
+    all.sort_by_key(|(member, vma)| (kind(vma), vma.range.start(), *member));
+    let mut groups: Vec<Group<'a>> = Vec::new();
+    for (member, vma) in all {
+        let flags = vma.flags & LASTING;
+        match groups.last_mut().filter(|last| last.flags == flags) {
+            Some(last) if vma.range.start() < last.range.end() => {
+                if anywhere || vma.range.start() == last.range.start() {
+                    let end = last.range.end().max(vma.range.end());
+                    last.range = PageRange::between(last.range.start(), end).unwrap_or(last.range);
+                    last.holders.push((member, vma));
+                }
+            }
+            _ => groups.push(Group { range: vma.range, flags, holders: vec![(member, vma)] }),
         }
     }
-    groups.retain(|_, holders| holders.len() > 1);
+    groups.retain(|group| group.holders.iter().any(|(member, _)| *member != group.holders[0].0));
+    groups.sort_by_key(|group| group.range.start());
     groups
 }
 
 /// True if so much could be common that looking costs less than sending.
-fn pays(groups: &BTreeMap<(PageIndex, u32), Vec<Holder<'_>>>, members: &[Member<'_>]) -> bool {
+fn pays(groups: &[Group<'_>], members: &[Member<'_>]) -> bool {
     let mut most = 0;
-    for holders in groups.values() {
-        let content = holders.iter().map(|(member, vma)| {
-            let pages = members[*member].content;
-            pages.within(vma.range).map(|run| run.count().0).sum::<u64>()
-        });
-        let content: Vec<u64> = content.collect();
-        most += content.iter().sum::<u64>() - content.iter().max().copied().unwrap_or(0);
+    for group in groups {
+        let mut content: BTreeMap<usize, u64> = BTreeMap::new();
+        for (member, vma) in &group.holders {
+            let pages = members[*member].content.within(vma.range);
+            *content.entry(*member).or_default() += pages.map(|run| run.count().0).sum::<u64>();
+        }
+        most += content.values().sum::<u64>() - content.values().max().copied().unwrap_or(0);
     }
     most >= WORTHWHILE.0
 }
@@ -208,16 +238,11 @@ struct Same {
 }
 
 /// Of pages that are in several frames, the one that most have counts.
-fn compare(
-    holders: &[Holder<'_>],
-    members: &[Member<'_>],
-    maps: &[Pagemap],
-) -> Result<Same, ReadPages> {
+fn compare(group: &Group<'_>, members: &[Member<'_>], maps: &[Pagemap]) -> Result<Same, ReadPages> {
     let mut same = Same::default();
-    let longest = holders.iter().map(|(_, vma)| vma.range).max_by_key(|range| range.count());
-    for window in longest.iter().flat_map(|range| range.pieces(WINDOW)) {
+    for window in group.range.pieces(WINDOW) {
         let mut seen: Vec<(PageIndex, u64, usize)> = Vec::new();
-        for holder in holders {
+        for holder in &group.holders {
             let Some(part) = holder.1.range.intersect(window) else { continue };
             let member = &members[holder.0];
             for run in member.content.within(part) {

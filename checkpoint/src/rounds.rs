@@ -137,7 +137,7 @@ impl Rounds {
             Some(Member::new(who, mm(&self.early, space.task)?, shared, content))
         });
         let members: Vec<Member<'_>> = members.collect();
-        let found = heritage::find(self.early.root().id, &members).unwrap_or_else(|error| {
+        let found = heritage::find(self.early.root().id, &members, true).unwrap_or_else(|error| {
             tracing::debug!(%error, "somebody has ended; nothing is taken for common");
             None
         });

@@ -149,7 +149,8 @@ pub async fn migrate_out(
         (Some(tasks), Some(shared))
             if !lazy && rounds.is_none() && features.contains(Features::HERITAGE) =>
         {
-            match heritage::take(tasks, shared, &mut spaces) {
+            let anywhere = features.contains(Features::COMMON_ROUNDS);
+            match heritage::take((tasks, shared), &mut spaces, anywhere) {
                 Ok(found) => found,
                 Err(error) => return Err(give_up(frozen, &link, error.into()).await),
             }
@@ -377,12 +378,12 @@ fn owes(job: &Job) -> bool {
 /// What the way memory is to move takes of a destination.
 fn features(job: &Job, ahead: Option<Ahead>) -> Features {
     let in_rounds = Features::PRE_COPY.with(Features::SHARED_ROUNDS).with(Features::WHOLE_ROUNDS);
-    let in_rounds = in_rounds.with(Features::FILE_ROUNDS).with(Features::COMMON_ROUNDS);
+    let in_rounds = in_rounds.with(Features::FILE_ROUNDS);
     let rounds = if ahead.is_some() { in_rounds } else { Features::NONE };
     let owing = if owes(job) { Features::POST_COPY } else { Features::NONE };
     let always = Features::STOP_AND_COPY.with(Features::LZ4).with(Features::ZSTD);
-    let always =
-        always.with(Features::EAGER_FIRST).with(Features::PADDING).with(Features::HERITAGE);
+    let always = always.with(Features::EAGER_FIRST).with(Features::PADDING);
+    let always = always.with(Features::HERITAGE).with(Features::COMMON_ROUNDS);
     always.with(rounds).with(owing)
 }
 

@@ -23,7 +23,7 @@ const WRITABLE: u32 = 3;
 /// What of a tree's memory is common to several of its processes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Heritage {
-    /// Where it lies, ascending and disjoint; as long as the longest mapping that begins there.
+    /// Where it lies, ascending and disjoint: what mappings with such pages cover together.
     pub rooms: Vec<Common>,
     /// The pages, all of them within rooms.
     pub pages: PageSet,
@@ -44,7 +44,6 @@ impl Common {
     /// True if `vma` can be what is left of this.
     fn is_for(&self, vma: &Vma) -> bool {
         vma.kind == VmaKind::Anon
-            && vma.range.start() == self.range.start()
             && self.range.covers(vma.range)
             && vma.flags & LASTING == self.flags & LASTING
     }
@@ -161,8 +160,9 @@ impl Heritage {
     pub fn kept_rooms(&self, task: TaskId, mm: &Mm) -> Vec<Room> {
         let Some(own) = self.heirs.get(&task) else { return Vec::new() };
         let kept = mm.vmas.iter().filter(|vma| {
-            let at = self.rooms.binary_search_by_key(&vma.range.start(), |room| room.range.start());
-            at.is_ok_and(|at| self.rooms[at].is_for(vma)) && own.within(vma.range).next().is_some()
+            let at = self.rooms.partition_point(|room| room.range.end() <= vma.range.start());
+            let room = self.rooms.get(at).filter(|room| room.is_for(vma));
+            room.is_some() && own.within(vma.range).next().is_some()
         });
         kept.filter_map(|vma| Some(Room { prot: WRITABLE, ..Room::of(vma)? })).collect()
     }
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_keeps_what_begins_where_a_room_does_and_has_some_of_it() {
+    fn a_process_keeps_what_lies_in_a_room_and_has_some_of_it() {
         let plain = VmaFlags::empty();
         let room = |start, count| Common { range: range(start, count), flags: plain };
         let own: PageSet = [range(101, 2), range(300, 1)].into_iter().collect();
@@ -194,5 +194,9 @@ mod tests {
         assert_eq!(heritage.kept(TaskId(8), &whole).ranges(), []);
         let other = mm(&[(99, 8, plain), (300, 11, plain)]);
         assert_eq!(heritage.kept(TaskId(7), &other).ranges(), []);
+        let parts = mm(&[(100, 2, plain), (102, 8, plain), (205, 5, plain), (299, 1, plain)]);
+        assert_eq!(heritage.kept(TaskId(7), &parts).ranges(), [range(100, 10)]);
+        let parts = mm(&[(100, 1, plain), (102, 1, plain), (103, 7, plain), (300, 2, plain)]);
+        assert_eq!(heritage.kept(TaskId(7), &parts).ranges(), [range(102, 1), range(300, 2)]);
     }
 }

@@ -22,6 +22,12 @@ static uint64_t seed_of(int who, size_t page, uint32_t version) {
     return version == BORN ? 7000000 + page : ((uint64_t)(who + 1) << 56) + ((uint64_t)version << 24) + page;
 }
 
+static void anew(int who, size_t page, size_t count) {
+    char *at = busy + page * PAGE;
+    for (size_t i = 0; i < count; i++) book[who][page + i] = EMPTY;
+    MUST(mmap(at, count * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == at);
+}
+
 /* Until told to stop. What the book says is always what there is, or about to be. */
 static void live(int who) {
     uint64_t chance = 1000003 * (uint64_t)(who + 1);
@@ -34,8 +40,7 @@ static void live(int who) {
             book[who][page] = EMPTY;
             MUST(!madvise(at, PAGE, MADV_DONTNEED));
         } else if (chance >> 56 == 0x10) {
-            book[who][page] = EMPTY;
-            MUST(mmap(at, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == at);
+            anew(who, page, 1);
         } else {
             book[who][page] = ++count;
             fill(at, PAGE, seed_of(who, page, count));
@@ -66,6 +71,7 @@ static pid_t bear(int who, bool with_grandchild) {
     MUST(child >= 0);
     if (child) return child;
     pid_t grandchild = with_grandchild ? bear(who + 1, false) : 0;
+    anew(who, 0, (size_t)who);
     talk->told++;
     live(who);
     int code = judge(who), status = 0;
@@ -87,11 +93,10 @@ int main(int argc, char **argv) {
         book[who] = mmap(NULL, busy_pages * sizeof **book, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
         MUST(book[who] != MAP_FAILED);
     }
-    /* Apart from each other: what is mapped anew at the edge of one mapping would make others of both. */
-    busy = mmap(NULL, (busy_pages + 1 + quiet_pages) * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    /* One mapping, until it is cut to pieces, for each other ones. */
+    busy = mmap(NULL, (busy_pages + quiet_pages) * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     MUST(busy != MAP_FAILED);
-    quiet = busy + (busy_pages + 1) * PAGE;
-    MUST(!munmap(quiet - PAGE, PAGE));
+    quiet = busy + busy_pages * PAGE;
     for (size_t page = 0; page < quiet_pages; page++) fill(quiet + page * PAGE, PAGE, 100 + page);
     for (size_t page = 0; page < busy_pages; page++) fill(busy + page * PAGE, PAGE, seed_of(0, page, BORN));
 

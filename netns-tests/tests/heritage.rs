@@ -54,3 +54,13 @@ fn it_stays_shared_beside_what_all_write() -> Outcome {
     let subject = Subject::new("heirs").arg("keep").arg(1).arg("quiet").arg(16).arg("busy").arg(4);
     MODES.iter().try_for_each(|mode| rounds(|lab| moves(lab, &subject, mode).map(drop)))
 }
+
+/// Workers of a pool go on answering from the table they were born with.
+#[test]
+fn a_pool_of_python() -> Outcome {
+    if missing() || requirements::missing(&["/usr/bin/python3"]) {
+        return Ok(());
+    }
+    let subject = Subject::python("pool");
+    MODES.iter().try_for_each(|mode| rounds(|lab| moves(lab, &subject, mode).map(drop)))
+}

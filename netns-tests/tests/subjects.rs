@@ -133,7 +133,8 @@ fn a_python_program() -> Outcome {
     if requirements::missing(&["/usr/bin/python3"]) {
         return Ok(());
     }
-    can_tell(&Subject::python("children"))
+    can_tell(&Subject::python("children"))?;
+    can_tell(&Subject::python("pool"))
 }
 
 #[test]

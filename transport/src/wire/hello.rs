@@ -96,7 +96,7 @@ impl Features {
     pub const FILE_ROUNDS: Self = Self(1 << 9);
     /// Pages that processes share copy on write travel once, before all others.
     pub const HERITAGE: Self = Self(1 << 10);
-    /// The same ahead of rounds, while the program runs.
+    /// The same ahead of rounds, while the program runs, and of mappings that begin anywhere.
     pub const COMMON_ROUNDS: Self = Self(1 << 11);
 
     const NAMES: [(Self, &str); 12] = [
