@@ -30,7 +30,7 @@ pub const CONFIG: &str = "config.json";
 pub const CHECKPOINT: &str = "checkpoint";
 const PODMAN: &str = "podman";
 /// What podman is to tell of a container.
-const INSPECT: &str = r#"{"pid": {{.State.Pid}}, "status": {{json .State.Status}}, "bundle": {{json .OCIConfigPath}}, "image": {{json .Image}}, "network": {{json .HostConfig.NetworkMode}}, "networks": {{json .NetworkSettings.Networks}}, "mounts": {{json .Mounts}}}"#;
+const INSPECT: &str = r#"{"pid": {{.State.Pid}}, "status": {{json .State.Status}}, "bundle": {{json .OCIConfigPath}}, "image": {{json .Image}}, "network": {{json .HostConfig.NetworkMode}}, "networks": {{json .NetworkSettings.Networks}}, "mounts": {{json .Mounts}}, "hears": {{json .Config.OpenStdin}}}"#;
 /// Bytes of a runtime's answer that are read.
 const MOST: usize = 64 << 10;
 
@@ -69,6 +69,9 @@ pub struct ContainerState {
     /// What of elsewhere is mounted in it, if that is its runtime's affair.
     #[serde(default)]
     pub mounts: Option<Vec<Mount>>,
+    /// Its runtime keeps its standard input open, for somebody who attaches.
+    #[serde(default)]
+    pub hears: bool,
 }
 
 /// A folder or file of elsewhere that is mounted in a container.

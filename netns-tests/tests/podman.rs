@@ -298,6 +298,32 @@ fn its_volumes_are_those_over_there() -> Outcome {
     Ok(())
 }
 
+/// Standard input that is kept open stays so; without it a program would see its end.
+#[test]
+fn its_standard_input_stays_open() -> Outcome {
+    let Some(criu) = Criu::for_containers(&NEEDED) else { return Ok(()) };
+    let lab = Lab::two_hosts()?;
+    let (mut src, mut dst) = (Runtime::podman(lab.src())?, Runtime::podman(lab.dst())?);
+    let bundle = Bundle::make(&lab)?;
+    let there = src.run_with(&bundle, &["--interactive"])?;
+    let (without, here) = (dst.run(&bundle)?, dst.run_with(&bundle, &["--interactive"])?);
+    [&here, &without].into_iter().try_for_each(|id| dst.stop(id))?;
+    for (here, code, words) in
+        [(&without, Some(121), "its standard input is not kept open here"), (&here, Some(0), "")]
+    {
+        let migration = Migration::new(&lab)?.deadline(SOON * 2).criu(&criu);
+        let migration = migration.container(src.program(), &there).environment(&src.environment());
+        let moved = migration.restore_arg("--podman").restore_arg(here).run(0)?;
+        assert_eq!(moved.dumped().code(), code, "{}", moved.logs());
+        assert!(moved.logs().contains(words), "{}", moved.logs());
+        moved.restore().wait(SOON)?;
+    }
+    assert_eq!(dst.wait_beats(&here, 2)?.wrong, 0);
+    let input = dst.exec(&here, &["/bin/busybox", "readlink", "/proc/1/fd/0"])?;
+    assert!(input.starts_with("pipe:"), "{input}");
+    Ok(())
+}
+
 #[test]
 fn by_stop_and_copy() -> Outcome {
     moves("stop")

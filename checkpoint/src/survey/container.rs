@@ -2,7 +2,7 @@
 //! are in namespaces of its own, so that the destination need not be asked about them.
 
 use criu::{Container, ContainerState};
-use image::plan::{CONNECTIONS, CONTAINER, MOUNT, NETWORK, Plan, Refusal, TERMINAL};
+use image::plan::{CONNECTIONS, CONTAINER, INPUT, MOUNT, NETWORK, Plan, Refusal, TERMINAL};
 use tracee::HostPid;
 
 use crate::networks::networks_of;
@@ -60,6 +60,7 @@ pub(crate) fn survey(
     let mut plan = brief::survey(root, CONTAINER)?;
     plan.needs.extend(state.has_terminal().then(|| TERMINAL.to_owned()));
     plan.needs.extend(networks.iter().map(|(name, ..)| format!("{NETWORK}{name}")));
+    plan.needs.extend(state.hears.then(|| INPUT.to_owned()));
     plan.needs.extend(state.mounted().map(|place| format!("{MOUNT}{place}")));
     plan.needs.extend(keeps.then(|| CONNECTIONS.to_owned()));
     Ok(plan)

@@ -44,6 +44,8 @@ pub const CONNECTIONS: &str = "its TCP connections";
 pub const TERMINAL: &str = "its terminal";
 /// A need, with its name after it, of a container in a network of Podman's.
 pub const NETWORK: &str = "a network of Podman's, ";
+/// A need of a container of Podman whose standard input is kept open.
+pub const INPUT: &str = "its standard input";
 /// A need, with its place after it, of a container of Podman in which something of elsewhere is mounted.
 pub const MOUNT: &str = "something mounted at ";
 /// Name of the blob of files that cross while a container runs.

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use criu::{CONFIG, Container, ContainerState};
 use image::plan::{
-    CHANGED_FILES, CONNECTIONS, CONTAINER, CRIU, MOUNT, NETWORK, Plan, ROOT_FILES, Refusal,
+    CHANGED_FILES, CONNECTIONS, CONTAINER, CRIU, INPUT, MOUNT, NETWORK, Plan, ROOT_FILES, Refusal,
     TERMINAL,
 };
 use rootfs::Claim;
@@ -15,7 +15,7 @@ use super::{HERE, host};
 use crate::skeleton::BuildOptions;
 
 /// What a container may need.
-const KNOWN: [&str; 5] = [CONNECTIONS, CONTAINER, CRIU, ROOT_FILES, TERMINAL];
+const KNOWN: [&str; 6] = [CONNECTIONS, CONTAINER, CRIU, INPUT, ROOT_FILES, TERMINAL];
 
 /// Every reason why `plan` cannot become this container of that bundle.
 pub(crate) fn check(plan: &Plan, container: &Container, bundle: &Path) -> Result<(), Vec<Refusal>> {
@@ -78,7 +78,7 @@ pub(crate) fn check(plan: &Plan, container: &Container, bundle: &Path) -> Result
 }
 
 /// In what the container of Podman's here is unlike the one that comes, and what to do about it: its
-/// networks, its terminal, its volumes and its image are those that it was made with.
+/// networks, its terminal, its standard input, its volumes and its image are those that it was made with.
 fn unlike(plan: &Plan, has_terminal: bool, here: &ContainerState) -> Vec<(String, &'static str)> {
     let named =
         |kind: &'static str| plan.needs.iter().filter_map(move |need| need.strip_prefix(kind));
@@ -101,6 +101,19 @@ fn unlike(plan: &Plan, has_terminal: bool, here: &ContainerState) -> Vec<(String
         unlike.push(match has_terminal {
             true => ("it has no terminal here".to_owned(), "make one like the other, with -t"),
             false => ("it has a terminal here".to_owned(), "make one like the other, without -t"),
+        });
+    }
+    let hears = plan.needs.iter().any(|need| need == INPUT);
+    if hears != here.hears {
+        unlike.push(match hears {
+            true => (
+                "its standard input is not kept open here".to_owned(),
+                "make one like the other, with -i",
+            ),
+            false => (
+                "its standard input is kept open here, and there not".to_owned(),
+                "make one like the other, without -i",
+            ),
         });
     }
     let (wanted, own): (BTreeSet<_>, BTreeSet<_>) =
