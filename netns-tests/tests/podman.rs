@@ -269,6 +269,24 @@ fn one_that_shares_with_others_is_refused() -> Outcome {
     Ok(())
 }
 
+/// It cannot become the one that is unlike it, in these words, and becomes the one that is like it.
+fn refused_then_moved(
+    (lab, criu): (&Lab, &Criu),
+    (src, there): (&Runtime<'_>, &str),
+    [unlike, like]: [&str; 2],
+    words: &str,
+) -> Outcome {
+    for (here, code, words) in [(unlike, Some(121), words), (like, Some(0), "")] {
+        let migration = Migration::new(lab)?.deadline(SOON * 2).criu(criu);
+        let migration = migration.container(src.program(), there).environment(&src.environment());
+        let moved = migration.restore_arg("--podman").restore_arg(here).run(0)?;
+        assert_eq!(moved.dumped().code(), code, "{}", moved.logs());
+        assert!(moved.logs().contains(words), "{}", moved.logs());
+        moved.restore().wait(SOON)?;
+    }
+    Ok(())
+}
+
 /// Volumes stay where they are; the one like it must have them too.
 #[test]
 fn its_volumes_are_those_over_there() -> Outcome {
@@ -283,16 +301,12 @@ fn its_volumes_are_those_over_there() -> Outcome {
     src.exec(&there, &["sh", "-c", "echo there >/data/told"])?;
     dst.exec(&here, &["sh", "-c", "echo here >/data/told"])?;
     [&here, &without].into_iter().try_for_each(|id| dst.stop(id))?;
-    for (here, code, words) in
-        [(&without, Some(121), "nothing is mounted at /data here"), (&here, Some(0), "")]
-    {
-        let migration = Migration::new(&lab)?.deadline(SOON * 2).criu(&criu);
-        let migration = migration.container(src.program(), &there).environment(&src.environment());
-        let moved = migration.restore_arg("--podman").restore_arg(here).run(0)?;
-        assert_eq!(moved.dumped().code(), code, "{}", moved.logs());
-        assert!(moved.logs().contains(words), "{}", moved.logs());
-        moved.restore().wait(SOON)?;
-    }
+    refused_then_moved(
+        (&lab, &criu),
+        (&src, &there),
+        [&without, &here],
+        "nothing is mounted at /data here",
+    )?;
     assert_eq!(dst.wait_beats(&here, 2)?.wrong, 0);
     assert_eq!(dst.exec(&here, &["cat", "/data/told"])?, "here\n");
     Ok(())
@@ -308,16 +322,12 @@ fn its_standard_input_stays_open() -> Outcome {
     let there = src.run_with(&bundle, &["--interactive"])?;
     let (without, here) = (dst.run(&bundle)?, dst.run_with(&bundle, &["--interactive"])?);
     [&here, &without].into_iter().try_for_each(|id| dst.stop(id))?;
-    for (here, code, words) in
-        [(&without, Some(121), "its standard input is not kept open here"), (&here, Some(0), "")]
-    {
-        let migration = Migration::new(&lab)?.deadline(SOON * 2).criu(&criu);
-        let migration = migration.container(src.program(), &there).environment(&src.environment());
-        let moved = migration.restore_arg("--podman").restore_arg(here).run(0)?;
-        assert_eq!(moved.dumped().code(), code, "{}", moved.logs());
-        assert!(moved.logs().contains(words), "{}", moved.logs());
-        moved.restore().wait(SOON)?;
-    }
+    refused_then_moved(
+        (&lab, &criu),
+        (&src, &there),
+        [&without, &here],
+        "its standard input is not kept open here",
+    )?;
     assert_eq!(dst.wait_beats(&here, 2)?.wrong, 0);
     let input = dst.exec(&here, &["/bin/busybox", "readlink", "/proc/1/fd/0"])?;
     assert!(input.starts_with("pipe:"), "{input}");
