@@ -14,7 +14,6 @@ use tracee::proc::rollup::Anonymous;
 use tracee::{HostPid, Pagemap};
 
 use crate::collect::{PageSource, SpacePages};
-use crate::pump::ReadPages;
 
 /// What must be saved for it to be worth its while: 1 MiB.
 const WORTHWHILE: PageCount = PageCount(256);
@@ -69,10 +68,6 @@ impl<'a> Member<'a> {
         let usable = kept(&rooms, mm, shared, Extent::Whole);
         Self { id, pid, mm, usable, content }
     }
-
-    fn unread(&self, error: tracee::Error) -> ReadPages {
-        ReadPages::of(SpaceId::Process(self.id), None, error)
-    }
 }
 
 /// A mapping, by the number of its member.
@@ -94,8 +89,8 @@ pub(crate) fn take(
     (tasks, shared): (&[Task], &[SharedMemory]),
     spaces: &mut [SpacePages],
     anywhere: bool,
-) -> Result<Option<Found>, ReadPages> {
-    let Some(root) = tasks.first().map(|task| task.id) else { return Ok(None) };
+) -> Option<Found> {
+    let root = tasks.first()?.id;
     let members = spaces.iter().filter_map(|space| {
         let (SpaceId::Process(id), PageSource::Process(pid)) = (space.space, &space.source) else {
             return None;
@@ -105,31 +100,24 @@ pub(crate) fn take(
     });
     let members: Vec<Member<'_>> = members.collect();
     let found = find(root, &members, anywhere)?;
-    if let Some(found) = &found {
-        for space in spaces {
-            let SpaceId::Process(id) = space.space else { continue };
-            if let Some(pages) = found.heritage.heirs.get(&id) {
-                space.pages.remove_all(pages);
-            }
+    for space in spaces {
+        let SpaceId::Process(id) = space.space else { continue };
+        if let Some(pages) = found.heritage.heirs.get(&id) {
+            space.pages.remove_all(pages);
         }
     }
-    Ok(found)
+    Some(found)
 }
 
 /// What `members` of the tree under `root` have in common; `None` if it is not worth it.
-pub(crate) fn find(
-    root: TaskId,
-    members: &[Member<'_>],
-    anywhere: bool,
-) -> Result<Option<Found>, ReadPages> {
+pub(crate) fn find(root: TaskId, members: &[Member<'_>], anywhere: bool) -> Option<Found> {
     let groups = alike(members, anywhere);
     if !pays(&groups, members) {
-        return Ok(None);
+        return None;
     }
-    let maps = members
-        .iter()
-        .map(|member| Pagemap::open(member.pid).map_err(|error| member.unread(error)));
-    let maps: Vec<Pagemap> = maps.collect::<Result<_, _>>()?;
+    // Who has ended has nothing.
+    let maps = members.iter().map(|member| Pagemap::open(member.pid).ok());
+    let maps: Vec<Option<Pagemap>> = maps.collect();
     let mut heritage = Heritage::default();
     let mut read: BTreeMap<usize, PageSet> = BTreeMap::new();
     for group in &groups {
@@ -137,7 +125,7 @@ pub(crate) fn find(
         if group.range.start() < end {
             continue; // somebody else has memory of another kind here
         }
-        let common = compare(group, members, &maps)?;
+        let common = compare(group, members, &maps);
         let heirs = group.holders.iter().filter(|(member, vma)| {
             let own = common.heirs.get(member);
             own.is_some_and(|own| own.within(vma.range).next().is_some())
@@ -155,10 +143,10 @@ pub(crate) fn find(
     }
     let inherited: PageCount = heritage.heirs.values().map(PageSet::count).sum();
     if inherited.0 - heritage.pages.count().0 < WORTHWHILE.0 {
-        return Ok(None);
+        return None;
     }
     let read = read.into_iter().map(|(member, pages)| (members[member].pid, pages)).collect();
-    Ok(Some(Found { heritage, read, root }))
+    Some(Found { heritage, read, root })
 }
 
 /// What must be sent again, and to whom, after pages were read of a tree that runs: `read` tells for
@@ -238,15 +226,15 @@ struct Same {
 }
 
 /// Of pages that are in several frames, the one that most have counts.
-fn compare(group: &Group<'_>, members: &[Member<'_>], maps: &[Pagemap]) -> Result<Same, ReadPages> {
+fn compare(group: &Group<'_>, members: &[Member<'_>], maps: &[Option<Pagemap>]) -> Same {
     let mut same = Same::default();
     for window in group.range.pieces(WINDOW) {
         let mut seen: Vec<(PageIndex, u64, usize)> = Vec::new();
         for holder in &group.holders {
             let Some(part) = holder.1.range.intersect(window) else { continue };
-            let member = &members[holder.0];
-            for run in member.content.within(part) {
-                let frames = maps[holder.0].frames(run).map_err(|error| member.unread(error))?;
+            let Some(map) = &maps[holder.0] else { continue };
+            for run in members[holder.0].content.within(part) {
+                let Ok(frames) = map.frames(run) else { break };
                 let pages = (run.start().0..).map(PageIndex).zip(frames);
                 seen.extend(pages.filter_map(|(page, frame)| Some((page, frame?, holder.0))));
             }
@@ -264,7 +252,7 @@ fn compare(group: &Group<'_>, members: &[Member<'_>], maps: &[Pagemap]) -> Resul
             }
         }
     }
-    Ok(same)
+    same
 }
 
 #[cfg(test)]

@@ -119,7 +119,7 @@ async fn run(
     let mut sent = PageCount(0);
     if let Some(found) = common {
         sent = found.heritage.pages.count();
-        let pages = found.spaces(PageSource::Running);
+        let pages = found.spaces(PageSource::Common);
         let squeezer = Squeezer::new(job.compress, features);
         send(precopy, link, (pages, squeezer), sent, stop).await?;
         rounds.have_read(&found)?;

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::sys::uio::pread;
 use pages::{ByteCount, PAGE_SIZE, PageCount, PageRange, SpaceId, VirtAddr};
 use tokio::sync::mpsc;
-use tracee::Memory;
+use tracee::{HostPid, Memory};
 use transport::encode::{self, Squeezer};
 use transport::wire::PageRun;
 
@@ -158,10 +158,8 @@ impl<'a> Source<'a> {
     fn open(source: &'a PageSource) -> Result<Self, Unread> {
         Ok(match source {
             PageSource::Process(pid) => Self::Process(Memory::open(*pid)?),
-            PageSource::Running(pid) => Self::Running(match Memory::open(*pid) {
-                Err(error) if error.is_gone() => None,
-                opened => Some(opened?),
-            }),
+            PageSource::Running(pid) => Self::Running(open_running(*pid)?),
+            PageSource::Common(pid) => Self::Running(open_running(*pid)?.map(Memory::sparing)),
             PageSource::Shared { file } => Self::Shared(file),
             PageSource::Noted { file, prints } => Self::Noted(file, prints),
         })
@@ -180,6 +178,14 @@ impl<'a> Source<'a> {
             }
         }
         Ok(buffers.lend(bytes))
+    }
+}
+
+/// `None` if it has ended.
+fn open_running(pid: HostPid) -> tracee::Result<Option<Memory>> {
+    match Memory::open(pid) {
+        Err(error) if error.is_gone() => Ok(None),
+        opened => opened.map(Some),
     }
 }
 

@@ -137,11 +137,7 @@ impl Rounds {
             Some(Member::new(who, mm(&self.early, space.task)?, shared, content))
         });
         let members: Vec<Member<'_>> = members.collect();
-        let found = heritage::find(self.early.root().id, &members, true).unwrap_or_else(|error| {
-            tracing::debug!(%error, "somebody has ended; nothing is taken for common");
-            None
-        });
-        let found = found?;
+        let found = heritage::find(self.early.root().id, &members, true)?;
         for space in &mut self.spaces {
             let Some(pages) = found.heritage.heirs.get(&space.task) else { continue };
             let Some(mm) = mm(&self.early, space.task) else { continue };
@@ -243,10 +239,10 @@ impl Rounds {
 
     /// The tree stands still for good: takes out of `collected` the pages that the destination has
     /// already, and puts in those that it has and must not have any more. If it is not the tree it
-    /// was, the destination begins anew, and everything is sent.
-    pub(crate) fn finish(&self, collected: &mut Collected) -> Result<(), Cause> {
+    /// was, the destination begins anew, and everything is sent: false.
+    pub(crate) fn finish(&self, collected: &mut Collected) -> Result<bool, Cause> {
         if !collected.checkpoint.same_tree(&self.early) {
-            return Ok(());
+            return Ok(false);
         }
         // Opened since: a device may have written to a page after it was sent, which nobody tells.
         let unseen = collected.checkpoint.files.iter().any(|file| match file.kind {
@@ -275,7 +271,8 @@ impl Rounds {
             };
             left.pages = remaining(&left.pages, &there, &changed);
         }
-        self.objects.finish(collected).map_err(Cause::Compare)
+        self.objects.finish(collected).map_err(Cause::Compare)?;
+        Ok(true)
     }
 }
 

@@ -145,15 +145,12 @@ pub async fn migrate_out(
         freeze(agreed, &link, job, (&plan, rounds.as_ref()), &mut downtime).await?;
     let Taken { images, tasks, shared, mut spaces } = taken;
     let lazy = features.contains(Features::POST_COPY);
+    let anywhere = features.contains(Features::COMMON_ROUNDS);
     let common = match (&tasks, &shared) {
         (Some(tasks), Some(shared))
-            if !lazy && rounds.is_none() && features.contains(Features::HERITAGE) =>
+            if !lazy && (rounds.is_none() || anywhere) && features.contains(Features::HERITAGE) =>
         {
-            let anywhere = features.contains(Features::COMMON_ROUNDS);
-            match heritage::take((tasks, shared), &mut spaces, anywhere) {
-                Ok(found) => found,
-                Err(error) => return Err(give_up(frozen, &link, error.into()).await),
-            }
+            heritage::take((tasks, shared), &mut spaces, anywhere)
         }
         _ => None,
     };

@@ -3,7 +3,7 @@
  * writes down which page it wrote how often, in memory that is shared and not copied, and judges its own. In the report:
  * what all of them take before and now, and what they would if nothing were shared (in KiB).
  *
- * `keep 1`: the quiet part must still be shared. `quiet N`, `busy N`: MiB of each. `pause N`: microseconds between two
+ * `keep 1`: the quiet part must still be shared. `passing 1`: another child comes and goes all the time. `quiet N`, `busy N`: MiB of each. `pause N`: microseconds between two
  * writes. */
 #include "subject.h"
 
@@ -82,6 +82,20 @@ static pid_t bear(int who, bool with_grandchild) {
 
 static void *also_live(void *_) { live(0); return _; }
 
+/* There is always one, each for a moment, whom nobody has seen before. */
+static void *bear_again(void *_) {
+    while (!talk->stop) {
+        pid_t child = fork();
+        MUST(child >= 0);
+        if (!child) {
+            sleep_ns(5 * MS);
+            _exit(0);
+        }
+        MUST(waitpid(child, NULL, 0) == child);
+    }
+    return _;
+}
+
 int main(int argc, char **argv) {
     begin(argc, argv);
     quiet_pages = (size_t)option_number("quiet", 8) * MIB / PAGE;
@@ -103,9 +117,11 @@ int main(int argc, char **argv) {
     pid_t children[HEIRS - 2];
     children[0] = bear(1, true); /* whose child is 2 */
     children[1] = bear(3, false);
-    pthread_t writer;
+    pthread_t writer, mother;
+    bool passing = option_number("passing", 0);
     MUST(EVENTUALLY(talk->told == HEIRS - 1));
     MUST(!pthread_create(&writer, NULL, also_live, NULL));
+    MUST(!passing || !pthread_create(&mother, NULL, bear_again, NULL));
     long before = rollup_of(getpid(), "Pss_Anon");
     for (size_t i = 0; i < COUNT(children); i++) before += rollup_of(children[i], "Pss_Anon");
     ready();
@@ -120,6 +136,7 @@ int main(int argc, char **argv) {
         CHECK(now < shared + spare, "memory takes %ld KiB of at most %ld: it is not shared any more", now, shared);
     talk->stop = 1;
     MUST(!pthread_join(writer, NULL));
+    if (passing) MUST(!pthread_join(mother, NULL));
     if (sabotage) quiet[quiet_pages * PAGE / 2] ^= 1;
     CHECK_EQUAL(judge(0), 40, "what the parent finds");
     for (size_t i = 0; i < COUNT(children); i++) check_exit(children[i], 40, "a child that looks at what it has");

@@ -64,3 +64,16 @@ fn a_pool_of_python() -> Outcome {
     let subject = Subject::python("pool");
     MODES.iter().try_for_each(|mode| rounds(|lab| moves(lab, &subject, mode).map(drop)))
 }
+
+/// All is sent again at the end, for it is another tree by then. It stays shared all the same.
+#[test]
+fn it_stays_shared_while_others_come_and_go() -> Outcome {
+    if missing() {
+        return Ok(());
+    }
+    let subject = Subject::new("heirs").arg("keep").arg(1).arg("quiet").arg(16).arg("busy").arg(2);
+    let subject = subject.arg("passing").arg(1);
+    ["stop", "pre-copy"]
+        .iter()
+        .try_for_each(|mode| rounds(|lab| moves(lab, &subject, mode).map(drop)))
+}

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use image::heritage::HERITAGE;
 use image::kept::Extent;
 use image::plan::{LONGEST_PLAN, PLAN, Plan};
 use pages::{ByteCount, PageCount, SpaceId};
@@ -237,6 +238,8 @@ async fn build(
     watch: &mut dyn Watch,
 ) -> Result<Staging, Cause> {
     let begun = Instant::now();
+    // Another tree by now, which begins anew; its first process may have the same number.
+    let early = early.filter(|_| gathered.images.get(HERITAGE).is_none());
     let trunk = match host.engine.grows() {
         Some(options) => inherit(link, building, &mut gathered, options, stop).await?,
         None => None,

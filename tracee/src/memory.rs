@@ -24,6 +24,8 @@ pub struct Memory {
     pid: HostPid,
     mem: File,
     process: OwnedFd,
+    /// True if it may be read by process_vm_readv(2).
+    pins: bool,
 }
 
 impl Memory {
@@ -34,7 +36,7 @@ impl Memory {
         let path = format!("/proc/{pid}/mem");
         let mem = OpenOptions::new().read(true).write(true).open(&path);
         let mem = mem.map_err(Error::proc(path))?;
-        Ok(Self { pid, mem, process })
+        Ok(Self { pid, mem, process, pins: true })
     }
 
     /// Fills `into` from `at`.
@@ -45,11 +47,18 @@ impl Memory {
         }
     }
 
+    /// The same, read in the way that takes longer and leaves memory as it is: process_vm_readv(2) pins what it
+    /// reads, for which the kernel gives the process a copy of its own of a page shared copy on write.
+    pub fn sparing(self) -> Self {
+        Self { pins: false, ..self }
+    }
+
     /// Reads as much as there is from `at`; stops at the first page that cannot be read. Zero if
     /// that is already the first.
     pub fn read_some(&self, at: VirtAddr, into: &mut [u8]) -> Result<usize> {
         let mut done = 0;
         if into.len() >= LARGE
+            && self.pins
             && let Ok(count) = sys::memory::read(self.pid.0, at.0, into)
             && self.is_alive()
         {

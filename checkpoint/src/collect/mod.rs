@@ -108,6 +108,8 @@ pub enum PageSource {
     Process(HostPid),
     /// The same while the process runs: what it has given up meanwhile reads as zeros.
     Running(HostPid),
+    /// The same of pages that stay shared copy on write.
+    Common(HostPid),
     /// pread(2), by byte offset.
     Shared {
         /// The object, opened for reading.

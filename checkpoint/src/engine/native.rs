@@ -55,13 +55,16 @@ impl Engine for Native {
                 None => (None, MemoryLook::Content, false),
             };
             let (held, mut collected) = stop_and_read(root, plan, options, look, downtime)?;
+            let mut anew = true;
             if let Some(rounds) = rounds {
-                rounds.finish(&mut collected)?;
+                anew = !rounds.finish(&mut collected)?;
                 downtime.lap("last look");
             }
             let Collected { checkpoint, spaces, ties, .. } = collected;
             let images = checkpoint.to_images(&NamespaceIds::default());
-            let (tasks, shared) = (Some(checkpoint.tasks), Some(checkpoint.shared));
+            // What the destination has of it was born there already.
+            let shared = Some(checkpoint.shared).filter(|_| anew);
+            let tasks = Some(checkpoint.tasks);
             let ties = Ties { addresses: self.release.clone(), ..ties };
             let still: Still = Box::new(Standing { held, ties });
             Ok((still, Taken { images, tasks, shared, spaces }))
