@@ -7,7 +7,12 @@ cargo=${CARGO:-cargo}
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
-"$cargo" test --workspace --no-fail-fast "$@" 2>&1 | tee "$log"
+# Somebody's background job may ignore Ctrl-C; what the tests move would inherit that.
+tests() {
+	env --default-signal=INT,QUIT "$cargo" test "$@"
+}
+
+tests --workspace --no-fail-fast "$@" 2>&1 | tee "$log"
 [ "${PIPESTATUS[0]}" = 0 ] && exit 0
 
 # Cargo ends with the targets that failed, a line each:     `-p netns-tests --test lazy`
@@ -18,6 +23,6 @@ failed=$(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' "$log" | tr '\n' ' ')
 for target in "${targets[@]}"; do
 	echo "once more: cargo test $target"
 	# shellcheck disable=SC2086 # the words of a target are arguments
-	"$cargo" test $target --no-fail-fast "$@" || exit 1
+	tests $target --no-fail-fast "$@" || exit 1
 done
 echo "FLAKY, failed and then passed: $failed"
