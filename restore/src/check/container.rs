@@ -31,7 +31,8 @@ pub(crate) fn check(plan: &Plan, container: &Container, bundle: &Path) -> Result
     for need in plan.needs.iter().filter(|need| !known(need)) {
         refusals.push(Refusal::new(need, HERE, "a stock CRIU does not know it"));
     }
-    let (reason, hint) = match (container.ask(), container.is_kept()) {
+    let here = container.ask();
+    let (reason, hint) = match (&here, container.is_kept()) {
         (Ok(there), false) => (
             format!("there is one of this name, and it is {}", there.status.escape_debug()),
             "take another name",
@@ -68,8 +69,8 @@ pub(crate) fn check(plan: &Plan, container: &Container, bundle: &Path) -> Result
         let hint = "name a socket where somebody does: `--console-socket PATH`";
         refusals.push(Refusal::new(TERMINAL, HERE, reason).hint(hint));
     }
-    if let (Ok(here), true) = (container.ask(), container.is_kept()) {
-        let unlike = unlike(plan, comes_with_terminal, &here);
+    if let (Ok(here), true) = (&here, container.is_kept()) {
+        let unlike = unlike(plan, comes_with_terminal, here);
         let refusal = |(reason, hint)| Refusal::new(&container.id, HERE, reason).hint(hint);
         refusals.extend(unlike.into_iter().map(refusal));
     }
