@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use tracee::net::HostAddress;
 
-pub(crate) use link::{CaFiles, Without};
+pub(crate) use link::{CaFiles, Measured, With, Without};
 pub(crate) use probe::Probe;
 pub(crate) use sending::{DumpTrust, Mode, Sending};
 pub(crate) use streams::{Cache, Proxy};

@@ -9,7 +9,7 @@ use std::time::Duration;
 use checkpoint::TcpPolicy;
 use transport::quic::{self, ByteRate, Congestion, LinkOptions, Remedies};
 
-use crate::args::{CaFiles, Without};
+use crate::args::{CaFiles, Measured, With, Without};
 use crate::progress::Failure;
 
 /// `300ms`, `10s`, `2min`: a number with its unit.
@@ -126,14 +126,16 @@ pub(crate) fn ca_files(args: &CaFiles) -> Result<Option<quic::CaFiles>, Failure>
 }
 
 /// How the link is made.
-pub(crate) fn link(socket_fd: Option<i32>, without: &[Without]) -> Result<LinkOptions, Failure> {
-    let with = |what| !without.contains(&what);
+pub(crate) fn link(socket_fd: Option<i32>, measured: &Measured) -> Result<LinkOptions, Failure> {
+    let with = |what| !measured.link_without.contains(&what);
     let congestion =
         if with(Without::DelayControl) { Congestion::Delay } else { Congestion::Cubic };
     let remedies = Remedies {
         priorities: with(Without::Priorities),
         credit: with(Without::Credit),
         streams: with(Without::Streams),
+        socket_buffer: with(Without::SocketBuffer),
+        second: measured.link_with.contains(&With::SecondConnection),
     };
     let socket = inherited_socket(socket_fd)?;
     Ok(LinkOptions { socket, congestion, remedies, ..LinkOptions::default() })

@@ -336,7 +336,7 @@ fn link_json(link: &LinkStats) -> Value {
             (lane.lane.name().to_owned(), fields)
         })
         .collect();
-    json!({
+    let mut told = json!({
         "rtt_us": micros(link.rtt),
         "min_rtt_us": micros(link.min_rtt),
         "bytes_per_second": link.rate.map(|rate| rate.0),
@@ -346,7 +346,12 @@ fn link_json(link: &LinkStats) -> Value {
         "lost_packets": link.lost_packets,
         "mtu": link.mtu,
         "lanes": lanes,
-    })
+    });
+    // Only when it is measured (`--link-with`).
+    if let Some(second) = link.second_sent {
+        told["second_sent_bytes"] = second.0.into();
+    }
+    told
 }
 
 fn report_json(report: &Report) -> Value {

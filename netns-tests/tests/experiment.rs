@@ -65,6 +65,23 @@ fn clients_of_a_server_are_asked_what_they_saw() {
     }
 }
 
+/// What is measured beside post-copy as it is meant is a post-copy too.
+#[test]
+fn by_every_remedy_and_without() -> Outcome {
+    if missing() {
+        return Ok(());
+    }
+    for way in &Way::ABLATIONS[1..] {
+        let link: Link = "rate=200Mbit rtt=2ms".parse()?;
+        let record = moved(&Trial::new(*way, Load::toucher(1, 2)).over("short", link));
+        let cubic = ["post-copy-cubic", "post-copy-plain", "post-copy-plain-second"];
+        let expected = if cubic.contains(&way.word()) { "cubic" } else { "delay" };
+        assert_eq!((record.way.as_str(), record.congestion.as_str()), (way.word(), expected));
+        assert_eq!(record.second_bytes > 0, way.word().ends_with("-second"), "{record:?}");
+    }
+    Ok(())
+}
+
 /// One that is ended when it runs has no verdict, but a standstill.
 #[test]
 fn only_the_hand_over() {

@@ -13,6 +13,8 @@ pub struct LinkStats {
     pub sent: ByteCount,
     /// Bytes of UDP payload that came.
     pub received: ByteCount,
+    /// Of the bytes sent, those over a second connection, if there is one.
+    pub second_sent: Option<ByteCount>,
     /// The present estimate of the round trip.
     pub rtt: Duration,
     /// The shortest round trip of late.

@@ -12,6 +12,8 @@ mod hostile;
 mod moving;
 #[path = "loopback/probe.rs"]
 mod probe;
+#[path = "loopback/second.rs"]
+mod second;
 #[path = "loopback/support.rs"]
 mod support;
 #[path = "loopback/trust.rs"]

@@ -15,6 +15,27 @@ pub(crate) enum Without {
     Priorities,
     /// All pages over one stream.
     Streams,
+    /// The kernel's own buffers of sockets.
+    SocketBuffer,
+}
+
+/// Something that is not qmig's, to see what it would be worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum With {
+    /// Faults over a connection of their own.
+    SecondConnection,
+}
+
+/// For measurements; the same on both sides.
+#[derive(Debug, Default, Args)]
+pub(crate) struct Measured {
+    /// For measurements: what the link does without.
+    #[arg(long, hide = true, value_enum, value_delimiter = ',')]
+    pub(crate) link_without: Vec<Without>,
+
+    /// For measurements: what the link does besides.
+    #[arg(long, hide = true, value_enum, value_delimiter = ',')]
+    pub(crate) link_with: Vec<With>,
 }
 
 /// Trust by a certificate authority of one's own.

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use transport::encode::Compression;
 use transport::quic::ByteRate;
 
-use super::link::{CaFiles, Without};
+use super::link::{CaFiles, Measured};
 
 /// How, how fast, and to whom.
 #[derive(Debug, Args)]
@@ -56,9 +56,8 @@ pub(crate) struct Sending {
     #[arg(long, value_name = "FD")]
     pub(crate) socket_fd: Option<i32>,
 
-    /// For measurements: what the link does without.
-    #[arg(long, hide = true, value_enum, value_delimiter = ',')]
-    pub(crate) link_without: Vec<Without>,
+    #[command(flatten)]
+    pub(crate) measured: Measured,
 }
 
 /// How the source proves itself, and how it knows the destination.

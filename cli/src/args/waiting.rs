@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::link::{CaFiles, Without};
+use super::link::{CaFiles, Measured};
 
 /// Where, and for whom.
 #[derive(Debug, Args)]
@@ -42,7 +42,6 @@ pub(crate) struct Waiting {
     #[arg(long, value_name = "FD", conflicts_with = "listen")]
     pub(crate) socket_fd: Option<i32>,
 
-    /// For measurements: what the link does without.
-    #[arg(long, hide = true, value_enum, value_delimiter = ',')]
-    pub(crate) link_without: Vec<Without>,
+    #[command(flatten)]
+    pub(crate) measured: Measured,
 }

@@ -105,7 +105,7 @@ pub(super) fn job(
     survey: SurveyOptions,
     engine: Box<dyn checkpoint::engine::Engine>,
 ) -> Result<Job, Failure> {
-    let mut link = options::link(sending.socket_fd, &sending.link_without)?;
+    let mut link = options::link(sending.socket_fd, &sending.measured)?;
     link.connect_timeout = sending.connect_timeout;
     link.bulk_rate = sending.limit_rate;
     Ok(Job {

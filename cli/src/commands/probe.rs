@@ -9,7 +9,7 @@ use tracee::HostPid;
 use transport::probe::{Bounds, Findings, Forecast, ProbeError, Times};
 
 use super::{chain, dump, runtime};
-use crate::args::Probe;
+use crate::args::{Measured, Probe};
 use crate::exit::Exit;
 use crate::options;
 use crate::progress::{Failure, Progress, micros};
@@ -25,7 +25,7 @@ pub(crate) fn run(args: &Probe, progress: &mut Progress) -> Result<Exit, Failure
             Failure::usage(what, "give --max-bytes from 1MiB to 1GiB and --max-time up to 60s")
         })?;
     let memory = args.tree.map(memory).transpose()?;
-    let mut link = options::link(args.socket_fd, &[])?;
+    let mut link = options::link(args.socket_fd, &Measured::default())?;
     link.connect_timeout = args.connect_timeout;
     let trust = dump::trust(&args.trust, &args.to)?;
     let software = options::software();

@@ -175,7 +175,7 @@ async fn listen(args: &Waiting, what: &str, progress: &mut Progress) -> Result<L
         Some(_) => None,
         None => Some(args.socket_fd.map_or_else(options::activated, Ok)?),
     };
-    let link = options::link(socket, &args.link_without)?;
+    let link = options::link(socket, &args.measured)?;
     let address = args.listen.map_or_else(|| "[::]:0".to_owned(), |addr| addr.to_string());
     let listener = Listener::bind(&address, trust(args)?, &link)
         .await

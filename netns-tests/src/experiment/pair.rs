@@ -106,18 +106,14 @@ impl Pair {
     }
 
     fn measure(&self, trial: &Trial, record: &mut Record) -> Result<()> {
-        let Way::Qmig { mode, without, limit } = trial.way else {
+        let Way::Qmig { mode, link, limit } = trial.way else {
             return Err(failed("a way of qmig's own", trial.way, String::new()));
-        };
-        let without = match without {
-            "" => String::new(),
-            words => format!(" --link-without={words}"),
         };
         let limit = limit.map_or_else(String::new, |limit| format!(" --limit-rate {limit}"));
         let root = self.begin(&trial.load)?;
         let qmig = &self.qmig;
         let listen = "restore --json --quiet --pidns --listen [::]:0";
-        let script = format!("exec {qmig} {listen}{without}");
+        let script = format!("exec {qmig} {listen} {link}");
         let restore = self.destination.start("restore", &script, &[])?;
         let listening = event(&restore, "listening", SOON)?;
         let field = |name: &str| listening[name].as_str().unwrap_or_default().to_owned();
@@ -135,7 +131,7 @@ impl Pair {
             .unwrap_or_default();
 
         let more: String = trial.dump_args.iter().map(|arg| format!(" {}", quoted(arg))).collect();
-        let how = format!("dump --tree {root} --to {at} --mode {mode}{without}{limit}{more} {by}");
+        let how = format!("dump --tree {root} --to {at} --mode {mode} {link}{limit}{more} {by}");
         let script = format!("exec {qmig} {how}");
         let dump = self.source.start("dump", &script, ticket.as_bytes())?;
         let ended = dump.output(trial.deadline)?;

@@ -77,6 +77,9 @@ pub struct Record {
     /// The same as the destination counted it.
     #[serde(default)]
     pub destination_lanes: BTreeMap<String, LaneUse>,
+    /// What left the source over a second connection.
+    #[serde(default)]
+    pub second_bytes: u64,
     /// The tool's process on the source.
     pub source: Process,
     /// The one on the destination.

@@ -171,12 +171,11 @@ impl Trial {
         lab.emulator().map_or(Ok(()), |link| link.reset())?;
         let mut clock = Clock::start(&lab, flow.as_ref());
         let moved = match self.way {
-            Way::Qmig { mode, without, limit } => {
+            Way::Qmig { mode, link, limit } => {
                 let mut migration = Migration::new(&lab)?.deadline(self.deadline);
                 migration = migration.dump_arg("--mode").dump_arg(mode);
-                if !without.is_empty() {
-                    let word = format!("--link-without={without}");
-                    migration = migration.dump_arg(&word).restore_arg(&word);
+                for word in link.split_whitespace() {
+                    migration = migration.dump_arg(word).restore_arg(word);
                 }
                 if let Some(limit) = limit {
                     migration = migration.dump_arg("--limit-rate").dump_arg(limit);
@@ -282,6 +281,7 @@ pub(super) fn reported(record: &mut Record, report: &Value) {
     record.downtime_us = report["downtime_us"].as_u64().unwrap_or(0);
     record.parts = serde_json::from_value(report["parts"].clone()).unwrap_or_default();
     record.lanes = lanes(report);
+    record.second_bytes = report["link"]["second_sent_bytes"].as_u64().unwrap_or(0);
     record.faults = report["faults"].clone();
 }
 

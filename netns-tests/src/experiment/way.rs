@@ -10,8 +10,8 @@ pub enum Way {
     Qmig {
         /// The mode.
         mode: &'static str,
-        /// What the link does without (`--link-without`), to see what it is worth.
-        without: &'static str,
+        /// What the link does without, or besides, to see what it is worth: options of both sides.
+        link: &'static str,
         /// What all but wanted pages are held to (`--limit-rate`).
         limit: Option<&'static str>,
     },
@@ -33,7 +33,7 @@ pub enum Way {
 }
 
 /// Every way: its word and what it is, for people.
-pub const WAYS: [(&str, Way, &str); 17] = [
+pub const WAYS: [(&str, Way, &str); 20] = [
     ("stop", qmig("stop"), "qmig, stop and copy"),
     ("pre-copy", qmig("pre-copy"), "qmig, pre-copy"),
     ("post-copy", qmig("post-copy"), "qmig, post-copy"),
@@ -46,21 +46,37 @@ pub const WAYS: [(&str, Way, &str); 17] = [
     ("criu-stop-tls", Way::CriuStop { tls: true }, "CRIU, page server, `--tls`"),
     ("criu-lazy", Way::CriuLazy { tls: false }, "CRIU, lazy-pages, in the clear"),
     ("criu-lazy-tls", Way::CriuLazy { tls: true }, "CRIU, lazy-pages, `--tls`"),
-    ("post-copy-no-credit", without("credit"), "qmig, no bound on bulk on its way"),
-    ("post-copy-no-priorities", without("priorities"), "qmig, no priorities"),
-    ("post-copy-one-stream", without("streams"), "qmig, all pages over one stream"),
-    ("post-copy-cubic", without("delay-control"), "qmig, Cubic"),
-    ("post-copy-plain", without(EVERYTHING), "qmig, one stream, Cubic, no bound, no priorities"),
+    ("post-copy-no-credit", by(NO_CREDIT), "qmig, no bound on bulk on its way"),
+    ("post-copy-no-priorities", by(NO_PRIORITIES), "qmig, no priorities"),
+    ("post-copy-one-stream", by(ONE_STREAM), "qmig, all pages over one stream"),
+    ("post-copy-cubic", by(CUBIC), "qmig, Cubic"),
+    ("post-copy-no-socket-buffer", by(NO_SOCKET_BUFFER), "qmig, the kernel's own socket buffers"),
+    ("post-copy-second", by(SECOND), "qmig, faults over a connection of their own"),
+    ("post-copy-plain", by(PLAIN), "qmig, one stream, Cubic, no bound, no priorities"),
+    (
+        "post-copy-plain-second",
+        by(PLAIN_SECOND),
+        "qmig, Cubic, no bound, no priorities, faults over a connection of their own",
+    ),
 ];
 
-const EVERYTHING: &str = "credit,priorities,streams,delay-control";
+const NO_CREDIT: &str = "--link-without=credit";
+const NO_PRIORITIES: &str = "--link-without=priorities";
+const ONE_STREAM: &str = "--link-without=streams";
+const CUBIC: &str = "--link-without=delay-control";
+const NO_SOCKET_BUFFER: &str = "--link-without=socket-buffer";
+const SECOND: &str = "--link-with=second-connection";
+const PLAIN: &str = "--link-without=credit,priorities,streams,delay-control";
+/// As other tools have it: neither connection cares for the other.
+const PLAIN_SECOND: &str =
+    "--link-without=credit,priorities,delay-control --link-with=second-connection";
 
 const fn qmig(mode: &'static str) -> Way {
-    Way::Qmig { mode, without: "", limit: None }
+    Way::Qmig { mode, link: "", limit: None }
 }
 
-const fn without(what: &'static str) -> Way {
-    Way::Qmig { mode: "post-copy", without: what, limit: None }
+const fn by(link: &'static str) -> Way {
+    Way::Qmig { mode: "post-copy", link, limit: None }
 }
 
 impl Way {
@@ -68,7 +84,7 @@ impl Way {
     pub const POST_COPY: Self = qmig("post-copy");
     /// The same while the link is as good as idle: what is waited for has it for itself.
     pub const POST_COPY_IDLE: Self =
-        Self::Qmig { mode: "post-copy", without: "", limit: Some("1Mbit") };
+        Self::Qmig { mode: "post-copy", link: "", limit: Some("1Mbit") };
     /// Pre-copy as it is meant.
     pub const PRE_COPY: Self = qmig("pre-copy");
     /// Rounds, and what they cannot bring follows.
@@ -88,20 +104,24 @@ impl Way {
         WAYS.iter().find(|(_, way, _)| *way == self).map_or("?", |(word, ..)| word)
     }
 
-    /// Post-copy as it is meant, and then without each of its remedies and without all of them.
-    pub const ABLATIONS: [Self; 6] = [
+    /// Post-copy as it is meant; without each of its remedies; with another; without those that
+    /// are about order, and with that other in their place.
+    pub const ABLATIONS: [Self; 9] = [
         Self::POST_COPY,
-        without("credit"),
-        without("priorities"),
-        without("streams"),
-        without("delay-control"),
-        without(EVERYTHING),
+        by(NO_CREDIT),
+        by(NO_PRIORITIES),
+        by(ONE_STREAM),
+        by(CUBIC),
+        by(NO_SOCKET_BUFFER),
+        by(SECOND),
+        by(PLAIN),
+        by(PLAIN_SECOND),
     ];
 
     /// What controls qmig's congestion.
     pub(super) fn congestion(self) -> &'static str {
         match self {
-            Self::Qmig { without, .. } if without.contains("delay-control") => "cubic",
+            Self::Qmig { link, .. } if link.contains("delay-control") => "cubic",
             Self::Qmig { .. } | Self::QmigCriu { .. } => "delay",
             Self::CriuStop { .. } | Self::CriuLazy { .. } => "",
         }

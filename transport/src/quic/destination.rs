@@ -126,12 +126,12 @@ impl DestinationLink {
 
     /// Opens a stream for wishes, and the way back for the pages.
     pub async fn faults(&self) -> Result<(FaultSender, PageReceiver), LinkError> {
-        let connection = &self.core.connection;
+        let connection = self.core.connection_of_faults().await;
         let (sender, receiver) = connection.open_bi().await?;
         let wires = &self.core.wires;
         let mut batch = Batch::new(sender, Lane::Faults, wires);
         batch.flush().await?;
-        let pages = PageReceiver::new(connection.clone(), receiver, Lane::Faults, wires);
+        let pages = PageReceiver::new(connection, receiver, Lane::Faults, wires);
         Ok((FaultSender::new(batch), pages))
     }
 
@@ -143,7 +143,7 @@ impl DestinationLink {
 
     /// Waits until the link is closed or lost, and says how.
     pub async fn closed(&self) -> LinkError {
-        self.core.connection.closed().await.into()
+        self.core.closed().await
     }
 
     /// Waits until every peer of the listener can have heard of a close. Call it before the process

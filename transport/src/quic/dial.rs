@@ -20,6 +20,7 @@ use super::link::{
     ControlReceiver, Core, Known, LinkError, Peer, misbehaved, read_error, write_error,
 };
 use super::pages::{FaultReceiver, PageSender};
+use super::second::{Dial, Second};
 use super::trust::{FirstUse, Purpose, SourceTls, SourceTrust, TrustError};
 use super::tuning::{LinkOptions, SHORT_SEND_WINDOW, Side};
 use super::wires::Remedies;
@@ -203,8 +204,7 @@ async fn dial_address(
 ) -> Result<SourceLink, DialError> {
     let tls = trust.tls(target, purpose)?;
     let endpoint = options.endpoint_near(address).map_err(DialError::Socket)?;
-    let mut config = ClientConfig::new(tls.config.clone());
-    config.transport_config(options.transport(Side::Source(address)));
+    let config = client_config(&tls, address, options);
     let connecting = endpoint
         .connect_with(config, address, host)
         .map_err(|source| DialError::Connect { address, source })?;
@@ -222,19 +222,29 @@ async fn dial_address(
             }
         })
     };
-    match timeout(options.connect_timeout, connected).await {
-        Ok(Ok(link)) => {
-            options.bulk_rate.into_iter().for_each(|rate| link.core.wires.limit(rate));
-            Ok(link)
-        }
-        Ok(Err(error)) => Err(error),
-        Err(_) => Err(DialError::NoAnswer { address, after: options.connect_timeout }),
+    let connected = timeout(options.connect_timeout, connected).await;
+    let mut core = connected
+        .map_err(|_| DialError::NoAnswer { address, after: options.connect_timeout })??;
+    options.bulk_rate.into_iter().for_each(|rate| core.wires.limit(rate));
+    if options.remedies.second && purpose == Purpose::Migration {
+        core.second = Some(Second::new(Some(Dial::beside(&core, (target, host), trust, options)?)));
     }
+    Ok(SourceLink { core: Arc::new(core) })
+}
+
+pub(super) fn client_config(
+    tls: &SourceTls,
+    address: SocketAddr,
+    options: &LinkOptions,
+) -> ClientConfig {
+    let mut config = ClientConfig::new(tls.config.clone());
+    config.transport_config(options.transport(Side::Source(address)));
+    config
 }
 
 /// True if the peer does not speak what we want to: `no_application_protocol` of RFC 7301, section 3.2,
 /// in the range that RFC 9001, section 4.8 gives to TLS alerts.
-fn unknown_protocol(error: &ConnectionError) -> bool {
+pub(super) fn unknown_protocol(error: &ConnectionError) -> bool {
     const NO_APPLICATION_PROTOCOL: u64 = 0x100 + 120;
     matches!(error, ConnectionError::ConnectionClosed(close)
         if u64::from(close.error_code) == NO_APPLICATION_PROTOCOL)
@@ -276,7 +286,7 @@ async fn open(
     address: SocketAddr,
     trust: &SourceTrust,
     remedies: Remedies,
-) -> Result<SourceLink, LinkError> {
+) -> Result<Core, LinkError> {
     let key = peer_key(&connection).ok_or(LinkError::ClosedHere)?;
     let known = match trust {
         SourceTrust::Ticket(_) => Known::Ticket,
@@ -304,8 +314,7 @@ async fn open(
         }
     }
     let receiver = ControlReceiver::new(connection.clone(), receiver);
-    let core = Core::new(connection, endpoint, peer, sender, receiver, remedies);
-    Ok(SourceLink { core: Arc::new(core) })
+    Ok(Core::new(connection, endpoint, peer, sender, receiver, remedies))
 }
 
 /// The fingerprint of the key that the peer has proven.
@@ -335,6 +344,10 @@ impl SourceLink {
     /// The next control message. May be given up and taken up again.
     pub async fn recv(&self) -> Result<Control, LinkError> {
         let message = self.core.recv().await?;
+        // Whatever it says first, it has let the link in.
+        if let Some(second) = &self.core.second {
+            second.begin(self.core.peer.key);
+        }
         if let (Control::Progress(progress), Some(credit)) = (&message, self.core.wires.credit()) {
             credit.acknowledged(progress.bytes, || {
                 let stats = self.core.stats();
@@ -371,8 +384,7 @@ impl SourceLink {
 
     /// The next stream of wishes that the destination opens, and the way back for the pages.
     pub async fn next_faults(&self) -> Result<(FaultReceiver, PageSender), LinkError> {
-        let connection = &self.core.connection;
-        let (sender, mut receiver) = connection.accept_bi().await?;
+        let (connection, sender, mut receiver) = self.core.accept_faults().await?;
         let tag = receiver.read_chunk(1, true).await;
         let tag = tag.map_err(|error| read_error(error, Lane::Faults))?;
         let got = tag.and_then(|chunk| chunk.bytes.first().copied());
@@ -380,15 +392,15 @@ impl SourceLink {
             Some((_, Some(Lane::Faults))) => {}
             Some((got, _)) => {
                 let error = PeerMisbehaved::UnknownLane { expected: "faults", got };
-                return Err(misbehaved(connection, error));
+                return Err(misbehaved(&connection, error));
             }
             None => {
                 let error = PeerMisbehaved::EndedWithin { lane: "unknown", within: "its lane" };
-                return Err(misbehaved(connection, error));
+                return Err(misbehaved(&connection, error));
             }
         }
         let wires = &self.core.wires;
-        let wishes = FaultReceiver::new(connection.clone(), receiver, wires);
+        let wishes = FaultReceiver::new(connection, receiver, wires);
         if let Some(only) = self.only().await? {
             return Ok((wishes, PageSender::shared(only, Lane::Faults, wires)));
         }
@@ -405,7 +417,7 @@ impl SourceLink {
 
     /// Waits until the link is closed or lost, and says how.
     pub async fn closed(&self) -> LinkError {
-        self.core.connection.closed().await.into()
+        self.core.closed().await
     }
 
     /// What the link has carried.

@@ -1,6 +1,7 @@
 //! What both ends of a link share: the control stream, its end, and its numbers.
 
 use std::fmt;
+use std::future::pending;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +9,8 @@ use std::time::Duration;
 use bytes::BytesMut;
 use pages::ByteCount;
 use quinn::{
-    Connection, ConnectionError, Endpoint, ReadError, RecvStream, SendStream, VarInt, WriteError,
+    Connection, ConnectionError, ConnectionStats, Endpoint, ReadError, RecvStream, SendStream,
+    VarInt, WriteError,
 };
 use tokio::sync::Mutex;
 use tokio::time::timeout;
@@ -17,6 +19,7 @@ use super::close::CloseCode;
 use super::congestion::path_seen;
 use super::identity::KeyFingerprint;
 use super::lanes::Lane;
+use super::second::Second;
 use super::wires::{Remedies, Wires};
 use crate::PeerMisbehaved;
 use crate::stats::LinkStats;
@@ -178,6 +181,8 @@ pub(super) struct Core {
     pub(super) endpoint: Endpoint,
     pub(super) peer: Peer,
     pub(super) wires: Arc<Wires>,
+    /// Faults have it for themselves, if they are to.
+    pub(super) second: Option<Arc<Second>>,
     sender: Mutex<SendStream>,
     receiver: Mutex<ControlReceiver>,
 }
@@ -194,7 +199,7 @@ impl Core {
         let wires = Wires::new(remedies);
         wires.prioritise(Lane::Control, &sender);
         let (sender, receiver) = (Mutex::new(sender), Mutex::new(receiver));
-        Self { connection, endpoint, peer, wires, sender, receiver }
+        Self { connection, endpoint, peer, wires, second: None, sender, receiver }
     }
 
     pub(super) async fn send(&self, message: &Control) -> Result<(), LinkError> {
@@ -206,6 +211,14 @@ impl Core {
     }
 
     pub(super) async fn recv(&self) -> Result<Control, LinkError> {
+        tokio::select! {
+            biased;
+            received = self.recv_by_first() => received,
+            lost = self.second_lost() => Err(lost),
+        }
+    }
+
+    async fn recv_by_first(&self) -> Result<Control, LinkError> {
         let (received, taken) = {
             let mut receiver = self.receiver.lock().await;
             (receiver.next().await?, std::mem::take(&mut receiver.taken))
@@ -240,20 +253,41 @@ impl Core {
         };
         let _ = timeout(CLOSE_GRACE, drained).await;
         close_now(&self.connection, code, reason);
+        if let Some(second) = self.second.as_ref().and_then(|second| second.connection()) {
+            close_now(&second, code, reason);
+        }
+    }
+
+    pub(super) async fn closed(&self) -> LinkError {
+        tokio::select! {
+            error = self.connection.closed() => error.into(),
+            lost = self.second_lost() => lost,
+        }
+    }
+
+    async fn second_lost(&self) -> LinkError {
+        match &self.second {
+            Some(second) => second.lost().await,
+            None => pending().await,
+        }
     }
 
     pub(super) fn stats(&self) -> LinkStats {
         let stats = self.connection.stats();
         let path = path_seen(&self.connection);
+        let second = self.second.as_ref().and_then(|second| second.connection());
+        let second = second.map(|second| second.stats());
+        let both = |of: fn(&ConnectionStats) -> u64| of(&stats) + second.as_ref().map_or(0, of);
         LinkStats {
-            sent: ByteCount(stats.udp_tx.bytes),
-            received: ByteCount(stats.udp_rx.bytes),
+            sent: ByteCount(both(|stats| stats.udp_tx.bytes)),
+            received: ByteCount(both(|stats| stats.udp_rx.bytes)),
+            second_sent: second.as_ref().map(|second| ByteCount(second.udp_tx.bytes)),
             rtt: stats.path.rtt,
             min_rtt: path.map_or(stats.path.min_rtt, |path| path.base),
             rate: path.map(|path| ByteCount(path.rate)),
-            sent_packets: stats.path.sent_packets,
-            received_packets: stats.udp_rx.datagrams,
-            lost_packets: stats.path.lost_packets,
+            sent_packets: both(|stats| stats.path.sent_packets),
+            received_packets: both(|stats| stats.udp_rx.datagrams),
+            lost_packets: both(|stats| stats.path.lost_packets),
             congestion_events: stats.path.congestion_events,
             congestion_window: ByteCount(stats.path.cwnd),
             mtu: stats.path.current_mtu,

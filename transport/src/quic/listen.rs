@@ -20,6 +20,7 @@ use super::link::{
     ControlReceiver, Core, Known, LinkError, Peer, close_now, misbehaved, read_error, write_error,
 };
 use super::peers::AuthorizedPeers;
+use super::second::Taking;
 use super::ticket::{Ticket, TicketBook};
 use super::trust::{DestinationTrust, Purpose, TrustError};
 use super::tuning::{LinkOptions, Side};
@@ -119,7 +120,7 @@ impl Listener {
             }
         };
         let tickets = Arc::new(TicketBook::default());
-        let tls = trust.tls(Arc::clone(&tickets))?;
+        let tls = trust.tls(Arc::clone(&tickets), options.remedies)?;
         let endpoint = options.endpoint(socket).map_err(fail)?;
         let mut config = ServerConfig::with_crypto(tls.config);
         config.transport_config(options.transport(Side::Destination));
@@ -132,6 +133,7 @@ impl Listener {
             sessions: StdMutex::default(),
             hello_timeout: options.hello_timeout,
             remedies: options.remedies,
+            taking: Taking::default(),
             answering: watch::Sender::new(None),
             one_probe: Semaphore::new(1),
         });
@@ -210,6 +212,8 @@ struct Door {
     sessions: StdMutex<VecDeque<(SessionId, KeyFingerprint)>>,
     hello_timeout: Duration,
     remedies: Remedies,
+    /// Links that wait for a connection beside the first.
+    taking: Taking,
     /// What probes are told; none while they are not answered.
     answering: watch::Sender<Option<Answering>>,
     /// Two at a time would measure each other.
@@ -232,6 +236,7 @@ impl Drop for AnswersProbes {
 enum Came {
     ToMigrate(DestinationLink),
     ToProbe(DestinationLink),
+    BesideALink,
 }
 
 /// Runs handshakes, many at a time, so that a slow peer keeps nobody waiting.
@@ -260,6 +265,7 @@ async fn pump(
             let result = match door.welcome(knock, endpoint).await {
                 Ok(Came::ToMigrate(link)) => Ok(link),
                 Ok(Came::ToProbe(link)) => return door.probe(&link).await,
+                Ok(Came::BesideALink) => return,
                 Err(why) => Err(Rejected { peer, why }),
             };
             if let Err(rejected) = &result {
@@ -295,6 +301,16 @@ impl Door {
         connection: &Connection,
         endpoint: Endpoint,
     ) -> Result<Came, RejectReason> {
+        let refuse = |code: CloseCode| {
+            close_now(connection, code, code.words());
+            RejectReason::NotAllowed(code)
+        };
+        let purpose = Purpose::of(connection);
+        if purpose == Purpose::Faults {
+            self.taking.attach(connection).map_err(refuse)?;
+            tracing::info!("a second connection from {}", connection.remote_address());
+            return Ok(Came::BesideALink);
+        }
         let key = peer_key(connection).ok_or(RejectReason::NotAllowed(CloseCode::UNKNOWN_KEY))?;
         let known = match self.peers.name(key) {
             _ if self.tickets.knows(key) => Known::Ticket,
@@ -319,19 +335,15 @@ impl Door {
             let error = PeerMisbehaved::EndedWithin { lane: "control", within: "the first word" };
             return Err(misbehaved(connection, error).into());
         };
-        let purpose = Purpose::of(connection);
-        if let Err(code) = self.admit(purpose, &peer, &first) {
-            close_now(connection, code, code.words());
-            return Err(RejectReason::NotAllowed(code));
-        }
+        self.admit(purpose, &peer, &first).map_err(refuse)?;
         control.put_back(first);
         let remedies = self.remedies;
-        let core = Core::new(connection.clone(), endpoint, peer, sender, control, remedies);
-        let link = DestinationLink::new(core);
-        Ok(match purpose {
-            Purpose::Migration => Came::ToMigrate(link),
-            Purpose::Probe => Came::ToProbe(link),
-        })
+        let mut core = Core::new(connection.clone(), endpoint, peer, sender, control, remedies);
+        if purpose == Purpose::Probe {
+            return Ok(Came::ToProbe(DestinationLink::new(core)));
+        }
+        core.second = remedies.second.then(|| self.taking.add(key));
+        Ok(Came::ToMigrate(DestinationLink::new(core)))
     }
 
     /// Answers a probe to its end.

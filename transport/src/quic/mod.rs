@@ -19,6 +19,7 @@ mod listen;
 mod pace;
 mod pages;
 mod peers;
+mod second;
 mod socket;
 mod ticket;
 mod trust;

@@ -17,6 +17,7 @@ use super::identity::{Credentials, Identity, IdentityError, KeyFingerprint};
 use super::peers::{AuthorizedPeers, Pins};
 use super::ticket::{Ticket, TicketBook};
 use super::verify::{DestinationVerifier, Expected, Seen, SourceVerifier};
+use super::wires::Remedies;
 
 /// What a link is for, by the name of its protocol in the handshake. A destination that does not know
 /// the name ends the handshake, before anything else is said.
@@ -26,16 +27,25 @@ pub(crate) enum Purpose {
     Migration,
     /// To learn what the path is like.
     Probe,
+    /// Faults of a migration whose link is there, see [`super::second`].
+    Faults,
 }
 
 impl Purpose {
-    const ALL: [Self; 2] = [Self::Migration, Self::Probe];
+    const ALL: [Self; 3] = [Self::Migration, Self::Probe, Self::Faults];
 
     const fn alpn(self) -> &'static [u8] {
         match self {
             Self::Migration => b"qmig/1",
             Self::Probe => b"qmig-probe/1",
+            Self::Faults => b"qmig-faults/1",
         }
+    }
+
+    /// The names that a listener knows.
+    fn known(remedies: Remedies) -> Vec<Vec<u8>> {
+        let known = |purpose: &Self| *purpose != Self::Faults || remedies.second;
+        Self::ALL.into_iter().filter(known).map(|purpose| purpose.alpn().to_vec()).collect()
     }
 
     /// What both ends have agreed on.
@@ -189,7 +199,11 @@ pub(super) struct DestinationTls {
 }
 
 impl DestinationTrust {
-    pub(super) fn tls(self, tickets: Arc<TicketBook>) -> Result<DestinationTls, TrustError> {
+    pub(super) fn tls(
+        self,
+        tickets: Arc<TicketBook>,
+        remedies: Remedies,
+    ) -> Result<DestinationTls, TrustError> {
         let provider = provider();
         let (credentials, ca) = match &self.own {
             Own::Identity(identity) => (identity.credentials(), None),
@@ -211,7 +225,7 @@ impl DestinationTrust {
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_client_cert_verifier(Arc::new(verifier))
             .with_single_cert(credentials.chain, credentials.key)?;
-        config.alpn_protocols = Purpose::ALL.map(|purpose| purpose.alpn().to_vec()).into();
+        config.alpn_protocols = Purpose::known(remedies);
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         config.max_early_data_size = 0;

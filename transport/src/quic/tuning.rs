@@ -207,7 +207,9 @@ impl LinkOptions {
     }
 
     pub(super) fn endpoint(&self, socket: UdpSocket) -> io::Result<Endpoint> {
-        enlarge(&socket);
+        if self.remedies.socket_buffer {
+            enlarge(&socket);
+        }
         let mut config = EndpointConfig::default();
         config.max_udp_payload_size(JUMBO).expect("within QUIC's bounds");
         Endpoint::new(config, None, socket, Arc::new(Joined))

@@ -15,8 +15,8 @@ use super::pace::{ByteRate, Pace};
 use crate::stats::LaneStats;
 use crate::wire::Features;
 
-/// What makes pages that somebody waits for overtake the others. All of it, unless it is to be seen
-/// what each is worth.
+/// What makes pages that somebody waits for overtake the others. All that is ours, unless it is to be
+/// seen what each is worth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Remedies {
     /// Lanes have priorities.
@@ -25,11 +25,16 @@ pub struct Remedies {
     pub credit: bool,
     /// Each lane has streams of its own; else all pages share one.
     pub streams: bool,
+    /// Sockets have larger buffers than the kernel gives them.
+    pub socket_buffer: bool,
+    /// Faults have a connection of their own. Not ours: it is what others do instead.
+    pub second: bool,
 }
 
 impl Default for Remedies {
     fn default() -> Self {
-        Self { priorities: true, credit: true, streams: true }
+        let (priorities, credit, streams, socket_buffer) = (true, true, true, true);
+        Self { priorities, credit, streams, socket_buffer, second: false }
     }
 }
 

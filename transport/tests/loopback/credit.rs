@@ -115,7 +115,8 @@ async fn bulk_waits_until_it_was_taken_and_faults_do_not() {
 /// What each remedy is worth can be seen because it can be left out.
 #[tokio::test]
 async fn without_remedies_all_pages_share_one_stream() {
-    let remedies = Remedies { priorities: false, credit: false, streams: false };
+    let remedies =
+        Remedies { priorities: false, credit: false, streams: false, ..Remedies::default() };
     let bare = LinkOptions { remedies, congestion: Congestion::Cubic, ..options() };
     let listener = listener_with(Default::default(), &bare).await;
     let (source, destination) = pair_with(&listener, &ticket(&listener), &bare).await;
