@@ -9,12 +9,13 @@ use nix::sys::socket::{getsockopt, sockopt};
 use pages::{PAGE_SIZE, PageCount, PageIndex, PageRange, SpaceId, TaskId};
 use transport::quic::{
     AuthorizedPeers, CloseCode, DestinationLink, LinkError, LinkOptions, Listener, RejectReason,
-    Remedies, SourceLink, SourceTrust,
+    Remedies, SourceLink, SourceTrust, dial,
 };
-use transport::wire::{Control, PageRun, Wanted};
+use transport::wire::{Control, PageRun, SessionId, Wanted};
 
 use crate::support::{
-    RawPeer, listener, listener_with, options, pair, pair_with, soon, target, ticket, turned_away,
+    RawPeer, hello, listener, listener_with, options, pair, pair_with, soon, target, ticket,
+    turned_away,
 };
 
 const SPACE: SpaceId = SpaceId::Process(TaskId(1));
@@ -68,6 +69,25 @@ async fn faults_have_a_connection_of_their_own() {
     assert!(matches!(told, Err(LinkError::ClosedByPeer { code: CloseCode::DONE, .. })), "{told:?}");
     drop(destination);
     soon(listener.wait_idle()).await;
+}
+
+/// A link that was lost makes it again when it resumes.
+#[tokio::test]
+async fn a_link_that_resumes_has_another() {
+    let listener = listener_with(AuthorizedPeers::new(), &with_second()).await;
+    let (trust, session) = (ticket(&listener), SessionId([5; 16]));
+    for word in [hello(session), Control::Resume(session)] {
+        let source = dial(&target(&listener), &trust, &with_second()).await.expect("dialled");
+        source.send(&word).await.expect("sent");
+        let destination = soon(listener.accept()).await.expect("accepted");
+        assert_eq!(soon(destination.recv()).await, Ok(word));
+        first_word(&source, &destination).await;
+        fault(&source, &destination).await;
+        let over_it = source.stats().second_sent.expect("a second connection").0;
+        assert!(over_it > 64 * PAGE_SIZE as u64);
+        drop(source);
+        assert!(soon(destination.recv()).await.is_err_and(|error| error.is_lost()));
+    }
 }
 
 #[tokio::test]
@@ -150,10 +170,9 @@ async fn a_ticket_is_no_better_and_no_worse_for_it() {
     let (source, destination) = pair_with(&listener, &trust(), &with_second()).await;
     first_word(&source, &destination).await;
     fault(&source, &destination).await;
-    let again = transport::quic::dial(&target(&listener), &trust(), &with_second()).await;
+    let again = dial(&target(&listener), &trust(), &with_second()).await;
     let again = again.expect("dialled");
-    let session = transport::wire::SessionId([8; 16]);
-    again.send(&crate::support::hello(session)).await.expect("sent");
+    again.send(&hello(SessionId([8; 16]))).await.expect("sent");
     let told = soon(again.recv()).await;
     assert!(
         matches!(told, Err(LinkError::ClosedByPeer { code: CloseCode::TICKET_USED, .. })),

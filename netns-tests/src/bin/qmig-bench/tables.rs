@@ -85,7 +85,7 @@ pub(crate) static TABLES: [Table; 18] = [
         [94, 9],
         engine::measure,
     ),
-    table("ablation", "post-copy without each of its remedies", [585, 65], post_copy::ablation),
+    table("ablation", "post-copy without each of its remedies", [585, 60], post_copy::ablation),
     table(
         "pre-copy",
         "standstill of a process that writes, beside CRIU",
