@@ -20,10 +20,10 @@ const LEAST_PART: u32 = 12;
 /// True if another round makes the standstill shorter by what is worth one. The goal is met already.
 pub(crate) fn pays(rounds: &[Round], spent: Duration, limits: &Limits) -> bool {
     let Some((last, before)) = rounds.split_last() else { return true };
-    // It was tried, and left more than it should have.
+    // It was tried, and more changed meanwhile than should have.
     let in_vain = before.last().is_some_and(|before| {
         predict(&rounds[..rounds.len() - 1], limits) <= limits.max_downtime
-            && !a_third_less(last.left.0, before.left.0)
+            && !a_third_less(last.dirty.0, before.left.0)
     });
     if in_vain || rounds.len() >= limits.max_rounds as usize {
         return false;
@@ -97,6 +97,9 @@ mod tests {
         let hot = [round(25_600, 1000, 2_000), round(2_000, 80, 2_000)];
         assert!(pays(&hot[..1], Duration::ZERO, &LIMITS));
         assert!(!pays(&hot, Duration::ZERO, &LIMITS));
+        // What was written while something else was read is not the fault of a round.
+        let late = Round { left: PageCount(1_500), ..round(2_000, 80, 300) };
+        assert!(pays(&[hot[0], late], Duration::ZERO, &LIMITS));
         // Before the goal was met it was another matter.
         let large = [round(25_600, 1000, 9_000), round(9_000, 360, 5_900)];
         assert!(pays(&large, Duration::ZERO, &LIMITS));

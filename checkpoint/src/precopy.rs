@@ -170,7 +170,14 @@ async fn run(
                 watch.event(Event::Throttled { percent: share.0 });
                 most
             }
-            Decision::Freeze(_) => return Ok(Some((rounds, Ending::Fits))),
+            Decision::Freeze(_) if rounds.is_ready() => return Ok(Some((rounds, Ending::Fits))),
+            // What it writes while that is read may be worth one more round.
+            Decision::Freeze(_) => {
+                if let (true, Some(last)) = (rounds.get_ready(), measured.last_mut()) {
+                    last.left = rounds.look()?.left;
+                }
+                continue;
+            }
             Decision::SwitchOver(why) => {
                 watch.event(Event::SwitchedOver { why: why.to_string() });
                 if let Some(round) = measured.last().filter(|_| rounds.can_part()) {

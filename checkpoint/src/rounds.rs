@@ -15,6 +15,8 @@
 
 mod space;
 
+use std::time::{Duration, Instant};
+
 use image::kept::{Extent, beside, kept};
 use image::outline::{Outline, SpaceOutline};
 use image::state::{Checkpoint, FileKind, Mm};
@@ -22,11 +24,12 @@ use pages::{PageCount, PageSet, SpaceId, TaskId};
 use tracee::{Held, HostPid, Tracked, Tracker, Wanted};
 use transport::wire::Features;
 
-use crate::collect::{Collected, PageSource, SpacePages, Waits};
+use crate::collect::{Advised, Collected, PageSource, SpacePages, Waits};
 use crate::failure::Cause;
 use crate::heritage::{self, Found, Member};
 use crate::objects::Objects;
 use crate::survey::open::is_direct;
+use crate::survey::tree;
 use space::Space;
 
 /// The memory of a tree, watched while it runs. Dropped, nothing of the watching stays.
@@ -40,7 +43,13 @@ pub struct Rounds {
     objects: Objects,
     /// Pages of all rounds.
     sent: PageCount,
+    /// What takes long to read before a freeze, and when that was.
+    ready: Option<(Advised, Instant)>,
 }
+
+/// How long what was read ahead of a freeze is good: the flags of a mapping change seldom, but what a
+/// freeze finds should not be of long ago.
+const READY_FOR: Duration = Duration::from_secs(1);
 
 /// What a look has told.
 pub(crate) struct Look {
@@ -78,7 +87,8 @@ impl Rounds {
             Objects::of(memory, (&early.checkpoint.shared, &early.checkpoint.ghosts), extent);
         let (early, sent) = (early.checkpoint, PageCount(0));
         let files = features.contains(Features::FILE_ROUNDS);
-        Ok(Self { tracker, spaces, objects, waits, extent, files, early, sent })
+        let ready = None;
+        Ok(Self { tracker, spaces, objects, waits, extent, files, early, sent, ready })
     }
 
     /// What the tree was when it began.
@@ -99,6 +109,26 @@ impl Rounds {
     /// Pages that were sent in rounds.
     pub(crate) fn sent(&self) -> PageCount {
         self.sent
+    }
+
+    /// Reads what takes long to read of much memory, and must be known of a tree that stands still. False
+    /// if there was nothing.
+    pub(crate) fn get_ready(&mut self) -> bool {
+        let advised = Advised::sample(&tree::processes(self.tracker.root()));
+        let much = !advised.is_empty();
+        self.ready = Some((advised, Instant::now()));
+        much
+    }
+
+    /// True if it may be stopped now.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.advised().is_some()
+    }
+
+    /// What was read, if that was not long ago.
+    pub(crate) fn advised(&self) -> Option<&Advised> {
+        let good = self.ready.as_ref().filter(|(_, read)| read.elapsed() < READY_FOR);
+        good.map(|(advised, _)| advised)
     }
 
     /// Looks what has changed since the last look.

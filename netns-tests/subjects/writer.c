@@ -1,6 +1,6 @@
 /* Memory that keeps changing. `mib N` (64), `random PERCENT` of it incompressible (50); a thread
  * rewrites random pages, whole, at `rate MIB` (50) per second, or as fast as it can for 0; `hot
- * PERCENT` (100) says of how much of the memory; with `direct 1` it has a file open with O_DIRECT; with
+ * PERCENT` (100), or `hot_mib N`, says of how much of the memory; with `direct 1` it has a file open with O_DIRECT; with
  * `file 1` the memory is a private mapping of a file, every other page of which it has made its own; with `sweep 1`
  * it writes to every page once more before the verdict, which may take no page faults: nobody watches it.
  * The main thread only beats its heart, so that the longest gap is the standstill that the process saw
@@ -72,6 +72,9 @@ int main(int argc, char **argv) {
     pages = (size_t)option_number("mib", 64) << 8;
     percent = option_number("random", 50), rate = option_number("rate", 50);
     hot = pages * (size_t)option_number("hot", 100) / 100;
+    const size_t hot_mib = (size_t)option_number("hot_mib", 0);
+    if (hot_mib) hot = hot_mib << 8;
+    MUST(hot <= pages);
     if (option_number("direct", 0)) MUST(open("/proc/self/exe", O_RDONLY | O_DIRECT) >= 0);
     int behind = -1;
     if (option_number("file", 0)) behind = backing();

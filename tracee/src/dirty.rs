@@ -240,6 +240,11 @@ impl Tracker {
         self.spaces.get(&pid).filter(|tracked| tracked.is_alive())
     }
 
+    /// The root of the tree.
+    pub fn root(&self) -> HostPid {
+        self.root
+    }
+
     /// Who is tracked.
     pub fn pids(&self) -> impl Iterator<Item = HostPid> {
         self.spaces.keys().copied()

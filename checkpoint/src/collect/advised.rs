@@ -3,7 +3,8 @@
 //! Only /proc/PID/smaps tells them, and to write it the kernel walks every page: 33 ms for 1 GiB of
 //! small pages, where maps takes 0.2 ms. So smaps of a large process is read before the freeze; after
 //! it, mappings that are as they were are taken to have the flags they had. What this misses is
-//! madvise(2) or mlock(2) on a whole mapping in the milliseconds between the two.
+//! madvise(2) or mlock(2) on a whole mapping in the milliseconds between the two, which are those of one
+//! short round if rounds came before.
 
 use std::collections::HashMap;
 
@@ -13,8 +14,8 @@ use tracee::proc::maps::{self, Mapping};
 use tracee::proc::status::Status;
 
 /// The mappings of large processes as they were before a freeze.
-#[derive(Debug, Default)]
-pub(super) struct Advised {
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Advised {
     before: HashMap<HostPid, Vec<Mapping>>,
     /// We watch what the tree writes; the flag of it is none of the program's.
     pub(super) watched: bool,
@@ -27,7 +28,7 @@ const MANY: usize = 1000;
 
 impl Advised {
     /// Looks at those of `pids` that are large.
-    pub(super) fn sample(pids: &[HostPid]) -> Self {
+    pub(crate) fn sample(pids: &[HostPid]) -> Self {
         let pids: Vec<HostPid> = pids.iter().map(|pid| shown_as(*pid)).collect();
         let large = pids.iter().filter(|pid| {
             Status::read(**pid).is_ok_and(|status| status.vm_rss + status.vm_swap >= LARGE)
@@ -35,6 +36,11 @@ impl Advised {
         });
         let before = large.filter_map(|pid| Some((*pid, maps::read_with_flags(*pid).ok()?)));
         Self { before: before.collect(), watched: false }
+    }
+
+    /// True if none is large.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.before.is_empty()
     }
 
     /// The mappings of a process as they are now, with flags.

@@ -1,13 +1,14 @@
-//! The address space: its mappings and bounds, and which of its pages hold something.
+//! The address space: its mappings and bounds.
 
 use image::state::{Advice, FileId, Mm, Vma, VmaFlags, VmaKind};
-use pages::{PageRange, PageSet, VirtAddr};
+use pages::{PageRange, VirtAddr};
+use tracee::HostPid;
 use tracee::proc::maps::Mapping;
 use tracee::proc::stat::Stat;
-use tracee::{HostPid, Pagemap, Wanted};
 
 use super::Refusals;
 use super::advised::Advised;
+use super::contents::{Contents, MemoryLook};
 use super::files::Files;
 use crate::error::CollectError;
 use crate::survey::mapped::{MappedFiles, Shows, place, shows};
@@ -114,7 +115,7 @@ impl Layout {
         told: (VirtAddr, u32, bool),
         memory: MemoryLook,
     ) -> Result<(Mm, Contents), CollectError> {
-        let mut contents = contents(pid, &self.vmas, memory)?;
+        let mut contents = Contents::of(pid, &self.vmas, memory)?;
         let (brk, dumpable, thp_disabled) = told;
         let mm = Mm {
             start_code: VirtAddr(stat.start_code),
@@ -146,84 +147,6 @@ fn auxv(pid: HostPid) -> Result<Vec<u64>, CollectError> {
         .map_err(CollectError::io("read the auxiliary vector", pid))?;
     let pairs = bytes.chunks_exact(16).map(|pair| [super::long(pair, 0), super::long(pair, 8)]);
     Ok(pairs.take_while(|[kind, _]| *kind != 0).flatten().collect())
-}
-
-/// What of a process's memory is looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MemoryLook {
-    /// Which pages hold something.
-    Content,
-    /// That, and which of them were written to since they were last told: it is watched
-    /// ([`tracee::dirty`]).
-    Written,
-    /// Nothing: it will be asked while the tree runs.
-    Nothing,
-}
-
-/// What was found.
-#[derive(Debug, Default)]
-pub(super) struct Contents {
-    /// Pages that must travel.
-    pub(super) pages: PageSet,
-    guards: PageSet,
-    /// Of private anonymous memory, if that was asked.
-    pub(super) written: PageSet,
-}
-
-/// Which pages of a process must travel: what private memory holds of its own, and the vdso, which
-/// is not ours but which CRIU compares with the destination's. And which are guard pages.
-fn contents(pid: HostPid, vmas: &[Vma], memory: MemoryLook) -> Result<Contents, CollectError> {
-    let mut found = Contents::default();
-    if memory == MemoryLook::Nothing {
-        return Ok(found);
-    }
-    let watched = memory == MemoryLook::Written;
-    let pagemap = Pagemap::open(pid)?;
-    let mut pending: Option<(PageRange, Wanted)> = None;
-    for vma in vmas {
-        let wanted = match vma.kind {
-            VmaKind::Anon | VmaKind::Huge(_) => Wanted::AnonContent,
-            VmaKind::File { shared: false, .. } | VmaKind::Memfd { shared: false, .. } => {
-                Wanted::CowedFileContent
-            }
-            VmaKind::Vdso => {
-                found.pages.insert(vma.range);
-                continue;
-            }
-            _ => continue,
-        };
-        // Neighbours of one kind are one question.
-        pending = match pending {
-            Some((range, same)) if same == wanted && range.end() == vma.range.start() => {
-                PageRange::between(range.start(), vma.range.end()).map(|range| (range, wanted))
-            }
-            earlier => {
-                scan(&pagemap, earlier, watched, &mut found)?;
-                Some((vma.range, wanted))
-            }
-        };
-    }
-    scan(&pagemap, pending, watched, &mut found)?;
-    Ok(found)
-}
-
-fn scan(
-    pagemap: &Pagemap,
-    question: Option<(PageRange, Wanted)>,
-    watched: bool,
-    found: &mut Contents,
-) -> Result<(), CollectError> {
-    let content = match question {
-        None => return Ok(()),
-        Some((range, wanted)) if watched => {
-            let looked = pagemap.scan_written(range, wanted, &mut found.guards)?;
-            looked.written.ranges().iter().for_each(|run| found.written.insert(*run));
-            looked.content
-        }
-        Some((range, wanted)) => pagemap.scan_beside(range, wanted, &mut found.guards)?,
-    };
-    content.ranges().iter().for_each(|run| found.pages.insert(*run));
-    Ok(())
 }
 
 /// The access mode a mapped file must be opened with. A shared mapping may ever be made writable

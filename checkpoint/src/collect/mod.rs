@@ -3,7 +3,8 @@
 //! Three files share each noun: `image::state` says what the state is, the file here reads it from
 //! the kernel, `restore::build` makes it again. Beside the nouns: `waits` tells how much of a
 //! sleep was left, `asked` has the tasks ask what only they can, `pipes`, `ghosts`, `shared`, `locks`
-//! and `terminal` read what is behind descriptors, `advised` the flags of mappings.
+//! and `terminal` read what is behind descriptors, `advised` the flags of mappings, and `contents` tells
+//! which pages hold something.
 //!
 //! The order matters in three places. Registers, rseq and switch counts are read before anything
 //! runs in a task; mappings before our scratch memory is among them; pending signals after the
@@ -12,6 +13,7 @@
 mod advised;
 mod asked;
 mod carried;
+mod contents;
 mod creds;
 mod described;
 mod ended;
@@ -56,8 +58,10 @@ use tracee::host::{Kcmp, same_object};
 use tracee::proc::stat::Stat;
 use tracee::{Held, HostPid};
 
+pub(crate) use advised::Advised;
+pub use contents::MemoryLook;
 pub use interrupted::Waits;
-pub use mm::MemoryLook;
+
 pub use timers::Moment;
 pub(crate) use timers::timer_clock;
 pub(crate) use tree::comm;

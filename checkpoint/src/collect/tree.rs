@@ -7,6 +7,7 @@ use pages::{PageRange, TaskId, VirtAddr};
 use tracee::proc::stat::Stat;
 use tracee::{HeldProcess, HostPid, Memory, StopKind, find_gate};
 
+use super::contents::Contents;
 use super::files::Files;
 use super::threads::Resting;
 use super::{CollectOptions, Member, Refusals, asked, creds, ended, mm, settings, signals};
@@ -32,7 +33,7 @@ impl Living<'_> {
         files: &mut Files,
         refusals: &mut Refusals,
         options: &CollectOptions,
-    ) -> Result<Option<(Task, mm::Contents)>, CollectError> {
+    ) -> Result<Option<(Task, Contents)>, CollectError> {
         let Self { member: Member { pid, number: own, stat, parent, .. }, whose, table, .. } =
             *self;
         let (pid, own) = (*pid, *own);

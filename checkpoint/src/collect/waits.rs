@@ -70,9 +70,14 @@ impl Clockwork {
     ///
     /// Nothing here can fail a migration: what cannot be read is not known.
     pub fn sample(root: HostPid) -> Self {
+        Self::sample_beside(root, None)
+    }
+
+    /// The same, if the flags of mappings have been read already.
+    pub(crate) fn sample_beside(root: HostPid, advised: Option<Advised>) -> Self {
         let processes = tree::processes(root);
         // First: it takes longest, and sleeps want to be seen last.
-        let advised = Advised::sample(&processes);
+        let advised = advised.unwrap_or_else(|| Advised::sample(&processes));
         let threads = tree::threads(&processes).into_iter();
         let seen: Vec<_> = threads.filter_map(|tid| Some((tid, Asleep::look(tid)?))).collect();
         if seen.is_empty() {

@@ -7,9 +7,7 @@ use tracee::net::HostAddress;
 use tracee::{Held, HostPid, chaos};
 
 use super::{Engine, Freezing, Still, Taken};
-use crate::collect::{
-    self, Clockwork, CollectOptions, Collected, Doors, MemoryLook, Moment, Waits,
-};
+use crate::collect::{self, Clockwork, CollectOptions, Collected, Doors, MemoryLook, Moment};
 use crate::doomed::{Standing, Ties};
 use crate::downtime::Downtime;
 use crate::error::{CollectError, SurveyError};
@@ -51,7 +49,7 @@ impl Engine for Native {
         Box::pin(async move {
             let _urgency = Urgency::raise();
             let look = match rounds {
-                Some(rounds) => (Some(rounds.waits()), MemoryLook::Written, rounds.with_files()),
+                Some(rounds) => (Some(rounds), MemoryLook::Written, rounds.with_files()),
                 None => (None, MemoryLook::Content, false),
             };
             let (held, mut collected) = stop_and_read(root, plan, options, look, downtime)?;
@@ -72,19 +70,19 @@ impl Engine for Native {
     }
 }
 
-/// What a freeze is: nobody runs between its two lines. If the tree was stopped `before` to watch what
-/// it writes, it was in these waits then. Whether files of memory are `paged`, both ends have agreed.
+/// What a freeze is: nobody runs between its two lines. If it was stopped before to watch what it writes,
+/// `before` knows its waits then. Whether files of memory are `paged`, both ends have agreed.
 pub(crate) fn stop_and_read(
     root: HostPid,
     plan: &Plan,
     survey: &SurveyOptions,
-    (before, memory, paged): (Option<&Waits>, MemoryLook, bool),
+    (before, memory, paged): (Option<&Rounds>, MemoryLook, bool),
     downtime: &mut Downtime,
 ) -> Result<(Held, Collected), Cause> {
     let doors = Doors::shut(plan, survey.tcp).map_err(CollectError::from)?;
-    let clockwork = Clockwork::sample(root);
+    let clockwork = Clockwork::sample_beside(root, before.and_then(Rounds::advised).cloned());
     let clockwork = match before {
-        Some(waits) => clockwork.again(waits),
+        Some(rounds) => clockwork.again(rounds.waits()),
         None => clockwork,
     };
     downtime.begin();

@@ -46,6 +46,9 @@ pub struct Record {
     pub downtime_us: u64,
     /// The parts of that, by name.
     pub parts: BTreeMap<String, u64>,
+    /// Pages that were left to be sent when the tree stood still for good, as qmig reported them.
+    #[serde(default)]
+    pub frozen_pages: u64,
     /// The pages the process waited for, by its own clock.
     pub waits: Waits,
     /// When what was done, since the first command.

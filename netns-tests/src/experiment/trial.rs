@@ -270,6 +270,9 @@ impl Trial {
             QmigEvent::parse(line).filter(|event| event.name() == "parted")
         });
         record.destination_lanes = counted.map(|it| lanes(&it.into_value())).unwrap_or_default();
+        let frozen = here.iter().find(|event| event.name() == "frozen");
+        let pages = frozen.and_then(|event| event.field("pages").as_u64());
+        record.frozen_pages = pages.unwrap_or(0);
         let rounds = here.into_iter().filter(|event| event.name() == "round");
         record.rounds = rounds.map(QmigEvent::into_value).collect();
         Ok(moved)

@@ -102,7 +102,7 @@ pub(crate) static TABLES: [Table; 18] = [
     table(
         "pre-copy-size",
         "standstill by the size of memory, and bytes on the wire",
-        [100, 5],
+        [190, 8],
         pre_copy::size,
     ),
     table(
