@@ -10,6 +10,7 @@ use std::thread;
 
 use image::state::{Vma, VmaKind};
 use pages::{PageCount, PageRange, PageSet};
+use tracee::host::Urgency;
 use tracee::{HostPid, Pagemap, Wanted};
 
 use crate::error::CollectError;
@@ -72,8 +73,12 @@ impl Contents {
         };
         let processors = thread::available_parallelism().map_or(1, usize::from);
         let others = (questions.pieces.len() / WORTH).min(MOST).min(processors).saturating_sub(1);
+        let help = || {
+            let _urgency = Urgency::raise();
+            questions.work()
+        };
         let parts: Vec<_> = thread::scope(|scope| {
-            let helpers: Vec<_> = (0..others).map(|_| scope.spawn(|| questions.work())).collect();
+            let helpers: Vec<_> = (0..others).map(|_| scope.spawn(help)).collect();
             let own = questions.work();
             let theirs =
                 helpers.into_iter().map(|helper| helper.join().expect("it does not panic"));

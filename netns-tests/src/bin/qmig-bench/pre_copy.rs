@@ -45,7 +45,7 @@ pub(crate) fn measure(quick: bool) -> Outcome<String> {
 pub(crate) fn size(quick: bool) -> Outcome<String> {
     let (sizes, times) = if quick { ([64, 256], 1) } else { ([256, 4096], 5) };
     let mut text = "## Standstill by the size of memory\n\n\
-         Of memory of either size the same few MiB are rewritten at 400 MiB/s, without end, so that all of \
+         Of memory of either size the same few MiB are rewritten at 800 MiB/s, without end, so that all of \
          them are left at the end; no emulated delay. Freeze to running, by the report of qmig, and the part \
          of it in which the tree is read, for which the kernel walks all memory.\n\n\
          | rewritten | memory | times | median | longest | reading | pages left, median | of the smallest |\n\
@@ -54,7 +54,7 @@ pub(crate) fn size(quick: bool) -> Outcome<String> {
     for hot in [1, 4] {
         let mut smallest = None;
         for mib in sizes {
-            let load = Load::writer(mib, 400).arg("hot_mib", hot);
+            let load = Load::writer(mib, 800).arg("hot_mib", hot);
             let all = records(&format!("{hot} of {mib} MiB"), times, |round| {
                 Ok(Trial::new(Way::PRE_COPY, load.clone()).repetition(round))
             })?;
