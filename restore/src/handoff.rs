@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use image::plan::Plan;
 use tokio::time::{sleep_until, timeout};
 use tracee::chaos;
-use tracee::host::Preference;
+use tracee::host::{Preference, Urgency};
 use transport::event::{Event, Watch};
 use transport::quic::{CloseCode, DestinationLink, LinkError, Listener};
 use transport::session::destination::{
@@ -143,6 +143,8 @@ async fn launch(
     watch: &mut dyn Watch,
 ) -> Result<(Offspring, Farewell), Failure> {
     let since = Instant::now();
+    // The first thread that is let go would take the turn of all others, and of the word to the source.
+    let urgency = Urgency::raise();
     let ready = entrusted.built().take().expect("staged with a tree");
     let running = match ready.run().await {
         Ok(running) => running,
@@ -153,6 +155,8 @@ async fn launch(
     if chaos::point("destination:running").is_ok() {
         say(link.as_ref(), &message).await;
     }
+    tokio::task::yield_now().await; // to the task that sends it
+    drop(urgency);
     let meter = Meter::new(Instant::now(), inflow.state().arrived);
     let lazy = !inflow.state().complete;
     let _preference = lazy.then(Preference::take).and_then(Result::ok);

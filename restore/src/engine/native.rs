@@ -102,10 +102,6 @@ impl Shell for Skeletal {
 
 impl Staged for build::Ready {
     fn run(self: Box<Self>) -> Step<Running> {
-        Box::pin(async move {
-            // The first thread that is let go would take the turn of all others.
-            let _urgency = Urgency::raise();
-            Ok(build::Ready::run(*self)?)
-        })
+        Box::pin(async move { Ok(build::Ready::run(*self)?) })
     }
 }
