@@ -39,6 +39,8 @@ pub(super) struct Contents {
 
 /// What one thread walks at a time: 128 MiB.
 const PIECE: PageCount = PageCount(32 << 10);
+/// More pieces than this are larger instead: most of so much room is empty, which the kernel passes over.
+const PIECES: u64 = 1024;
 /// Pieces for which another thread is worth its beginning.
 const WORTH: usize = 4;
 /// More threads than this wait for each other.
@@ -62,9 +64,12 @@ impl Contents {
         }
         let kernels = vmas.iter().filter(|vma| vma.kind == VmaKind::Vdso);
         found.pages = kernels.map(|vma| vma.range).collect();
-        let pieces = joined(vmas).into_iter();
+        let whole = joined(vmas);
+        let total: PageCount = whole.iter().map(|(range, _)| range.count()).sum();
+        let piece = PIECE.max(PageCount(total.0 / PIECES));
+        let pieces = whole.into_iter();
         let pieces =
-            pieces.flat_map(|(range, wanted)| range.pieces(PIECE).map(move |it| (it, wanted)));
+            pieces.flat_map(|(range, wanted)| range.pieces(piece).map(move |it| (it, wanted)));
         let questions = Questions {
             pagemap: Pagemap::open(pid)?,
             pieces: pieces.collect(),
