@@ -3,8 +3,8 @@
 //! Only /proc/PID/smaps tells them, and to write it the kernel walks every page: 33 ms for 1 GiB of
 //! small pages, where maps takes 0.2 ms. So smaps of a large process is read before the freeze; after
 //! it, mappings that are as they were are taken to have the flags they had. What this misses is
-//! madvise(2) or mlock(2) on a whole mapping in the milliseconds between the two, which are those of one
-//! short round if rounds came before.
+//! madvise(2) or mlock(2) on a whole mapping in the milliseconds between the two; if rounds came before,
+//! they are those of a short round, and never more than a second.
 
 use std::collections::HashMap;
 
