@@ -51,10 +51,8 @@ fn build(directory: &Path, options: BuildOptions) -> Result<Running, Cause> {
                 return Err(Cause::OtherVdso);
             }
             let runs = encode::runs(space.space, range, Bytes::from(buffer));
-            for (run, bytes) in runs {
-                if !door.give_blocking(run, bytes) {
-                    break; // the fill itself says why
-                }
+            if !door.give_blocking(runs.collect()) {
+                break; // the fill itself says why
             }
         }
     }

@@ -17,8 +17,11 @@ use transport::wire::{PageRun, SpaceTotal};
 
 use crate::build::Sink;
 
-/// Runs that may wait to be written.
+/// Handfuls of runs that may wait to be written.
 const WAITING: usize = 16;
+/// A handful is of that many pages: waking the thread for each of many single ones would cost more than
+/// writing them.
+pub(crate) const HANDFUL: PageCount = PageCount(16);
 
 /// Pages could not be installed.
 #[derive(Debug, thiserror::Error)]
@@ -67,7 +70,7 @@ impl FillError {
 
 /// Takes runs; dropped, it says that there are no more.
 #[derive(Clone)]
-pub(crate) struct FillDoor(mpsc::Sender<(PageRun, Bytes)>);
+pub(crate) struct FillDoor(mpsc::Sender<Vec<(PageRun, Bytes)>>);
 
 /// The thread behind the door.
 pub(crate) struct Fill {
@@ -76,22 +79,22 @@ pub(crate) struct Fill {
 }
 
 impl FillDoor {
-    /// Hands a run over, waiting while too many are waiting already. False once nothing is taken
+    /// Hands runs over, waiting while too many are waiting already. False once nothing is taken
     /// any more: the [`Fill`] says why.
-    pub(crate) async fn give(&self, run: PageRun, bytes: Bytes) -> bool {
-        self.0.send((run, bytes)).await.is_ok()
+    pub(crate) async fn give(&self, handful: Vec<(PageRun, Bytes)>) -> bool {
+        self.0.send(handful).await.is_ok()
     }
 
     /// The same for a thread that may block.
-    pub(crate) fn give_blocking(&self, run: PageRun, bytes: Bytes) -> bool {
-        self.0.blocking_send((run, bytes)).is_ok()
+    pub(crate) fn give_blocking(&self, handful: Vec<(PageRun, Bytes)>) -> bool {
+        self.0.blocking_send(handful).is_ok()
     }
 }
 
 impl Fill {
     /// Starts to fill spaces, each with what was announced for it.
     pub(crate) fn start(spaces: &[SpaceTotal], sinks: HashMap<SpaceId, Sink>) -> (FillDoor, Self) {
-        let (sender, runs) = mpsc::channel(WAITING);
+        let (sender, handfuls) = mpsc::channel(WAITING);
         let (tell, done) = oneshot::channel();
         let installed = Arc::new(AtomicU64::new(0));
         let mut writer = Writer {
@@ -100,7 +103,7 @@ impl Fill {
             installed: Arc::clone(&installed),
         };
         std::thread::spawn(move || {
-            let _ = tell.send(writer.write_all(runs));
+            let _ = tell.send(writer.write_all(handfuls));
         });
         (FillDoor(sender), Self { done, installed })
     }
@@ -130,10 +133,15 @@ struct Writer {
 }
 
 impl Writer {
-    fn write_all(&mut self, mut runs: mpsc::Receiver<(PageRun, Bytes)>) -> Result<(), FillError> {
+    fn write_all(
+        &mut self,
+        mut handfuls: mpsc::Receiver<Vec<(PageRun, Bytes)>>,
+    ) -> Result<(), FillError> {
         while !self.is_complete() {
-            let Some((run, bytes)) = runs.blocking_recv() else { break };
-            self.write(run, bytes)?;
+            let Some(handful) = handfuls.blocking_recv() else { break };
+            for (run, bytes) in handful {
+                self.write(run, bytes)?;
+            }
         }
         match self.due.iter().find(|(_, (due, _))| due.0 > 0) {
             Some((space, (missing, _))) => {

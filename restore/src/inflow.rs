@@ -27,10 +27,10 @@ use transport::wire::{Control, FaultTotals, Missing, PageRun, Progress, Wanted};
 
 use crate::askers::Askers;
 use crate::faults::Faults;
-use crate::fill::{FillDoor, FillError};
+use crate::fill::{FillDoor, FillError, HANDFUL};
 use crate::rate::Rate;
 
-/// Runs that may wait to be installed.
+/// Handfuls of runs, or answers, that may wait to be installed.
 pub(crate) const WAITING: usize = 16;
 /// How often the source is told how far it is, when little comes.
 const TELL_EVERY: Duration = Duration::from_millis(100);
@@ -85,7 +85,7 @@ impl Inflow {
         let (orders, heard) = mpsc::unbounded_channel();
         let complete = owed.is_empty();
         let (tell, state) = watch::channel(State { complete, ..State::default() });
-        let (pour, runs) = mpsc::channel(WAITING);
+        let (pour, handfuls) = mpsc::channel(WAITING);
         let mut task = Task {
             link: Some(link),
             streams: JoinSet::new(),
@@ -102,7 +102,7 @@ impl Inflow {
         if let Some(bulk) = bulk {
             task.accept(bulk);
         }
-        let task = tokio::spawn(task.run(heard, runs)).abort_handle();
+        let task = tokio::spawn(task.run(heard, handfuls)).abort_handle();
         Self { orders, state, task }
     }
 
@@ -145,7 +145,7 @@ struct Task {
     link: Option<DestinationLink>,
     /// Readers of the streams of the newest link.
     streams: JoinSet<()>,
-    pour: mpsc::Sender<(PageRun, Bytes)>,
+    pour: mpsc::Sender<Vec<(PageRun, Bytes)>>,
     owed: HashMap<SpaceId, PageSet>,
     /// Until every page that cannot wait is there.
     door: Option<FillDoor>,
@@ -163,7 +163,7 @@ enum Woken {
     Order(Option<Order>),
     Faults,
     Reply((PageRun, Bytes)),
-    Run((PageRun, Bytes)),
+    Handful(Vec<(PageRun, Bytes)>),
     Lane(Result<Incoming, LinkError>),
     Tick,
 }
@@ -172,11 +172,11 @@ impl Task {
     async fn run(
         mut self,
         mut orders: mpsc::UnboundedReceiver<Order>,
-        mut runs: mpsc::Receiver<(PageRun, Bytes)>,
+        mut handfuls: mpsc::Receiver<Vec<(PageRun, Bytes)>>,
     ) {
         let mut tick = tokio::time::interval(TELL_EVERY);
-        // A page that may wait, and came before anybody can.
-        let mut early: Option<(PageRun, Bytes)> = None;
+        // Pages that may wait, and came before anybody can.
+        let mut early: Vec<(PageRun, Bytes)> = Vec::new();
         // True once the source was told that nothing is missing.
         let mut ended = false;
         loop {
@@ -187,16 +187,13 @@ impl Task {
                 reply = self.askers.next_reply() => Woken::Reply(reply),
                 lane = next_lane(self.link.as_ref()) => Woken::Lane(lane),
                 _ = tick.tick() => Woken::Tick,
-                Some(run) = runs.recv(), if early.is_none() => Woken::Run(run),
+                Some(handful) = handfuls.recv(), if early.is_empty() => Woken::Handful(handful),
             };
             let done = match woken {
                 Woken::Order(None) => return,
                 Woken::Order(Some(Order::Open(faults))) => {
                     self.open(*faults);
-                    match early.take() {
-                        Some(run) => self.install(run).await,
-                        None => Ok(()),
-                    }
+                    self.take(std::mem::take(&mut early), &mut early).await
                 }
                 Woken::Order(Some(order)) => {
                     self.obey(order).await;
@@ -205,14 +202,7 @@ impl Task {
                 Woken::Faults => self.serve().await,
                 Woken::Reply(run) => self.install(run).await,
                 Woken::Lane(lane) => self.lane(lane),
-                Woken::Run(run) if self.may_wait(run.0) && self.faults.is_none() => {
-                    early = Some(run);
-                    Ok(())
-                }
-                Woken::Run(run) => {
-                    self.count(run.0);
-                    self.take(run).await
-                }
+                Woken::Handful(handful) => self.take(handful, &mut early).await,
                 Woken::Tick => {
                     self.report(true).await;
                     Ok(())
@@ -295,11 +285,13 @@ impl Task {
         }
     }
 
+    /// Where pages may wait, they are taken one run at a time: a fault goes before each.
     fn accept(&mut self, mut pages: PageReceiver) {
         let pour = self.pour.clone();
+        let most = if self.owed.is_empty() { HANDFUL } else { PageCount(1) };
         self.streams.spawn(async move {
-            while let Ok(Some(run)) = pages.next().await {
-                if pour.send(run).await.is_err() {
+            while let Ok(handful) = pages.next_handful(most).await {
+                if handful.is_empty() || pour.send(handful).await.is_err() {
                     return;
                 }
             }
@@ -323,14 +315,37 @@ impl Task {
         self.rate.add(bytes);
     }
 
-    async fn take(&mut self, (run, bytes): (PageRun, Bytes)) -> Result<(), FillError> {
-        if self.may_wait(run) {
-            return self.install((run, bytes)).await;
+    /// Gives on what cannot wait, and puts what may in its place, or with those that are `early`.
+    async fn take(
+        &mut self,
+        handful: Vec<(PageRun, Bytes)>,
+        early: &mut Vec<(PageRun, Bytes)>,
+    ) -> Result<(), FillError> {
+        if self.owed.is_empty() {
+            return self.give(handful).await;
         }
-        match &self.door {
+        for (run, bytes) in handful {
+            match self.may_wait(run) {
+                true if self.faults.is_none() => early.push((run, bytes)),
+                true => {
+                    self.count(run);
+                    self.install((run, bytes)).await?;
+                }
+                false => {
+                    self.count(run);
+                    self.give(vec![(run, bytes)]).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn give(&self, handful: Vec<(PageRun, Bytes)>) -> Result<(), FillError> {
+        match (&self.door, handful.first()) {
             // A door that nothing goes through any more: the fill says why.
-            Some(door) => drop(door.give(run, bytes).await),
-            None => return Err(FillError::UnknownSpace(run.space())),
+            (Some(door), _) => drop(door.give(handful).await),
+            (None, Some((run, _))) => return Err(FillError::UnknownSpace(run.space())),
+            (None, None) => {}
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use transport::wire::SpaceTotal;
 
 use crate::build::Trunk;
 use crate::failure::Cause;
-use crate::fill::Fill;
+use crate::fill::{Fill, HANDFUL};
 use crate::gather::Gathered;
 use crate::skeleton::BuildOptions;
 
@@ -41,12 +41,13 @@ pub(crate) async fn inherit(
                 _ => return Err(Cause::UnexpectedLane),
             },
         };
-        let mut due = sent.0;
-        while due > 0 {
-            let Some((run, bytes)) = pages.next().await? else { break };
-            due = due.saturating_sub(run.range().count().0);
-            if !door.give(run, bytes).await {
-                break; // the fill itself says why
+        let mut due = sent;
+        while due.0 > 0 {
+            let handful = pages.next_handful(due.min(HANDFUL)).await?;
+            let taken: PageCount = handful.iter().map(|(run, _)| run.range().count()).sum();
+            due = PageCount(due.0.saturating_sub(taken.0));
+            if taken.0 == 0 || !door.give(handful).await {
+                break; // at the end, or the fill itself says why
             }
         }
         drop(door);

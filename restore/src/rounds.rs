@@ -29,7 +29,7 @@ use transport::wire::{Control, Manifest, Progress, SpaceTotal};
 
 use crate::build::{Built, Grown, Sink, Trunk};
 use crate::failure::Cause;
-use crate::fill::{Fill, FillDoor};
+use crate::fill::{Fill, FillDoor, HANDFUL};
 use crate::gather::complete;
 use crate::skeleton::{BuildOptions, Skeleton};
 
@@ -261,12 +261,12 @@ async fn read_outline(
 }
 
 async fn pour(mut pages: PageReceiver, door: FillDoor) -> Result<(), LinkError> {
-    while let Some((run, bytes)) = pages.next().await? {
-        if !door.give(run, bytes).await {
-            break; // the fill itself says why
+    loop {
+        let handful = pages.next_handful(HANDFUL).await?;
+        if handful.is_empty() || !door.give(handful).await {
+            return Ok(()); // at the end, or the fill itself says why
         }
     }
-    Ok(())
 }
 
 /// In the middle of a round the source has nothing to say but that it stops.

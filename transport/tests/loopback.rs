@@ -12,6 +12,8 @@ mod hostile;
 mod moving;
 #[path = "loopback/probe.rs"]
 mod probe;
+#[path = "loopback/runs.rs"]
+mod runs;
 #[path = "loopback/second.rs"]
 mod second;
 #[path = "loopback/support.rs"]

@@ -164,6 +164,28 @@ impl PageReceiver {
         }
         Ok(Some((run, bytes)))
     }
+
+    /// The next run, and those behind it that have come as well, until there are `most` pages or more;
+    /// none at the end. For whoever hands them to another thread: to wake it for each of many single
+    /// pages would cost more than to take them. May be given up and taken up again.
+    pub async fn next_handful(
+        &mut self,
+        most: PageCount,
+    ) -> Result<Vec<(PageRun, Bytes)>, LinkError> {
+        let mut handful: Vec<_> = self.next().await?.into_iter().collect();
+        let mut pages: PageCount = handful.iter().map(|(run, _)| run.range().count()).sum();
+        while !handful.is_empty() && pages < most {
+            let more = tokio::select! {
+                biased;
+                more = self.next() => more?,
+                () = std::future::ready(()) => None,
+            };
+            let Some(more) = more else { break };
+            pages = pages + more.0.range().count();
+            handful.push(more);
+        }
+        Ok(handful)
+    }
 }
 
 /// Writes wishes for pages.

@@ -16,7 +16,7 @@ use transport::wire::{
     Wanted,
 };
 
-use crate::support::{hello, listener, options, pair, pair_with, soon, target, ticket};
+use crate::support::{hello, impatient, listener, options, pair, pair_with, soon, target, ticket};
 
 const SPACE: SpaceId = SpaceId::Process(TaskId(1));
 /// A page, or a part of a blob, is filled with the low byte of its number.
@@ -257,34 +257,6 @@ async fn wishes_go_up_and_pages_come_down() {
     assert_eq!(soon(asked.next()).await, Ok(None));
 }
 
-/// Many short runs are collected; none is lost, changed or held back past a flush.
-#[tokio::test]
-async fn short_runs_arrive_after_a_flush() {
-    let listener = listener().await;
-    let trust = ticket(&listener);
-    let (source, destination) = pair(&listener, &trust).await;
-    let mut bulk = source.bulk().await.expect("a stream");
-    for page in 0..5_u64 {
-        let run = PageRun::raw(SPACE, range(2 * page, 1)).expect("a run");
-        bulk.run(run, vec![letter(page); PAGE_SIZE].into()).await.expect("written");
-    }
-    let zeros = PageRun::zero(SPACE, range(100, 1 << 20)).expect("a run");
-    bulk.run(zeros, Bytes::new()).await.expect("written");
-    bulk.flush().await.expect("flushed");
-    let Ok(Incoming::Bulk(mut receiver)) = soon(destination.next_lane()).await else {
-        panic!("no bulk lane");
-    };
-    for page in 0..5_u64 {
-        let (run, bytes) = soon(receiver.next()).await.expect("well formed").expect("a run");
-        assert_eq!(run.range(), range(2 * page, 1));
-        assert_eq!(bytes, vec![letter(page); PAGE_SIZE]);
-    }
-    let (run, bytes) = soon(receiver.next()).await.expect("well formed").expect("a run");
-    assert_eq!((run, bytes.len()), (zeros, 0));
-    bulk.finish().await.expect("finished");
-    assert_eq!(soon(receiver.next()).await, Ok(None));
-}
-
 /// Waiting for anything may be given up at any moment without losing a byte.
 #[tokio::test]
 async fn waiting_can_be_given_up() {
@@ -307,19 +279,6 @@ async fn waiting_can_be_given_up() {
         bulk.finish().await.expect("finished");
         source
     });
-    // Each wait is polled once and dropped, until it yields.
-    async fn impatient<T>(mut wait: impl AsyncFnMut() -> T) -> T {
-        loop {
-            let given_up = async {
-                tokio::task::yield_now().await;
-            };
-            tokio::select! {
-                biased;
-                done = wait() => return done,
-                () = given_up => {}
-            }
-        }
-    }
     let received = async {
         let (mut bulk, mut blob) = (None, None);
         while bulk.is_none() || blob.is_none() {

@@ -201,3 +201,17 @@ impl ServerCertVerifier for Gullible {
         vec![rustls::SignatureScheme::ED25519, rustls::SignatureScheme::ECDSA_NISTP256_SHA256]
     }
 }
+
+/// Polls what is waited for once and drops it, until it yields.
+pub(crate) async fn impatient<T>(mut wait: impl AsyncFnMut() -> T) -> T {
+    loop {
+        let given_up = async {
+            tokio::task::yield_now().await;
+        };
+        tokio::select! {
+            biased;
+            done = wait() => return done,
+            () = given_up => {}
+        }
+    }
+}
