@@ -17,7 +17,7 @@ fn moved(trial: &Trial) -> Record {
     assert_eq!(record.error, None, "{record:?}");
     assert!(record.verdict.starts_with("PASS"), "{record:?}");
     assert!(0 < record.running_us && record.running_us <= record.total_us, "{record:?}");
-    assert!(record.felt_us > 0, "{record:?}");
+    assert!(record.felt_us > 0 && record.stalled_us.is_some_and(|us| us > 0), "{record:?}");
     record
 }
 

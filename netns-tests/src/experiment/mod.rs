@@ -16,6 +16,7 @@ mod record;
 mod remote;
 mod samples;
 mod service;
+mod stalls;
 mod timeline;
 mod trial;
 mod way;

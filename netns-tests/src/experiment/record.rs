@@ -38,6 +38,10 @@ pub struct Record {
     pub verdict: String,
     /// The longest time between two heartbeats of the process: the standstill it saw.
     pub felt_us: u64,
+    /// The longest time in which the machine itself stood still meanwhile: what a thread saw that goes
+    /// before everybody else. Part of `felt_us` may be of that. `None` where it may not be seen.
+    #[serde(default)]
+    pub stalled_us: Option<u64>,
     /// When it ran on the destination, as seen from outside.
     pub running_us: u64,
     /// When every page was there and nothing was left on the source.

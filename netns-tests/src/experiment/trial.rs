@@ -14,6 +14,7 @@ use super::meter::Meter;
 use super::phases::phases;
 use super::record::{LaneUse, Machine, Record};
 use super::samples::Samples;
+use super::stalls::Stalls;
 use super::way::Way;
 use super::{criu, service};
 use crate::Result;
@@ -160,6 +161,7 @@ impl Trial {
         };
         let asking = self.load.asking();
         let lab = if asking.is_some() { plan.client() } else { plan }.build()?;
+        let stalls = Stalls::watch();
         let subject = self.load.subject().start(&lab, lab.src())?;
         let clients = asking.map(|asking| {
             service::begin(&lab)?;
@@ -204,6 +206,7 @@ impl Trial {
         if let Some(clients) = clients {
             record.requests = clients.end(clock.began_us())?;
         }
+        record.stalled_us = stalls.longest().map(micros);
         let verdict = match moved {
             Some(moved) if self.until_running => {
                 clock.fill_in(record, None);

@@ -25,14 +25,15 @@ pub(crate) fn measure(quick: bool) -> Outcome<String> {
     let mut text = format!(
         "## Standstill of a process that writes\n\n\
          Random pages are rewritten at 50 MiB/s (or none are); the process beats its heart each \
-         millisecond, and its longest gap is what is shown. No emulated delay. {rounds} round(s) each, of CRIU and of 4 GiB at most 3.\n\n\
-         | way | memory | median | longest | by the tool's own report | rounds | whole migration |\n\
-         |---|---|---:|---:|---:|---:|---:|\n"
+         millisecond, and its longest gap is what is shown. No emulated delay. {rounds} round(s) each, of CRIU at most 3. \
+         Meanwhile the machine itself (a thread of SCHED_FIFO on each CPU) stood still for as long as the last column says.\n\n\
+         | way | memory | median | longest | by the tool's own report | rounds | whole migration | the machine, median and longest |\n\
+         |---|---|---:|---:|---:|---:|---:|---:|\n"
     );
     for (way, load) in rows {
         // The slow ones less often: the whole shall take four minutes.
         let qmig = matches!(way, Way::Qmig { .. });
-        let rounds = if load.mib > 1024 || !qmig { rounds.min(3) } else { rounds };
+        let rounds = if qmig { rounds } else { rounds.min(3) };
         let records = records(&format!("pre-copy: {way}"), rounds, |round| {
             Ok(Trial::new(way, load.clone()).repetition(round))
         })?;
@@ -109,20 +110,26 @@ fn columns(records: &[Record]) -> String {
     if good.is_empty() {
         let why = records.first().and_then(|record| record.error.as_deref()).unwrap_or_default();
         return format!(
-            " failed: {} | | | | |",
+            " failed: {} | | | | | |",
             why.lines().next().unwrap_or_default().replace('|', "/")
         );
     }
     let ms = |of: fn(&Record) -> u64| median(good.iter().map(|record| of(record))) / 1e3;
     let longest = good.iter().map(|record| record.felt_us).max().unwrap_or(0);
     let own = ms(|record| record.downtime_us);
+    let stalls: Vec<u64> = good.iter().filter_map(|record| record.stalled_us).collect();
+    let machine = stalls.iter().max().map(|longest| {
+        let median = median(stalls.iter().copied()) / 1e3;
+        format!("{median:.1} and {:.1} ms", micros_to_ms(*longest))
+    });
     format!(
-        " {:.1} ms | {:.1} ms | {} | {:.0} | {:.2} s |",
+        " {:.1} ms | {:.1} ms | {} | {:.0} | {:.2} s | {} |",
         ms(|record| record.felt_us),
         micros_to_ms(longest),
         if own > 0.0 { format!("{own:.1} ms") } else { String::new() },
         median(good.iter().map(|record| record.rounds.len() as u64)),
         ms(|record| record.total_us) / 1e3,
+        machine.unwrap_or_default(),
     )
 }
 

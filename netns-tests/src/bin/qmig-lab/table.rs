@@ -7,7 +7,7 @@ use netns_tests::experiment::Record;
 /// A column: its name, and how a record fills it.
 type Column = (&'static str, fn(&Record) -> String);
 
-const COLUMNS: [Column; 37] = [
+const COLUMNS: [Column; 38] = [
     ("table", |r| r.table.clone()),
     ("way", |r| r.way.clone()),
     ("link_name", |r| r.link_name.clone()),
@@ -17,6 +17,7 @@ const COLUMNS: [Column; 37] = [
     ("repetition", |r| r.repetition.to_string()),
     ("error", |r| r.error.clone().unwrap_or_default()),
     ("felt_us", |r| r.felt_us.to_string()),
+    ("stalled_us", |r| r.stalled_us.map_or_else(String::new, |us| us.to_string())),
     ("running_us", |r| r.running_us.to_string()),
     ("total_us", |r| r.total_us.to_string()),
     ("downtime_us", |r| r.downtime_us.to_string()),
