@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use pages::PageCount;
 use tracee::chaos;
+use tracee::host::Urgency;
 use transport::encode::Squeezer;
 use transport::event::{Event, Watch};
 use transport::quic::credit::Waiting;
@@ -35,6 +36,9 @@ pub(crate) struct Filling<'a> {
     pub(crate) stop: &'a mut Stop,
     pub(crate) watch: &'a mut dyn Watch,
     pub(crate) downtime: &'a mut Downtime,
+    /// Raised once nothing is left but to hear and to answer: on a busy host each word would wait for
+    /// its turn, and the tree with it.
+    pub(crate) urgency: &'a mut Option<Urgency>,
 }
 
 /// Sends images and pages, and waits until the destination stands one instruction from running and
@@ -113,6 +117,7 @@ async fn staged(
                 tracing::debug!(stats = ?link.stats(), "every page that cannot wait is under way");
                 if cargo.owed.is_empty() {
                     bulk?.finish().await?;
+                    *filling.urgency = Urgency::raise().ok();
                 } else {
                     server.answer(link, Waiting::Soon);
                     server.push(bulk?);

@@ -28,6 +28,8 @@ const WAITING: usize = 16;
 const HANDFUL: usize = 64 << 10;
 /// Pages that are read into a part of a buffer, because a whole one costs more than they do.
 const FEW: PageCount = PageCount(8);
+/// Buffers for few pages that are kept for reuse: what waits, and some.
+const PARTED: usize = 4;
 /// Buffers kept for reuse: what waits, what the network has not yet acknowledged, and the one
 /// being filled. More are made when all are in flight, and dropped again.
 const BUFFERS: usize = 64;
@@ -231,6 +233,8 @@ struct Buffers {
     lent: VecDeque<Bytes>,
     /// What is left of a buffer for few pages each.
     parts: BytesMut,
+    /// Those of which nothing is left.
+    parted: VecDeque<BytesMut>,
 }
 
 impl Buffers {
@@ -240,7 +244,11 @@ impl Buffers {
         let whole = usize::try_from(PIECE.bytes().0).expect("a piece fits in memory");
         if few {
             if self.parts.len() < size {
-                self.parts = BytesMut::zeroed(whole);
+                let afresh = self.afresh(whole);
+                let mut used = std::mem::replace(&mut self.parts, afresh);
+                used.clear();
+                self.parted.push_front(used);
+                self.parted.truncate(PARTED);
             }
             return self.parts.split_to(size);
         }
@@ -254,6 +262,18 @@ impl Buffers {
         let mut buffer = free.unwrap_or_else(|| BytesMut::zeroed(whole));
         buffer.resize(size, 0);
         buffer
+    }
+
+    /// A buffer for few pages each; one that nobody holds a part of any more, if there is one.
+    fn afresh(&mut self, whole: usize) -> BytesMut {
+        let free = self.parted.iter_mut().position(|used| used.try_reclaim(whole));
+        match free.and_then(|free| self.parted.swap_remove_back(free)) {
+            Some(mut buffer) => {
+                buffer.resize(whole, 0);
+                buffer
+            }
+            None => BytesMut::zeroed(whole),
+        }
     }
 
     fn lend(&mut self, buffer: BytesMut) -> Bytes {
@@ -297,6 +317,26 @@ mod tests {
         for (mark, part) in (1..).zip(&parts) {
             assert!(part.iter().all(|byte| *byte == mark));
         }
+    }
+
+    #[test]
+    fn a_buffer_of_parts_is_used_again_once_nobody_holds_one() {
+        let mut buffers = Buffers::default();
+        let mut whole = || -> Vec<Bytes> {
+            let parts = (0..PIECE.0 / FEW.0).map(|_| {
+                let part = buffers.take(FEW.bytes());
+                buffers.lend(part)
+            });
+            parts.collect()
+        };
+        let first = whole();
+        let at = first[0].as_ptr();
+        let held = first.last().cloned().expect("a part");
+        drop(first);
+        // Alive as long as it is kept, so nobody else can be where it is.
+        assert!(whole().iter().all(|part| part.as_ptr() != at), "a part is still lent");
+        drop(held);
+        assert_eq!(whole()[0].as_ptr(), at);
     }
 
     #[test]

@@ -171,7 +171,10 @@ pub async fn migrate_out(
     watch.event(Event::Frozen { pages: cargo.pages().0 });
 
     let mut server = Server::new(&cargo.owed).map_err(Failure::aborted)?;
-    let mut filling = Filling { job, mode, features, stop, watch, downtime: &mut downtime };
+    let (standing, mut urgency) = (&mut downtime, None);
+    let urgent = &mut urgency;
+    let mut filling =
+        Filling { job, mode, features, stop, watch, downtime: standing, urgency: urgent };
     let filled = fill(frozen, &link, &cargo, spaces, &mut server, &mut filling).await;
     let (frozen, proof) = filled?;
     watch.event(Event::Staged);
@@ -186,6 +189,7 @@ pub async fn migrate_out(
     if !job.leave_running {
         downtime.lap("commit");
     }
+    drop(urgency);
     watch.event(Event::Running { pid: moved.task() });
     let _preference = lazy.then(Preference::take); // without it things are only slower
     moved.serve(job, stop, watch).await?;

@@ -17,6 +17,8 @@ use crate::wire::PageRun;
 const SMALL: usize = 16 << 10;
 /// What may wait to be joined.
 const FULL: usize = 128 << 10;
+/// Room for that, and for the last that is joined: a buffer that grew to it would be copied each time.
+const ROOM: usize = FULL + 2 * SMALL;
 
 /// A stream that is written in pieces. Dropped before [`Batch::finish`] it is reset, so that half a
 /// stream is never taken for a whole one.
@@ -60,6 +62,10 @@ impl Batch {
         bytes: Bytes,
         at_once: bool,
     ) -> Result<(), LinkError> {
+        let joined = PageRun::HEADER_BYTES + bytes.len();
+        if bytes.len() <= SMALL && self.waiting.capacity() - self.waiting.len() < joined {
+            self.waiting.reserve(ROOM);
+        }
         self.head_and_body(&run.encode(), bytes).await?;
         if at_once { self.flush().await } else { Ok(()) }
     }
