@@ -1,6 +1,6 @@
 /* Memory that keeps changing. `mib N` (64), `random PERCENT` of it incompressible (50); a thread
  * rewrites random pages, whole, at `rate MIB` (50) per second, or as fast as it can for 0; `hot
- * PERCENT` (100), or `hot_mib N`, says of how much of the memory; with `direct 1` it has a file open with O_DIRECT; with
+ * PERCENT` (100) says of how much of the memory, and `hot_mib N` too, but then it takes them in turn; with `direct 1` it has a file open with O_DIRECT; with
  * `file 1` the memory is a private mapping of a file, every other page of which it has made its own; with `sweep 1`
  * it writes to every page once more before the verdict, which may take no page faults: nobody watches it.
  * The main thread only beats its heart, so that the longest gap is the standstill that the process saw
@@ -19,6 +19,7 @@ static uint32_t *rounds;
 static size_t pages, hot;
 static long percent, rate;
 static volatile bool stop;
+static bool in_turn;
 static uint64_t total, began;
 static uint32_t tenths[TENTHS];
 
@@ -36,7 +37,7 @@ static void *writer(void *argument) {
             }
             due += per_page;
         }
-        size_t i = scramble(dice) % hot;
+        size_t i = (in_turn ? total : scramble(dice)) % hot;
         fill_page(block + i * PAGE, i, ++rounds[i], percent);
         uint64_t tenth = (now() - began) / (100 * MS);
         if (tenth < TENTHS) tenths[tenth]++;
@@ -73,7 +74,7 @@ int main(int argc, char **argv) {
     percent = option_number("random", 50), rate = option_number("rate", 50);
     hot = pages * (size_t)option_number("hot", 100) / 100;
     const size_t hot_mib = (size_t)option_number("hot_mib", 0);
-    if (hot_mib) hot = hot_mib << 8;
+    if (hot_mib) hot = hot_mib << 8, in_turn = true;
     MUST(hot <= pages);
     if (option_number("direct", 0)) MUST(open("/proc/self/exe", O_RDONLY | O_DIRECT) >= 0);
     int behind = -1;

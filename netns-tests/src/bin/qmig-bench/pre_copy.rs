@@ -46,31 +46,39 @@ pub(crate) fn measure(quick: bool) -> Outcome<String> {
 pub(crate) fn size(quick: bool) -> Outcome<String> {
     let (sizes, times) = if quick { ([64, 256], 1) } else { ([256, 4096], 5) };
     let mut text = "## Standstill by the size of memory\n\n\
-         Of memory of either size the same few MiB are rewritten at 800 MiB/s, without end, so that all of \
-         them are left at the end; no emulated delay. Freeze to running, by the report of qmig, and the part \
-         of it in which the tree is read, for which the kernel walks all memory.\n\n\
-         | rewritten | memory | times | median | longest | reading | pages left, median | of the smallest |\n\
-         |---:|---:|---:|---:|---:|---:|---:|---:|\n"
+         Of memory of either size the same few MiB are rewritten at 800 MiB/s, in turn and without end, so that \
+         all of them are left at the end; no emulated delay. Freeze to running, by the report of qmig, and the part \
+         of it in which the tree is read, for which the kernel walks all memory. The last column is how long the \
+         machine itself stood still in each migration at most.\n\n\
+         | rewritten | memory | times | median | longest | reading | pages left, median | of the smallest | the machine, median and longest |\n\
+         |---:|---:|---:|---:|---:|---:|---:|---:|---:|\n"
         .to_owned();
     for hot in [1, 4] {
+        // In turn, so that what else the machine does falls on both.
+        let mut all = sizes.map(|_| Vec::new());
+        for round in 0..times {
+            for (mib, all) in sizes.iter().zip(&mut all) {
+                let load = Load::writer(*mib, 800).arg("hot_mib", hot);
+                let trial = Trial::new(Way::PRE_COPY, load).repetition(round);
+                let record = crate::records::of(&trial)?;
+                eprintln!("{hot} of {mib} MiB, round {}: {}", round + 1, said(&record));
+                all.extend(Some(record).filter(|record| record.error.is_none()));
+            }
+        }
         let mut smallest = None;
-        for mib in sizes {
-            let load = Load::writer(mib, 800).arg("hot_mib", hot);
-            let all = records(&format!("{hot} of {mib} MiB"), times, |round| {
-                Ok(Trial::new(Way::PRE_COPY, load.clone()).repetition(round))
-            })?;
-            let good = || all.iter().filter(|record| record.error.is_none());
-            let standstill = median(good().map(|record| record.downtime_us)) / 1e3;
-            let longest = good().map(|record| record.downtime_us).max().unwrap_or(0);
+        for (mib, good) in sizes.iter().zip(&all) {
+            let standstill = median(good.iter().map(|record| record.downtime_us)) / 1e3;
+            let longest = good.iter().map(|record| record.downtime_us).max().unwrap_or(0);
             let reading = |record: &Record| record.parts.get("collect").copied();
             writeln!(
                 text,
-                "| {hot} MiB | {mib} MiB | {} | {standstill:.1} ms | {:.1} ms | {:.1} ms | {:.0} | {:.2} × |",
-                good().count(),
+                "| {hot} MiB | {mib} MiB | {} | {standstill:.1} ms | {:.1} ms | {:.1} ms | {:.0} | {:.2} × | {} |",
+                good.len(),
                 micros_to_ms(longest),
-                median(good().filter_map(reading)) / 1e3,
-                median(good().map(|record| record.frozen_pages)),
+                median(good.iter().filter_map(reading)) / 1e3,
+                median(good.iter().map(|record| record.frozen_pages)),
                 standstill / *smallest.get_or_insert(standstill),
+                of_the_machine(good.iter()),
             )?;
         }
     }
@@ -117,11 +125,6 @@ fn columns(records: &[Record]) -> String {
     let ms = |of: fn(&Record) -> u64| median(good.iter().map(|record| of(record))) / 1e3;
     let longest = good.iter().map(|record| record.felt_us).max().unwrap_or(0);
     let own = ms(|record| record.downtime_us);
-    let stalls: Vec<u64> = good.iter().filter_map(|record| record.stalled_us).collect();
-    let machine = stalls.iter().max().map(|longest| {
-        let median = median(stalls.iter().copied()) / 1e3;
-        format!("{median:.1} and {:.1} ms", micros_to_ms(*longest))
-    });
     format!(
         " {:.1} ms | {:.1} ms | {} | {:.0} | {:.2} s | {} |",
         ms(|record| record.felt_us),
@@ -129,8 +132,18 @@ fn columns(records: &[Record]) -> String {
         if own > 0.0 { format!("{own:.1} ms") } else { String::new() },
         median(good.iter().map(|record| record.rounds.len() as u64)),
         ms(|record| record.total_us) / 1e3,
-        machine.unwrap_or_default(),
+        of_the_machine(good.iter().copied()),
     )
+}
+
+/// How long the machine itself stood still, where that could be seen.
+fn of_the_machine<'a>(records: impl Iterator<Item = &'a Record>) -> String {
+    let stalls: Vec<u64> = records.filter_map(|record| record.stalled_us).collect();
+    let told = stalls.iter().max().map(|longest| {
+        let median = median(stalls.iter().copied()) / 1e3;
+        format!("{median:.1} and {:.1} ms", micros_to_ms(*longest))
+    });
+    told.unwrap_or_default()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "for people")]
