@@ -1,8 +1,9 @@
 /* Memory that keeps changing. `mib N` (64), `random PERCENT` of it incompressible (50); a thread
  * rewrites random pages, whole, at `rate MIB` (50) per second, or as fast as it can for 0; `hot
- * PERCENT` (100) says of how much of the memory, and `hot_mib N` too, but then it takes them in turn; with `direct 1` it has a file open with O_DIRECT; with
- * `file 1` the memory is a private mapping of a file, every other page of which it has made its own; with `sweep 1`
- * it writes to every page once more before the verdict, which may take no page faults: nobody watches it.
+ * PERCENT` (100) says of how much of the memory, and so does `hot_mib N`, of which it takes the pages
+ * in turn. With `direct 1` it has a file open with O_DIRECT; with `file 1` the memory is a private
+ * mapping of a file, every other page of which it has made its own; with `sweep 1` it writes to every
+ * page once more before the verdict, which may take no page faults: nobody watches it.
  * The main thread only beats its heart, so that the longest gap is the standstill that the process saw
  * and nothing of its own work.
  *
