@@ -39,7 +39,7 @@ pub struct Record {
     /// The longest time between two heartbeats of the process: the standstill it saw.
     pub felt_us: u64,
     /// The longest time in which the machine itself stood still meanwhile: what a thread saw that goes
-    /// before everybody else. Part of `felt_us` may be of that. `None` where it may not be seen.
+    /// before everybody else. Part of `felt_us` may be of that. `None` where nobody looked, or may.
     #[serde(default)]
     pub stalled_us: Option<u64>,
     /// When it ran on the destination, as seen from outside.

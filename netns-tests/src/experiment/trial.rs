@@ -62,6 +62,9 @@ pub struct Trial {
     pub linger: Duration,
     /// By qmig: it is ended as soon as it runs there, for what follows is not to be measured.
     pub until_running: bool,
+    /// Whether it is noted how long the machine itself stood still. Those who note it interrupt
+    /// whatever runs, a thousand times a second: a program that is always busy gets a tenth less done.
+    pub watched: bool,
 }
 
 impl Trial {
@@ -82,6 +85,7 @@ impl Trial {
             // It shall be as it always is, not as it was when it began.
             linger: BRIEFLY,
             until_running: false,
+            watched: false,
         }
     }
 
@@ -96,6 +100,13 @@ impl Trial {
     #[must_use]
     pub fn over(mut self, name: &str, link: Link) -> Self {
         (self.link, self.link_name) = (Some(link), name.to_owned());
+        self
+    }
+
+    /// With a look at how long the machine itself stood still.
+    #[must_use]
+    pub fn watched(mut self) -> Self {
+        self.watched = true;
         self
     }
 
@@ -161,7 +172,7 @@ impl Trial {
         };
         let asking = self.load.asking();
         let lab = if asking.is_some() { plan.client() } else { plan }.build()?;
-        let stalls = Stalls::watch();
+        let stalls = self.watched.then(Stalls::watch);
         let subject = self.load.subject().start(&lab, lab.src())?;
         let clients = asking.map(|asking| {
             service::begin(&lab)?;
@@ -206,7 +217,7 @@ impl Trial {
         if let Some(clients) = clients {
             record.requests = clients.end(clock.began_us())?;
         }
-        record.stalled_us = stalls.longest().map(micros);
+        record.stalled_us = stalls.and_then(Stalls::longest).map(micros);
         let verdict = match moved {
             Some(moved) if self.until_running => {
                 clock.fill_in(record, None);

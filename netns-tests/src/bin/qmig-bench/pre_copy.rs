@@ -35,7 +35,7 @@ pub(crate) fn measure(quick: bool) -> Outcome<String> {
         let qmig = matches!(way, Way::Qmig { .. });
         let rounds = if qmig { rounds } else { rounds.min(3) };
         let records = records(&format!("pre-copy: {way}"), rounds, |round| {
-            Ok(Trial::new(way, load.clone()).repetition(round))
+            Ok(Trial::new(way, load.clone()).watched().repetition(round))
         })?;
         writeln!(text, "| {way} | {} |{}", load.words(), columns(&records))?;
     }
@@ -59,7 +59,7 @@ pub(crate) fn size(quick: bool) -> Outcome<String> {
         for round in 0..times {
             for (mib, all) in sizes.iter().zip(&mut all) {
                 let load = Load::writer(*mib, 800).arg("hot_mib", hot);
-                let trial = Trial::new(Way::PRE_COPY, load).repetition(round);
+                let trial = Trial::new(Way::PRE_COPY, load).watched().repetition(round);
                 let record = crate::records::of(&trial)?;
                 eprintln!("{hot} of {mib} MiB, round {}: {}", round + 1, said(&record));
                 all.extend(Some(record).filter(|record| record.error.is_none()));
